@@ -1,0 +1,114 @@
+/* What the operator wants: defaults, then the YAML file, then the command line.
+ *
+ *     config_load(file_or_NULL, &overrides, &config, &err)   0, or -1 with "file:line: key: ..."
+ *     ... read config->...  (immutable from here on; shared by reference)
+ *     config_unref(&config)
+ *
+ * Every setting stands once, in config_table.h, with type, bounds, default, whether a reload takes
+ * it over, and prose; docs/configuration.md and `pannier config show` are made from the table.
+ * The home of libcyaml and libyaml. */
+#ifndef PANNIER_PROXY_CONFIG_H
+#define PANNIER_PROXY_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "protocol/err.h"
+
+enum log_format { LOG_TEXT, LOG_JSON };
+enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
+
+struct upstream_config {
+    char *name; /* what stands in the client's URL: a host, host:port, or a pattern with one '*' */
+    char *url;  /* http(s) base URL without a trailing slash; its '*' is what the name's matched */
+    char *ca_file; /* NULL: the system's */
+    uint64_t access_ttl_ms;
+    uint64_t denied_ttl_ms;
+    uint64_t refs_ttl_ms; /* 0 (default): every ls-refs asks upstream */
+    uint32_t max_connections;
+    uint64_t connect_timeout_ms;
+    uint64_t response_timeout_ms; /* until the first byte; hosts may compute for minutes */
+    uint64_t stall_timeout_ms;    /* between bytes, once they flow */
+};
+
+struct config {
+    char *file; /* NULL: none */
+    char *listen_host;
+    uint16_t listen_port;
+    char *data; /* absolute path */
+
+    struct upstream_config *upstreams;
+    size_t upstream_count;
+
+    struct {
+        uint64_t body_bytes;        /* a request body, as sent and after inflating */
+        uint32_t connections;       /* clients at once */
+        uint32_t http_threads;      /* 0: as many as cores, at most 8 */
+        uint32_t fills;             /* answers being made at once */
+        uint32_t queries;           /* short upstream questions (refs, access) at once */
+        uint32_t queue;             /* requests waiting for either, each */
+        uint32_t git_processes;     /* git programs at once; 0: twice the cores */
+        uint64_t header_timeout_ms; /* from a connection's first byte to the end of headers */
+        uint64_t body_timeout_ms;   /* between headers and the end of a kept body */
+        uint64_t idle_timeout_ms;   /* a kept-alive connection without a request */
+        uint64_t stall_timeout_ms;  /* a client that takes nothing */
+    } limits;
+
+    struct {
+        uint32_t
+            mirror_after; /* cold requests of one repository until it gets a mirror; 0: never */
+        bool mirrors;     /* false: keep answers only */
+    } cache;
+
+    struct {
+        enum log_format format;
+        enum log_level level;
+    } log;
+
+    uint64_t shutdown_grace_ms;
+};
+
+/* From the command line; NULL or 0 where not given.  Borrowed for the call. */
+struct config_overrides {
+    const char *listen; /* HOST:PORT, [V6]:PORT */
+    const char *data;
+    const char *log_format; /* "text", "json" */
+    const char **upstreams; /* NAME=URL each; the same NAME replaces */
+    size_t upstream_count;
+};
+
+/* Reference counted, immutable after loading, any thread.
+ * file NULL: defaults (upstreams github.com, gitlab.com, bitbucket.org, codeberg.org over https;
+ * an `upstreams` list in the file replaces these four, --upstream adds to whatever there is).
+ * -1: err says file, line, key and what would be right, in one sentence. */
+int config_load(const char *file, const struct config_overrides *overrides, struct config **out,
+                struct err *err);
+struct config *config_ref(const struct config *c);
+void config_unref(struct config **c);
+
+/* The upstream for the name in a client's URL; NULL: not listed, so refused.  Exact names win over
+ * patterns; '*' matches one or more of [A-Za-z0-9.-] (never '/', ':' or '@'), in order of the list.
+ * *base_url is yours to free: the URL with its '*' replaced. */
+const struct upstream_config *config_find_upstream(const struct config *c, const char *name,
+                                                   char **base_url);
+
+/* Settings that differ between the two and that only a restart would take over, as a
+ * comma-separated list; NULL when none.  Yours to free. */
+char *config_restart_needed(const struct config *running, const struct config *loaded);
+
+/* `pannier config show`: the effective configuration as YAML, each setting with a comment that
+ * gives its default. */
+void config_show(const struct config *c, FILE *out);
+/* docs/configuration.md's table. */
+void config_describe(FILE *out);
+
+/* "30s", "10ms", "5m", "1h", "2d", and plain numbers as seconds; "100G", "512K" in powers of 1024,
+ * plain numbers as bytes. */
+bool duration_parse(const char *s, uint64_t *ms);
+bool size_parse(const char *s, uint64_t *bytes);
+void duration_format(uint64_t ms, char out[32]);
+void size_format(uint64_t bytes, char out[32]);
+
+#endif
