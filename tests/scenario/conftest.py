@@ -1,0 +1,117 @@
+"""Fixtures.  One origin serves a whole run (one per process with pytest-xdist); pannier and the
+clients are new for every test."""
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support import repos  # noqa: E402
+from support.faulty import Faulty  # noqa: E402
+from support.gitclient import Git  # noqa: E402
+from support.origin import Origin  # noqa: E402
+from support.pannier import Pannier, binary  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def origin():
+    origin = Origin()
+    yield origin
+    origin.stop()
+
+
+@pytest.fixture(scope="session")
+def simple(origin):
+    """The repository that most tests clone."""
+    return origin.make("public/simple")
+
+
+@pytest.fixture
+def own(origin, request):
+    """A repository that this test may change: own() -> (path, Repo)."""
+    made = []
+
+    def make(how=repos.simple, folder="public", **options):
+        made.append(f"{folder}/own/{request.node.name}-{len(made)}".replace("[", "-").replace("]", ""))
+        return made[-1], origin.make(made[-1], how, **options)
+
+    return make
+
+
+@pytest.fixture
+def private(origin, own):
+    """A new private repository: private(read=[...], push=[...]) -> (path, Repo)."""
+
+    def make(read=("alice",), push=("alice",), **options):
+        path, repo = own(folder="private", **options)
+        origin.allow(path, read, push)
+        return path, repo
+
+    return make
+
+
+@pytest.fixture
+def upstream(origin):
+    """A lying upstream in front of the origin."""
+    faulty = Faulty(origin)
+    yield faulty
+    faulty.close()
+
+
+@pytest.fixture
+def git(tmp_path):
+    return Git(tmp_path / "home")
+
+
+@pytest.fixture
+def person(tmp_path):
+    """A git with somebody's credentials: person("alice")."""
+    return lambda user, **options: Git(tmp_path / f"home-{user}", user, **options)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start pannier; at the end it must stop cleanly: start(origin=url, config={...})."""
+    if not Path(binary()).exists():
+        pytest.fail(f"there is no {binary()}: build it, or say where it is in PANNIER_BIN")
+    running = []
+
+    def start(config=None, data=None, arguments=(), launch=True, **upstreams):
+        folder = tmp_path / f"pannier{len(running)}"
+        running.append(Pannier(folder, upstreams, config, data, arguments))
+        return running[-1].start() if launch else running[-1]
+
+    yield start
+    problems = []
+    for pannier in running:
+        try:
+            pannier.stop()
+        except Exception as problem:  # stop the others first
+            problems.append(problem)
+            if pannier.process.poll() is None:
+                pannier.kill()
+    if problems:
+        raise problems[0]
+
+
+@pytest.fixture
+def pannier(start, origin):
+    return start(origin=origin.url)
+
+
+@pytest.fixture
+def behind(start, upstream):
+    """A pannier whose upstream is the lying one."""
+    return start(origin=upstream.url)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failing test shows what pannier logged."""
+    report = (yield).get_result()
+    if report.failed and call.when in ("call", "teardown"):
+        for name in ("pannier", "behind"):
+            running = item.funcargs.get(name)
+            if isinstance(running, Pannier) and running.process:
+                report.sections.append((f"{name}'s log", running.output()[-20000:]))
