@@ -1,0 +1,218 @@
+#include "proxy/command_line.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "protocol/base.h"
+
+enum {
+    OPTION_CONFIG = 'c',
+    OPTION_HELP = 'h',
+    OPTION_LISTEN = 256,
+    OPTION_DATA,
+    OPTION_UPSTREAM,
+    OPTION_LOG_FORMAT
+};
+
+/* One table for getopt_long and for the help; --help is the first, so that commands that take no
+ * configuration end there. */
+static const struct {
+    const char *name;
+    const char *value;
+    int id;
+    const char *what;
+} options[] = {
+    {"help", NULL, OPTION_HELP, "show this"},
+    {"config", "FILE", OPTION_CONFIG, "the configuration, in YAML (default: none)"},
+    {"listen", "HOST:PORT", OPTION_LISTEN, "the address to serve on"},
+    {"data", "DIR", OPTION_DATA, "where answers and mirrors are kept"},
+    {"upstream", "NAME=URL", OPTION_UPSTREAM,
+     "add or replace an upstream; may be given again; one '*' in both is a pattern"},
+    {"log-format", "FORMAT", OPTION_LOG_FORMAT, "text or json"},
+};
+
+static const struct command *command_named(const char *name)
+{
+    for (const struct command *c = commands; c->name; c++)
+        if (strcmp(c->name, name) == 0)
+            return c;
+    return NULL;
+}
+
+const struct command *command_find(char *const *words, int count, int *used)
+{
+    const struct command *c = command_named(words[0]);
+    char *both;
+
+    if (used)
+        *used = c ? 1 : 2;
+    if (c || count < 2)
+        return c;
+    both = xasprintf("%s %s", words[0], words[1]);
+    c = command_named(both);
+    free(both);
+    return c;
+}
+
+static void help_program(FILE *out)
+{
+    fputs("pannier: a caching proxy for git's smart HTTP protocol\n\nusage:\n", out);
+    for (const struct command *c = commands; c->name; c++) {
+        char *call = xasprintf("%s%s%s%s", c->name, c->argument ? " " : "",
+                               c->argument ? c->argument : "", c->configures ? " [options]" : "");
+
+        fprintf(out, "  pannier %-24s %s\n", call, c->what);
+        free(call);
+    }
+    fputs("\n'pannier COMMAND --help' shows a command's options.\n", out);
+}
+
+void command_line_help(const struct command *command, FILE *out)
+{
+    size_t count = command && command->configures ? ARRAY_LEN(options) : 1;
+
+    if (!command) {
+        help_program(out);
+        return;
+    }
+    fprintf(out, "usage: pannier %s%s%s%s\n\n  %s\n\noptions:\n", command->name,
+            command->configures ? " [options]" : "", command->argument ? " " : "",
+            command->argument ? command->argument : "", command->what);
+    for (size_t i = count; i-- > 0;) {
+        const char *value = options[i].value ? options[i].value : "";
+
+        fprintf(out, "  --%s %-*s %s\n", options[i].name, 20 - (int)strlen(options[i].name), value,
+                options[i].what);
+    }
+}
+
+int command_line_unknown(const char *word)
+{
+    size_t len = strlen(word);
+    bool group = false;
+
+    for (const struct command *c = commands; c->name; c++)
+        group = group || (strncmp(c->name, word, len) == 0 && c->name[len] == ' ');
+    fprintf(stderr,
+            group ? "pannier: '%s' alone is no command; see 'pannier help'\n"
+                  : "pannier: '%s' is no command; see 'pannier help'\n",
+            word);
+    return EXIT_USAGE;
+}
+
+/* The option as typed without its value, which may be a URL with a secret. */
+static int refuse_option(const struct command *c, const char *typed, const char *what)
+{
+    fprintf(stderr, "pannier %s: %.*s %s; see 'pannier %s --help'\n", c->name,
+            (int)strcspn(typed, "="), typed, what, c->name);
+    return EXIT_USAGE;
+}
+
+static void add_upstream(struct config_overrides *o, const char *text)
+{
+    o->upstreams = xrealloc(o->upstreams, (o->upstream_count + 1) * sizeof(*o->upstreams));
+    o->upstreams[o->upstream_count++] = text;
+}
+
+static void option_take(struct command_line *line, int id, const char *value)
+{
+    switch (id) {
+    case OPTION_CONFIG: line->file = value; break;
+    case OPTION_LISTEN: line->overrides.listen = value; break;
+    case OPTION_DATA: line->overrides.data = value; break;
+    case OPTION_UPSTREAM: add_upstream(&line->overrides, value); break;
+    case OPTION_LOG_FORMAT: line->overrides.log_format = value; break;
+    default: must(!"an option of the table");
+    }
+}
+
+static void getopt_table(const struct command *c, struct option table[ARRAY_LEN(options) + 1])
+{
+    size_t count = c->configures ? ARRAY_LEN(options) : 1;
+
+    memset(table, 0, (ARRAY_LEN(options) + 1) * sizeof(*table));
+    for (size_t i = 0; i < count; i++) {
+        table[i].name = options[i].name;
+        table[i].has_arg = options[i].value ? required_argument : no_argument;
+        table[i].val = options[i].id;
+    }
+}
+
+static int parse_options(int argc, char **argv, struct command_line *line)
+{
+    struct option table[ARRAY_LEN(options) + 1];
+    const char *typed;
+    int id;
+
+    getopt_table(line->command, table);
+    opterr = 0;
+    for (;;) {
+        typed = optind < argc ? argv[optind] : "";
+        id = getopt_long(argc, argv, ":h", table, NULL);
+        if (id == -1)
+            return -1;
+        /* getopt may have passed over arguments; the option is the word that it stopped behind. */
+        if (id == '?' || id == ':')
+            typed = optind > 0 && argv[optind - 1][0] == '-' ? argv[optind - 1] : typed;
+        if (id == '?')
+            return refuse_option(line->command, typed, "is no option of this command");
+        if (id == ':')
+            return refuse_option(line->command, typed, "needs a value");
+        if (id == OPTION_HELP) {
+            command_line_help(line->command, stdout);
+            return EXIT_DONE;
+        }
+        option_take(line, id, optarg);
+    }
+}
+
+static int take_arguments(int count, char **arguments, struct command_line *line)
+{
+    const struct command *c = line->command;
+
+    if (count > c->arguments_max)
+        fprintf(stderr, "pannier %s: there is an argument too many; see 'pannier %s --help'\n",
+                c->name, c->name);
+    else if (count < c->arguments_min)
+        fprintf(stderr, "pannier %s: %s is missing; see 'pannier %s --help'\n", c->name,
+                c->argument, c->name);
+    else {
+        line->arguments = arguments;
+        line->argument_count = count;
+        return -1;
+    }
+    return EXIT_USAGE;
+}
+
+int command_line_parse(int argc, char **argv, struct command_line *line)
+{
+    int words, rc;
+
+    memset(line, 0, sizeof(*line));
+    if (argc < 2) {
+        command_line_help(NULL, stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        command_line_help(NULL, stdout);
+        return EXIT_DONE;
+    }
+    if (strcmp(argv[1], "--version") == 0)
+        argv[1] += 2;
+    line->command = command_find(argv + 1, argc - 1, &words);
+    if (!line->command)
+        return command_line_unknown(argv[1]);
+    /* getopt reads from the word behind its "program", here the command's last word. */
+    argc -= words;
+    argv += words;
+    optind = 1;
+    rc = parse_options(argc, argv, line);
+    return rc >= 0 ? rc : take_arguments(argc - optind, argv + optind, line);
+}
+
+void command_line_clear(struct command_line *line)
+{
+    free(line->overrides.upstreams);
+    memset(line, 0, sizeof(*line));
+}

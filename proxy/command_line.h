@@ -1,0 +1,53 @@
+/* The command line: which command, with which options.
+ *
+ *     command_line_parse(argc, argv, &line)   -1: run it; else an exit status
+ *     line.command->run(&line)                the exit status
+ *     command_line_clear(&line) */
+#ifndef PANNIER_PROXY_COMMAND_LINE_H
+#define PANNIER_PROXY_COMMAND_LINE_H
+
+#include <stdbool.h>
+
+#include "proxy/config.h"
+
+/* Exit statuses: what was asked for, what could not be done, what makes no sense. */
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+struct command_line;
+
+struct command {
+    const char *name;     /* "serve", "config check" */
+    const char *argument; /* what stands behind it, for the help; NULL: nothing */
+    int arguments_min, arguments_max;
+    bool configures;  /* takes --config, --listen and so on */
+    const char *what; /* one line for the list of commands */
+    int (*run)(const struct command_line *line);
+};
+
+struct command_line {
+    const struct command *command;
+    char **arguments;
+    int argument_count;
+    const char *file; /* --config; NULL: none */
+    struct config_overrides overrides;
+};
+
+/* The commands, ended by one without a name; main.c has them. */
+extern const struct command commands[];
+
+/* -1: line->command is to be run.  Otherwise the exit status: help was printed, or one sentence
+ * about what is wrong.  argv's strings are borrowed by line; clear it in any case. */
+int command_line_parse(int argc, char **argv, struct command_line *line);
+void command_line_clear(struct command_line *line);
+
+/* Help on one command, or with NULL on the program. */
+void command_line_help(const struct command *command, FILE *out);
+
+/* The command that the words begin with, or NULL; *used, where asked for, is how many of them
+ * are its name. */
+const struct command *command_find(char *const *words, int count, int *used);
+
+/* Say on stderr that there is no such command, and return the exit status for that. */
+int command_line_unknown(const char *word);
+
+#endif

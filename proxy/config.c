@@ -1,0 +1,374 @@
+#include "proxy/config.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "protocol/base.h"
+#include "proxy/config_file.h"
+#include "proxy/config_setting.h"
+
+/* What callers hold is the second member; the count is ours alone. */
+struct counted {
+    atomic_uint references;
+    struct config config;
+};
+
+static struct counted *counted_of(const struct config *c)
+{
+    return (struct counted *)((char *)c - offsetof(struct counted, config));
+}
+
+static void config_free(struct counted *held)
+{
+    struct config *c = &held->config;
+
+    for (size_t i = 0; i < c->upstream_count; i++)
+        setting_clear(SECTION_upstreams, &c->upstreams[i]);
+    free(c->upstreams);
+    setting_clear(SECTION_top, c);
+    free(c->file);
+    free(held);
+}
+
+struct config *config_ref(const struct config *c)
+{
+    struct counted *held = counted_of(c);
+
+    atomic_fetch_add_explicit(&held->references, 1, memory_order_relaxed);
+    return &held->config;
+}
+
+void config_unref(struct config **cp)
+{
+    struct config *c = *cp;
+
+    *cp = NULL;
+    if (c && atomic_fetch_sub_explicit(&counted_of(c)->references, 1, memory_order_acq_rel) == 1)
+        config_free(counted_of(c));
+}
+
+/* Upstreams. */
+
+static struct upstream_config *add_upstream(struct config *c)
+{
+    struct upstream_config *u;
+
+    c->upstreams = xrealloc(c->upstreams, (c->upstream_count + 1) * sizeof(*c->upstreams));
+    u = &c->upstreams[c->upstream_count++];
+    memset(u, 0, sizeof(*u));
+    setting_set_defaults(SECTION_upstreams, u);
+    return u;
+}
+
+static void add_usual_upstreams(struct config *c)
+{
+    static const char *const hosts[] = {"github.com", "gitlab.com", "bitbucket.org",
+                                        "codeberg.org"};
+
+    for (size_t i = 0; i < ARRAY_LEN(hosts); i++) {
+        struct upstream_config *u = add_upstream(c);
+
+        u->name = xstrdup(hosts[i]);
+        u->url = xasprintf("https://%s", hosts[i]);
+    }
+}
+
+static bool same_stars(const struct upstream_config *u, char why[SETTING_WHY_MAX])
+{
+    bool name = strchr(u->name, '*') != NULL, url = strchr(u->url, '*') != NULL;
+
+    if (name != url)
+        snprintf(why, SETTING_WHY_MAX, "%s",
+                 name
+                     ? "has no '*' although the name has one; put '*' where what it matched belongs"
+                     : "has a '*' although the name has none; put one into the name as well");
+    return name == url;
+}
+
+/* The file's part. */
+
+struct loading {
+    const char *path;
+    struct config *config;
+    struct err *err;
+};
+
+static int complain(struct loading *l, unsigned line, const char *prefix, const char *key,
+                    const char *why)
+{
+    return err_set(l->err, ERR_INPUT, "%s:%u: %s%s%s: %s", l->path, line, prefix,
+                   *prefix ? "." : "", key, why);
+}
+
+/* Every setting of the section that the file has, into base. */
+static int apply_section(struct loading *l, enum setting_section section, const char *prefix,
+                         const struct config_place *places, void *base)
+{
+    char why[SETTING_WHY_MAX];
+
+    for (size_t i = 0; i < SETTINGS_TOTAL; i++) {
+        const struct setting *s = &setting_table[i];
+
+        if (s->section == section && places[i].text && !setting_set(s, places[i].text, base, why))
+            return complain(l, places[i].line, prefix, s->key, why);
+    }
+    return 0;
+}
+
+static bool name_taken(const struct config *c, const struct upstream_config *u)
+{
+    for (size_t i = 0; i < c->upstream_count; i++)
+        if (&c->upstreams[i] != u && c->upstreams[i].name &&
+            strcmp(c->upstreams[i].name, u->name) == 0)
+            return true;
+    return false;
+}
+
+static int apply_upstream(struct loading *l, const struct config_file_upstream *from, size_t index)
+{
+    struct upstream_config *u = add_upstream(l->config);
+    char prefix[32], why[SETTING_WHY_MAX];
+
+    snprintf(prefix, sizeof(prefix), "upstreams[%zu]", index);
+    if (apply_section(l, SECTION_upstreams, prefix, from->set, u) != 0)
+        return -1;
+    if (!u->name)
+        return complain(l, from->line, prefix, "name", "is missing; write the host's name");
+    if (!u->url)
+        return complain(l, from->line, prefix, "url",
+                        "is missing; write for instance https://git.example.com");
+    if (name_taken(l->config, u))
+        return complain(l, from->set[setting_upstreams_name].line, prefix, "name",
+                        "is the name of an earlier upstream; give each its own");
+    if (!same_stars(u, why))
+        return complain(l, from->set[setting_upstreams_url].line, prefix, "url", why);
+    return 0;
+}
+
+static int apply_file(struct loading *l, const struct config_file *file)
+{
+    for (int s = 0; s < SECTION_COUNT; s++)
+        if (s != SECTION_upstreams &&
+            apply_section(l, (enum setting_section)s, section_name((enum setting_section)s),
+                          file->set, l->config) != 0)
+            return -1;
+    for (size_t i = 0; i < file->upstream_count; i++)
+        if (apply_upstream(l, &file->upstreams[i], i) != 0)
+            return -1;
+    if (!file->has_upstreams)
+        add_usual_upstreams(l->config);
+    return 0;
+}
+
+static int load_file(const char *path, struct config *c, struct err *err)
+{
+    struct loading l = {.path = path, .config = c, .err = err};
+    struct config_file *file;
+    int rc;
+
+    if (config_file_load(path, &file, err) != 0)
+        return -1;
+    c->file = xstrdup(path);
+    rc = apply_file(&l, file);
+    config_file_free(&file);
+    return rc;
+}
+
+/* The command line's part. */
+
+static int override(enum setting_id id, const char *option, const char *text, void *base,
+                    struct err *err)
+{
+    char why[SETTING_WHY_MAX];
+
+    if (!text || setting_set(&setting_table[id], text, base, why))
+        return 0;
+    return err_set(err, ERR_INPUT, "%s: %s", option, why);
+}
+
+static int override_data(const char *text, struct config *c, struct err *err)
+{
+    char *here, *whole;
+    int rc;
+
+    if (!text)
+        return 0;
+    if (*text == '/' || *text == '\0')
+        return override(setting_top_data, "--data", text, c, err);
+    here = getcwd(NULL, 0);
+    if (!here)
+        return err_errno(err, ERR_INPUT, "--data: the working directory is unknown");
+    whole = xasprintf("%s/%s", here, text);
+    rc = override(setting_top_data, "--data", whole, c, err);
+    free(whole);
+    free(here);
+    return rc;
+}
+
+/* The entry of that name with its settings back at their defaults, or a new one: an earlier
+ * entry's ca_file is not for another URL. */
+static struct upstream_config *upstream_for(struct config *c, const char *name)
+{
+    for (size_t i = 0; i < c->upstream_count; i++)
+        if (strcmp(c->upstreams[i].name, name) == 0) {
+            setting_clear(SECTION_upstreams, &c->upstreams[i]);
+            setting_set_defaults(SECTION_upstreams, &c->upstreams[i]);
+            return &c->upstreams[i];
+        }
+    return add_upstream(c);
+}
+
+static int override_upstream(const char *text, struct config *c, struct err *err)
+{
+    const char *equals = strchr(text, '=');
+    struct upstream_config *u;
+    char why[SETTING_WHY_MAX], *name;
+    int rc = -1;
+
+    if (!equals)
+        return err_set(err, ERR_INPUT,
+                       "--upstream: has no '='; write NAME=URL, for instance "
+                       "git.example.com=https://git.example.com");
+    name = xstrndup(text, (size_t)(equals - text));
+    if (!upstream_name_ok(name, true, why)) {
+        err_set(err, ERR_INPUT, "--upstream: the name %s", why);
+        goto out;
+    }
+    u = upstream_for(c, name);
+    must(setting_set(&setting_table[setting_upstreams_name], name, u, why));
+    if (!setting_set(&setting_table[setting_upstreams_url], equals + 1, u, why) ||
+        !same_stars(u, why)) {
+        err_set(err, ERR_INPUT, "--upstream: the URL of %s %s", name, why);
+        goto out;
+    }
+    rc = 0;
+out:
+    free(name);
+    return rc;
+}
+
+static int apply_overrides(const struct config_overrides *o, struct config *c, struct err *err)
+{
+    if (override(setting_top_listen, "--listen", o->listen, c, err) != 0 ||
+        override_data(o->data, c, err) != 0 ||
+        override(setting_log_format, "--log-format", o->log_format, c, err) != 0)
+        return -1;
+    for (size_t i = 0; i < o->upstream_count; i++)
+        if (override_upstream(o->upstreams[i], c, err) != 0)
+            return -1;
+    return 0;
+}
+
+/* $XDG_CACHE_HOME counts only as an absolute path, as its specification says. */
+static int default_data(struct config *c, struct err *err)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char *path;
+    int rc;
+
+    if (cache && *cache == '/')
+        path = xasprintf("%s/pannier", cache);
+    else if (home && *home == '/')
+        path = xasprintf("%s/.cache/pannier", strcmp(home, "/") == 0 ? "" : home);
+    else
+        path = xstrdup("/var/cache/pannier");
+    rc = override(setting_top_data, "data (from $XDG_CACHE_HOME or $HOME)", path, c, err);
+    free(path);
+    return rc;
+}
+
+int config_load(const char *file, const struct config_overrides *overrides, struct config **out,
+                struct err *err)
+{
+    struct counted *held = xcalloc(1, sizeof(*held));
+    struct config *c = &held->config;
+
+    atomic_init(&held->references, 1);
+    for (int s = 0; s < SECTION_COUNT; s++)
+        if (s != SECTION_upstreams)
+            setting_set_defaults((enum setting_section)s, c);
+    if (!file)
+        add_usual_upstreams(c);
+    if ((file && load_file(file, c, err) != 0) ||
+        (overrides && apply_overrides(overrides, c, err) != 0) ||
+        (!c->data && default_data(c, err) != 0)) {
+        config_free(held);
+        return -1;
+    }
+    *out = c;
+    return 0;
+}
+
+/* Finding. */
+
+/* What the pattern's '*' matched; NULL: no match, or no pattern. */
+static const char *pattern_match(const char *pattern, const char *name, size_t *len)
+{
+    const char *star = strchr(pattern, '*');
+    size_t before, after, total = strlen(name);
+
+    if (!star)
+        return NULL;
+    before = (size_t)(star - pattern);
+    after = strlen(star + 1);
+    if (total <= before + after || memcmp(name, pattern, before) != 0 ||
+        memcmp(name + total - after, star + 1, after) != 0)
+        return NULL;
+    *len = total - before - after;
+    if (strspn(name + before, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-") <
+        *len)
+        return NULL;
+    return name + before;
+}
+
+static char *fill_star(const char *url, const char *with, size_t len)
+{
+    const char *star = strchr(url, '*');
+
+    must(star);
+    return xasprintf("%.*s%.*s%s", (int)(star - url), url, (int)len, with, star + 1);
+}
+
+/* NULL also when the URL would be none, such as a port of letters. */
+static char *matched_url(const struct upstream_config *u, const char *name)
+{
+    char why[SETTING_WHY_MAX], *url;
+    const char *matched;
+    size_t len;
+
+    matched = pattern_match(u->name, name, &len);
+    if (!matched)
+        return NULL;
+    url = fill_star(u->url, matched, len);
+    if (!upstream_url_ok(url, false, &len, why)) {
+        free(url);
+        return NULL;
+    }
+    return url;
+}
+
+const struct upstream_config *config_find_upstream(const struct config *c, const char *name,
+                                                   char **base_url)
+{
+    char why[SETTING_WHY_MAX];
+
+    /* The name becomes a folder's: whatever a pattern would match, ".." never passes. */
+    if (!upstream_name_ok(name, false, why))
+        return NULL;
+    for (size_t i = 0; i < c->upstream_count; i++)
+        if (strcmp(c->upstreams[i].name, name) == 0) {
+            *base_url = xstrdup(c->upstreams[i].url);
+            return &c->upstreams[i];
+        }
+    for (size_t i = 0; i < c->upstream_count; i++) {
+        char *url = matched_url(&c->upstreams[i], name);
+
+        if (url) {
+            *base_url = url;
+            return &c->upstreams[i];
+        }
+    }
+    return NULL;
+}

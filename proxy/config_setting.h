@@ -1,0 +1,80 @@
+/* One row of config_table.h at work: text as an operator writes it <-> a field of struct config.
+ * Internal to the config_*.c files. */
+#ifndef PANNIER_PROXY_CONFIG_SETTING_H
+#define PANNIER_PROXY_CONFIG_SETTING_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "proxy/config.h"
+#include "proxy/config_table.h"
+
+enum setting_type {
+    SETTING_ADDRESS,  /* HOST:PORT, into listen_host and listen_port of struct config */
+    SETTING_FOLDER,   /* char *, an absolute path */
+    SETTING_FILE,     /* char * or NULL, an absolute path */
+    SETTING_NAME,     /* char *, an upstream's name */
+    SETTING_URL,      /* char *, an upstream's base URL */
+    SETTING_SIZE,     /* uint64_t, bytes */
+    SETTING_DURATION, /* uint64_t, milliseconds */
+    SETTING_COUNT,    /* uint32_t */
+    SETTING_BOOL,     /* bool */
+    SETTING_ENUM,     /* an enum whose words stand in `values` */
+};
+
+enum setting_section {
+    SECTION_top,
+    SECTION_upstreams,
+    SECTION_limits,
+    SECTION_cache,
+    SECTION_log,
+    SECTION_COUNT
+};
+
+struct setting {
+    enum setting_section section;
+    enum setting_type type;
+    const char *key;
+    size_t offset; /* in struct config; in the section upstreams: in struct upstream_config */
+    const char *min, *max;
+    const char *standard; /* the default; NULL: none, or worked out at start */
+    bool restart;
+    const char *values, *prose;
+};
+
+/* setting_limits_body and so on: the row's place in setting_table. */
+enum setting_id {
+#define X(section, key, ...) setting_##section##_##key,
+    CONFIG_TABLE(X)
+#undef X
+        SETTINGS_TOTAL
+};
+
+extern const struct setting setting_table[SETTINGS_TOTAL];
+
+/* "limits", "upstreams"; "" for the top. */
+const char *section_name(enum setting_section section);
+
+enum { SETTING_WHY_MAX = 200 };
+
+/* Put what text says into the setting's field of base.  false: base is as it was, and why says
+ * what is wrong and what would be right ("..., ...; ..."), without text where that could hold a
+ * secret. */
+bool setting_set(const struct setting *s, const char *text, void *base, char why[SETTING_WHY_MAX]);
+
+/* The field of base as text that setting_set() takes; NULL when it is not set.  Yours to free. */
+char *setting_get(const struct setting *s, const void *base);
+
+/* Put the defaults of one section's settings into base, which is zeroed or was set before. */
+void setting_set_defaults(enum setting_section section, void *base);
+
+/* Free what the settings of one section hold in base. */
+void setting_clear(enum setting_section section, void *base);
+
+/* May text stand as an upstream's name?  with_star: one '*' is welcome. */
+bool upstream_name_ok(const char *text, bool with_star, char why[SETTING_WHY_MAX]);
+
+/* Likewise its URL.  On success *len is the length without trailing slashes. */
+bool upstream_url_ok(const char *text, bool with_star, size_t *len, char why[SETTING_WHY_MAX]);
+
+#endif

@@ -1,0 +1,99 @@
+/* Every setting, once.  From these rows come the libcyaml schema, the defaults, the range checks,
+ * `pannier config show`, `pannier config describe` and with it docs/configuration.md.
+ *
+ *     X(section, key, field, type, min, max, default, takes, values, prose)
+ *
+ * section   where it stands in the YAML: `top` or one of CONFIG_SECTIONS or `upstreams`
+ * key       its name there
+ * field     the member of struct config (in `upstreams`: of struct upstream_config)
+ * type      an enum setting_type without its SETTING_ (proxy/config_setting.h)
+ * min, max  as an operator would write them; NULL where order has no meaning
+ * default   likewise; NULL: nothing, or worked out at start (see values)
+ * takes     RELOAD: SIGHUP takes a change over; RESTART: only a restart does
+ * values    what may stand there, for people; for ENUM the words, in the order of the C enum
+ * prose     what it is for and what happens beyond it, one or two sentences */
+#ifndef PANNIER_PROXY_CONFIG_TABLE_H
+#define PANNIER_PROXY_CONFIG_TABLE_H
+
+/* clang-format off */
+#define CONFIG_TOP(X)                                                                              \
+    X(top, listen, listen_host, ADDRESS, NULL, NULL, "127.0.0.1:8080", RESTART, "HOST:PORT",       \
+      "The address to serve on; an IPv6 address stands in brackets, port 0 takes a free one.")     \
+    X(top, data, data, FOLDER, NULL, NULL, NULL, RESTART, "folder",                                \
+      "Where answers and mirrors are kept, as an absolute path. Without it: "                      \
+      "`$XDG_CACHE_HOME/pannier`, else `$HOME/.cache/pannier`, else `/var/cache/pannier`.")        \
+    X(top, shutdown_grace, shutdown_grace_ms, DURATION, "0s", "1d", "30s", RELOAD, "duration",     \
+      "How long running transfers may go on after SIGTERM.")
+
+#define CONFIG_UPSTREAMS(X)                                                                        \
+    X(upstreams, name, name, NAME, NULL, NULL, NULL, RELOAD, "host, host:port or pattern",         \
+      "What stands first in the path of a client's URL. One `*` matches one or more letters, "     \
+      "digits, dots and hyphens; an exact name wins over a pattern. Required.")                    \
+    X(upstreams, url, url, URL, NULL, NULL, NULL, RELOAD, "http or https URL",                     \
+      "Where the repositories of this name are. Its `*` is what the name's `*` matched. Required.")\
+    X(upstreams, ca_file, ca_file, FILE, NULL, NULL, NULL, RELOAD, "file",                         \
+      "Certificates (PEM) to trust for this upstream in place of the system's; an absolute path.") \
+    X(upstreams, access_ttl, access_ttl_ms, DURATION, "0s", "1h", "1m", RELOAD, "duration",       \
+      "How long upstream's yes to a credential and repository is believed.")                       \
+    X(upstreams, denied_ttl, denied_ttl_ms, DURATION, "0s", "1h", "10s", RELOAD, "duration",       \
+      "How long upstream's no is believed.")                                                       \
+    X(upstreams, refs_ttl, refs_ttl_ms, DURATION, "0s", "1d", "0s", RELOAD, "duration",            \
+      "How long refs may be answered without asking upstream; until then a push may go unseen. "   \
+      "0s: every request for refs asks.")                                                          \
+    X(upstreams, max_connections, max_connections, COUNT, "1", "10000", "64", RELOAD,              \
+      "connections", "Connections to this upstream at once; further questions wait.")              \
+    X(upstreams, connect_timeout, connect_timeout_ms, DURATION, "10ms", "5m", "10s", RELOAD,       \
+      "duration", "For a connection to stand, TLS included.")                                      \
+    X(upstreams, response_timeout, response_timeout_ms, DURATION, "10ms", "1d", "10m", RELOAD,     \
+      "duration", "Until the first byte of a response; a host may compute a pack for minutes.")    \
+    X(upstreams, stall_timeout, stall_timeout_ms, DURATION, "10ms", "1d", "2m", RELOAD,            \
+      "duration", "Between two bytes of a response, once they flow.")
+
+#define CONFIG_LIMITS(X)                                                                           \
+    X(limits, body, limits.body_bytes, SIZE, "1K", "4G", "32M", RELOAD, "size",                    \
+      "A request body, as sent and after inflating; beyond it: 413. A push is not held to it.")    \
+    X(limits, connections, limits.connections, COUNT, "1", "1000000", "4096", RESTART,             \
+      "clients", "Clients connected at once; further ones are not accepted.")                      \
+    X(limits, http_threads, limits.http_threads, COUNT, "0", "256", "0", RESTART, "threads",       \
+      "Threads that speak HTTP. 0: as many as cores, at most 8.")                                  \
+    X(limits, fills, limits.fills, COUNT, "1", "4096", "64", RESTART, "answers",                   \
+      "Answers being made at once; further ones wait in the queue.")                               \
+    X(limits, queries, limits.queries, COUNT, "1", "4096", "32", RESTART, "questions",             \
+      "Short questions to upstreams (refs, access) at once; further ones wait in the queue.")      \
+    X(limits, queue, limits.queue, COUNT, "0", "1000000", "1024", RESTART, "requests",             \
+      "Requests waiting for a fill, and as many for a question; beyond it: 503.")                  \
+    X(limits, git_processes, limits.git_processes, COUNT, "0", "4096", "0", RESTART, "processes",  \
+      "Git programs at once. 0: twice the cores.")                                                 \
+    X(limits, header_timeout, limits.header_timeout_ms, DURATION, "10ms", "1h", "15s", RELOAD,     \
+      "duration", "From a connection's first byte to the end of a request's headers.")             \
+    X(limits, body_timeout, limits.body_timeout_ms, DURATION, "10ms", "1d", "5m", RELOAD,          \
+      "duration", "From the end of the headers to the end of a body.")                             \
+    X(limits, idle_timeout, limits.idle_timeout_ms, DURATION, "10ms", "1d", "1m", RELOAD,         \
+      "duration", "How long a connection is kept without a request.")                              \
+    X(limits, stall_timeout, limits.stall_timeout_ms, DURATION, "10ms", "1d", "5m", RELOAD,        \
+      "duration", "How long a client may take nothing of a response until it is cut off.")
+
+#define CONFIG_CACHE(X)                                                                            \
+    X(cache, mirrors, cache.mirrors, BOOL, NULL, NULL, "true", RELOAD, "true, false",              \
+      "Keep a mirror of repositories, so that a fetch costs upstream only what is new. "           \
+      "false: keep answers only.")                                                                 \
+    X(cache, mirror_after, cache.mirror_after, COUNT, "0", "1000000", "2", RELOAD, "requests",     \
+      "Cold shallow or filtered requests of one repository until it gets a mirror; a full clone "  \
+      "makes one at once. 0: never.")
+
+#define CONFIG_LOG(X)                                                                              \
+    X(log, format, log.format, ENUM, NULL, NULL, "text", RELOAD, "text, json",                     \
+      "The form of the lines on stderr.")                                                          \
+    X(log, level, log.level, ENUM, NULL, NULL, "info", RELOAD, "debug, info, warn, error",         \
+      "The least important lines that are still written.")
+
+/* The mappings below the top; `upstreams` is a list and stands apart. */
+#define CONFIG_SECTIONS(Y)                                                                         \
+    Y(limits, CONFIG_LIMITS)                                                                       \
+    Y(cache, CONFIG_CACHE)                                                                         \
+    Y(log, CONFIG_LOG)
+
+#define CONFIG_TABLE(X) CONFIG_TOP(X) CONFIG_UPSTREAMS(X) CONFIG_LIMITS(X) CONFIG_CACHE(X) CONFIG_LOG(X)
+/* clang-format on */
+
+#endif

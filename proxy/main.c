@@ -1,0 +1,114 @@
+/* The program's commands; what they are made of is elsewhere. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proxy/command_line.h"
+#include "proxy/config.h"
+#include "proxy/serve.h"
+
+/* The sentence begins with FILE:LINE or --OPTION, for people, editors and CI to jump to. */
+static int load(const char *file, const struct config_overrides *overrides, struct config **config)
+{
+    struct err err;
+
+    if (config_load(file, overrides, config, &err) == 0)
+        return EXIT_DONE;
+    fprintf(stderr, "%s\n", err.text);
+    return EXIT_USAGE;
+}
+
+static int run_serve(const struct command_line *line)
+{
+    struct serve_origin origin = {.file = line->file, .overrides = &line->overrides};
+    struct config *config;
+    int rc;
+
+    rc = load(line->file, &line->overrides, &config);
+    if (rc == EXIT_DONE) {
+        rc = serve_run(config, &origin);
+        config_unref(&config);
+    }
+    return rc;
+}
+
+static int run_config_check(const struct command_line *line)
+{
+    struct config *config;
+    int rc;
+
+    rc = load(line->arguments[0], NULL, &config);
+    if (rc == EXIT_DONE) {
+        printf("%s: ok\n", line->arguments[0]);
+        config_unref(&config);
+    }
+    return rc;
+}
+
+static int run_config_show(const struct command_line *line)
+{
+    struct config *config;
+    int rc;
+
+    rc = load(line->file, &line->overrides, &config);
+    if (rc == EXIT_DONE) {
+        config_show(config, stdout);
+        config_unref(&config);
+    }
+    return rc;
+}
+
+static int run_config_describe(const struct command_line *line)
+{
+    (void)line;
+    config_describe(stdout);
+    return EXIT_DONE;
+}
+
+static int run_version(const struct command_line *line)
+{
+    (void)line;
+    puts("pannier " PANNIER_VERSION);
+    return EXIT_DONE;
+}
+
+static int run_help(const struct command_line *line)
+{
+    const struct command *command = NULL;
+
+    if (line->argument_count > 0) {
+        command = command_find(line->arguments, line->argument_count, NULL);
+        if (!command)
+            return command_line_unknown(line->arguments[0]);
+    }
+    command_line_help(command, stdout);
+    return EXIT_DONE;
+}
+
+const struct command commands[] = {
+    {"serve", NULL, 0, 0, true, "answer git clients until SIGTERM; SIGHUP reloads", run_serve},
+    {"config check", "FILE", 1, 1, false, "say whether a configuration is right", run_config_check},
+    {"config show", NULL, 0, 0, true, "print the effective configuration", run_config_show},
+    {"config describe", NULL, 0, 0, false, "print every setting as a Markdown table",
+     run_config_describe},
+    {"version", NULL, 0, 0, false, "print the version", run_version},
+    {"help", "[COMMAND]", 0, 2, false, "print help", run_help},
+    {.name = NULL},
+};
+
+int main(int argc, char **argv)
+{
+    struct command_line line;
+    int rc;
+
+    rc = command_line_parse(argc, argv, &line);
+    if (rc < 0)
+        rc = line.command->run(&line);
+    command_line_clear(&line);
+    /* A full disk under `config show > file` is not success. */
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        perror("pannier: standard output");
+        return EXIT_FAILED;
+    }
+    return rc;
+}
