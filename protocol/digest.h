@@ -41,6 +41,9 @@ void key_to_hex(const struct key *k, char out[KEY_HEX_SIZE]);
 /* Exactly 64 hex digits followed by NUL; false otherwise. */
 bool key_from_hex(const char *hex, struct key *out);
 
+/* 0 to 15, or -1 for what is no hexadecimal digit. */
+int hex_value(char c);
+
 /* Hex of len bytes of raw into out (2 * len + 1 bytes). */
 void hex_encode(const uint8_t *raw, size_t len, char *out);
 

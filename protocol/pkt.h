@@ -41,6 +41,10 @@ struct pkt {
  * moved.  -1: the length is not hex, is 0003, or is over PKT_MAX (ERR_INPUT). */
 int pkt_next(const char **p, size_t *left, struct pkt *pkt, struct err *err);
 
+/* The first PKT_HEADER bytes of a pkt alone, for who handles payloads as they come: fills type and
+ * the payload's len, data is NULL.  -1 as pkt_next(). */
+int pkt_header(const char *head, struct pkt *pkt, struct err *err);
+
 /* The payload without one trailing newline. */
 void pkt_chomp(struct pkt *pkt);
 /* True when the (chomped or not) payload is exactly s, with or without a trailing newline. */
