@@ -1,0 +1,500 @@
+#include "cache/answer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cache/lock.h"
+#include "protocol/base.h"
+
+struct answer {
+    atomic_int refs;
+    struct lock lock;
+    pthread_cond_t room; /* window mode: a reader took something, or left */
+
+    enum answer_state state;
+    enum answer_source source;
+    struct err why;
+    int64_t note_offset;
+
+    /* [0, file_len) lies in the file, [window_start, total) in the window. */
+    int fd;
+    char *path; /* unlinked with the last reference; NULL when there's no name to unlink */
+    uint64_t file_len;
+    uint64_t total;
+    char *window; /* NULL: file mode.  Byte b lies at b % ANSWER_WINDOW */
+    uint64_t window_start;
+    bool storage_failed;
+    struct err storage_why;
+
+    struct digest *sha256; /* producer's; of the body, while it is in file mode */
+    struct answer_reader *readers;
+};
+
+struct answer *answer_new_filling(void)
+{
+    struct answer *a = xcalloc(1, sizeof(*a));
+
+    atomic_init(&a->refs, 1);
+    lock_init(&a->lock, LOCK_ANSWER);
+    lock_cond_init(&a->room);
+    a->note_offset = -1;
+    a->fd = -1;
+    return a;
+}
+
+struct answer *answer_new_passing(void)
+{
+    struct answer *a = answer_new_filling();
+
+    a->window = xmalloc(ANSWER_WINDOW);
+    return a;
+}
+
+struct answer *answer_ref(struct answer *a)
+{
+    must(atomic_fetch_add(&a->refs, 1) > 0);
+    return a;
+}
+
+void answer_unref(struct answer **ap)
+{
+    struct answer *a = *ap;
+
+    *ap = NULL;
+    if (a == NULL || atomic_fetch_sub(&a->refs, 1) > 1)
+        return;
+    must(a->readers == NULL);
+    if (a->path != NULL)
+        unlink(a->path);
+    if (a->fd >= 0)
+        close(a->fd);
+    digest_free(a->sha256);
+    pthread_cond_destroy(&a->room);
+    lock_clear(&a->lock);
+    free(a->window);
+    free(a->path);
+    free(a);
+}
+
+/* Unlink all armed readers into a list of their own, so that they can be woken without the lock:
+ * waking may make one read, arm and be linked again. */
+static struct answer_reader *take_armed_locked(struct answer *a)
+{
+    struct answer_reader *woken = NULL;
+
+    for (struct answer_reader *r = a->readers; r != NULL; r = r->next) {
+        if (!r->armed)
+            continue;
+        r->armed = false;
+        r->next_woken = woken;
+        woken = r;
+    }
+    return woken;
+}
+
+static void wake_all(struct answer_reader *woken)
+{
+    while (woken != NULL) {
+        struct answer_reader *r = woken;
+
+        /* Read before the call: afterwards r may be closed, or armed again. */
+        woken = r->next_woken;
+        r->wake(r->ctx);
+    }
+}
+
+/* From here on bytes pass through memory.  What the file holds can still be read from it. */
+static void enter_window_mode(struct answer *a, const struct err *why)
+{
+    lock_take(&a->lock);
+    a->storage_failed = true;
+    a->storage_why = *why;
+    a->window = xmalloc(ANSWER_WINDOW);
+    a->file_len = a->total;
+    a->window_start = a->total;
+    lock_drop(&a->lock);
+}
+
+void answer_store_at(struct answer *a, const char *path)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    struct err why;
+
+    must(a->fd < 0 && a->window == NULL && a->total == 0);
+    if (fd < 0) {
+        err_errno(&why, ERR_STORAGE, "create %s", path);
+        enter_window_mode(a, &why);
+        return;
+    }
+    a->sha256 = digest_new(HASH_SHA256);
+    lock_take(&a->lock);
+    a->fd = fd;
+    a->path = xstrdup(path);
+    lock_drop(&a->lock);
+}
+
+/* Returns how many bytes the file took; fewer than len means that the disk failed. */
+static size_t append_to_file(struct answer *a, const char *data, size_t len, struct err *why)
+{
+    size_t done = 0;
+
+    while (done < len) {
+        ssize_t n = pwrite(a->fd, data + done, len - done, (off_t)(a->total + done));
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            err_errno(why, ERR_STORAGE, "write an answer");
+            break;
+        }
+        done += (size_t)n;
+    }
+    return done;
+}
+
+static void window_copy_in(struct answer *a, const char *data, size_t len)
+{
+    while (len > 0) {
+        size_t at = (size_t)(a->total % ANSWER_WINDOW);
+        size_t n = ANSWER_WINDOW - at < len ? ANSWER_WINDOW - at : len;
+
+        memcpy(a->window + at, data, n);
+        a->total += n;
+        data += n;
+        len -= n;
+    }
+}
+
+/* Bytes before the slowest open reader's offset are not needed any more. */
+static size_t window_room_locked(struct answer *a)
+{
+    uint64_t slowest = a->total;
+
+    for (struct answer_reader *r = a->readers; r != NULL; r = r->next)
+        if (r->offset < slowest)
+            slowest = r->offset;
+    if (slowest > a->window_start)
+        a->window_start = slowest;
+    return (size_t)(ANSWER_WINDOW - (a->total - a->window_start));
+}
+
+static int append_to_window(struct answer *a, const char *data, size_t len, struct err *err)
+{
+    while (len > 0) {
+        struct answer_reader *woken;
+        size_t room;
+
+        lock_take(&a->lock);
+        while ((room = window_room_locked(a)) == 0 && a->readers != NULL)
+            lock_wait(&a->lock, &a->room);
+        if (a->readers == NULL) {
+            lock_drop(&a->lock);
+            return err_set(err, ERR_CANCELLED, "nobody reads this any more");
+        }
+        if (room > len)
+            room = len;
+        window_copy_in(a, data, room);
+        data += room;
+        len -= room;
+        woken = take_armed_locked(a);
+        lock_drop(&a->lock);
+        wake_all(woken);
+    }
+    return 0;
+}
+
+int answer_append(struct answer *a, const void *data, size_t len, struct err *err)
+{
+    struct answer_reader *woken;
+    size_t written;
+    struct err why;
+
+    must(a->state == ANSWER_FILLING);
+    if (a->window != NULL)
+        return append_to_window(a, data, len, err);
+    written = append_to_file(a, data, len, &why);
+    digest_update(a->sha256, data, written);
+    lock_take(&a->lock);
+    a->total += written;
+    a->file_len = a->total;
+    woken = take_armed_locked(a);
+    lock_drop(&a->lock);
+    wake_all(woken);
+    if (written == len)
+        return 0;
+    enter_window_mode(a, &why);
+    return append_to_window(a, (const char *)data + written, len - written, err);
+}
+
+void answer_set_note_offset(struct answer *a, int64_t offset)
+{
+    lock_take(&a->lock);
+    must(offset >= (int64_t)a->total);
+    a->note_offset = offset;
+    lock_drop(&a->lock);
+}
+
+void answer_set_source(struct answer *a, enum answer_source source)
+{
+    lock_take(&a->lock);
+    a->source = source;
+    lock_drop(&a->lock);
+}
+
+static void stop_filling(struct answer *a, enum answer_state state, const struct err *why)
+{
+    struct answer_reader *woken;
+
+    lock_take(&a->lock);
+    must(a->state == ANSWER_FILLING);
+    a->state = state;
+    if (why != NULL)
+        a->why = *why;
+    woken = take_armed_locked(a);
+    lock_drop(&a->lock);
+    wake_all(woken);
+}
+
+void answer_end(struct answer *a)
+{
+    stop_filling(a, ANSWER_WHOLE, NULL);
+}
+
+void answer_fail(struct answer *a, const struct err *why)
+{
+    stop_filling(a, ANSWER_FAILED, why);
+}
+
+enum answer_state answer_state(struct answer *a)
+{
+    enum answer_state state;
+
+    lock_take(&a->lock);
+    state = a->state;
+    lock_drop(&a->lock);
+    return state;
+}
+
+enum answer_source answer_source(struct answer *a)
+{
+    enum answer_source source;
+
+    lock_take(&a->lock);
+    source = a->source;
+    lock_drop(&a->lock);
+    return source;
+}
+
+uint64_t answer_size(struct answer *a)
+{
+    uint64_t total;
+
+    lock_take(&a->lock);
+    total = a->total;
+    lock_drop(&a->lock);
+    return total;
+}
+
+int64_t answer_note_offset(struct answer *a)
+{
+    int64_t offset;
+
+    lock_take(&a->lock);
+    offset = a->note_offset;
+    lock_drop(&a->lock);
+    return offset;
+}
+
+void answer_why(struct answer *a, struct err *why)
+{
+    lock_take(&a->lock);
+    *why = a->why;
+    lock_drop(&a->lock);
+}
+
+bool answer_storage_trouble(struct answer *a, struct err *why)
+{
+    bool failed;
+
+    lock_take(&a->lock);
+    failed = a->storage_failed;
+    if (failed)
+        *why = a->storage_why;
+    lock_drop(&a->lock);
+    return failed;
+}
+
+int answer_dup_fd(struct answer *a)
+{
+    int fd = -1;
+
+    lock_take(&a->lock);
+    if (a->state == ANSWER_WHOLE && a->window == NULL && a->fd >= 0)
+        fd = fcntl(a->fd, F_DUPFD_CLOEXEC, 0);
+    lock_drop(&a->lock);
+    return fd;
+}
+
+int answer_fd(struct answer *a)
+{
+    int fd;
+
+    lock_take(&a->lock);
+    fd = a->window == NULL ? a->fd : -1;
+    lock_drop(&a->lock);
+    return fd;
+}
+
+void answer_body_digest(struct answer *a, uint8_t out[SHA256_SIZE])
+{
+    must(a->state == ANSWER_WHOLE && a->window == NULL);
+    digest_final(a->sha256, out);
+}
+
+int answer_rename_file(struct answer *a, const char *path, struct err *err)
+{
+    if (rename(a->path, path) != 0)
+        return err_errno(err, ERR_STORAGE, "publish %s", path);
+    lock_take(&a->lock);
+    free(a->path);
+    a->path = NULL;
+    lock_drop(&a->lock);
+    return 0;
+}
+
+void answer_fill_from_file(struct answer *a, int fd, uint64_t size, int64_t note_offset)
+{
+    struct answer_reader *woken;
+
+    lock_take(&a->lock);
+    must(a->state == ANSWER_FILLING && a->fd < 0 && a->window == NULL);
+    a->fd = fd;
+    a->total = a->file_len = size;
+    a->note_offset = note_offset;
+    a->source = SOURCE_LOCAL;
+    a->state = ANSWER_WHOLE;
+    woken = take_armed_locked(a);
+    lock_drop(&a->lock);
+    wake_all(woken);
+}
+
+int answer_reader_open(struct answer_reader *r, struct answer *a, void (*wake)(void *ctx),
+                       void *ctx, struct err *err)
+{
+    bool late;
+
+    *r = (struct answer_reader){.wake = wake, .ctx = ctx};
+    lock_take(&a->lock);
+    late = a->window != NULL && a->window_start > a->file_len;
+    if (!late) {
+        r->answer = answer_ref(a);
+        r->next = a->readers;
+        if (r->next != NULL)
+            r->next->prev = r;
+        a->readers = r;
+    }
+    lock_drop(&a->lock);
+    if (late)
+        return err_set(err, ERR_BUSY, "the first bytes of this answer have passed already");
+    return 0;
+}
+
+static ssize_t read_from_file(struct answer_reader *r, void *buf, size_t len)
+{
+    ssize_t n;
+
+    do
+        n = pread(r->answer->fd, buf, len, (off_t)r->offset);
+    while (n < 0 && errno == EINTR);
+    return n;
+}
+
+static size_t window_copy_out_locked(const struct answer_reader *r, char *buf, size_t len)
+{
+    size_t done = 0;
+
+    while (done < len) {
+        size_t at = (size_t)((r->offset + done) % ANSWER_WINDOW);
+        size_t n = ANSWER_WINDOW - at < len - done ? ANSWER_WINDOW - at : len - done;
+
+        memcpy(buf + done, r->answer->window + at, n);
+        done += n;
+    }
+    return done;
+}
+
+ssize_t answer_reader_read(struct answer_reader *r, void *buf, size_t len)
+{
+    struct answer *a = r->answer;
+    enum answer_state state;
+    uint64_t in_file, total;
+    ssize_t n;
+
+    lock_take(&a->lock);
+    state = a->state;
+    total = a->total;
+    in_file = a->file_len;
+    if (r->offset >= in_file && r->offset < total) {
+        if (len > total - r->offset)
+            len = (size_t)(total - r->offset);
+        n = (ssize_t)window_copy_out_locked(r, buf, len);
+        r->offset += (uint64_t)n;
+        pthread_cond_signal(&a->room);
+        lock_drop(&a->lock);
+        return n;
+    }
+    lock_drop(&a->lock);
+    if (r->offset >= total) {
+        if (state == ANSWER_FILLING)
+            return READER_WAIT;
+        return state == ANSWER_WHOLE ? READER_END : READER_FAILED;
+    }
+    /* Only the producer moves file_len, and only up: this range stays readable. */
+    if (len > in_file - r->offset)
+        len = (size_t)(in_file - r->offset);
+    n = read_from_file(r, buf, len);
+    if (n <= 0)
+        return READER_FAILED; /* the disk lost what it had taken */
+    lock_take(&a->lock);
+    r->offset += (uint64_t)n; /* under the lock: a producer in window mode looks at it */
+    pthread_cond_signal(&a->room);
+    lock_drop(&a->lock);
+    return n;
+}
+
+bool answer_reader_arm(struct answer_reader *r)
+{
+    struct answer *a = r->answer;
+    bool armed;
+
+    lock_take(&a->lock);
+    must(!r->armed);
+    armed = a->state == ANSWER_FILLING && r->offset >= a->total;
+    r->armed = armed;
+    lock_drop(&a->lock);
+    return armed; /* r may be woken, and used again, already */
+}
+
+void answer_reader_close(struct answer_reader *r)
+{
+    struct answer *a = r->answer;
+
+    if (a == NULL)
+        return;
+    lock_take(&a->lock);
+    must(!r->armed);
+    if (r->prev != NULL)
+        r->prev->next = r->next;
+    else
+        a->readers = r->next;
+    if (r->next != NULL)
+        r->next->prev = r->prev;
+    pthread_cond_signal(&a->room);
+    lock_drop(&a->lock);
+    answer_unref(&r->answer);
+}

@@ -1,0 +1,43 @@
+/* How a whole answer lies on disk:
+ *
+ *     body | record (entry_write) | tail, 64 bytes
+ *
+ * The body comes first and unchanged, so that it goes out by sendfile; the tail holds magic,
+ * version, both lengths, the body's SHA-256 and a checksum of record and tail, all little-endian.
+ * Pure file work, no locks.  Worker threads: reads whole files. */
+#ifndef PANNIER_CACHE_ANSWER_FILE_H
+#define PANNIER_CACHE_ANSWER_FILE_H
+
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "cache/entry.h"
+#include "protocol/digest.h"
+#include "protocol/err.h"
+
+/* Append record and tail to fd, which holds just the body (entry->size bytes); sync it. */
+int answer_file_seal(int fd, const struct entry *entry, const uint8_t body_sha256[SHA256_SIZE],
+                     struct err *err);
+
+/* Read record and tail, check them, and read the whole body against its digest.
+ * 0: *entry is yours to clear.  -1: ERR_CORRUPT when the file is not what was written, ERR_STORAGE
+ * when it can't be read. */
+int answer_file_verify(int fd, struct entry *entry, struct err *err);
+
+/* As answer_file_verify(), but the body is not read: for a file that was verified before. */
+int answer_file_describe(int fd, struct entry *entry, struct err *err);
+
+/* What tells that a file is still the one that was verified: any write, truncation or replacement
+ * changes it.  Silent rot of the medium does not. */
+struct file_identity {
+    uint64_t inode;
+    uint64_t size;
+    int64_t mtime_ns;
+    int64_t ctime_ns;
+};
+/* False when the file is unlinked or can't be looked at. */
+bool file_identity_of(int fd, struct file_identity *out);
+bool file_identity_at(const char *path, struct file_identity *out);
+bool file_identity_equal(const struct file_identity *a, const struct file_identity *b);
+
+#endif

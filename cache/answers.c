@@ -1,0 +1,385 @@
+#include "cache/answers.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <uthash.h>
+#include <utlist.h>
+
+#include "cache/answer_file.h"
+#include "cache/lock.h"
+#include "protocol/base.h"
+
+/* What is known about one key: an answer at hand, a verified file, or both. */
+struct slot {
+    struct key key;
+    struct answer *answer; /* our reference; NULL when only the file is known */
+    bool published;        /* its file has its final name, and identity is true */
+    struct file_identity identity;
+    struct slot *prev, *next; /* least recently used first */
+    UT_hash_handle hh;
+};
+
+struct answers {
+    struct folder *folder;
+    struct lock lock;
+    struct slot *by_key;
+    struct slot *idle_order;
+    size_t slot_count, open_count;
+    atomic_uint_fast64_t damaged, kept;
+};
+
+struct answers *answers_new(struct folder *folder)
+{
+    struct answers *all = xcalloc(1, sizeof(*all));
+
+    all->folder = folder;
+    lock_init(&all->lock, LOCK_ANSWERS);
+    return all;
+}
+
+void answers_free(struct answers **allp)
+{
+    struct answers *all = *allp;
+    struct slot *s, *next;
+
+    *allp = NULL;
+    if (all == NULL)
+        return;
+    HASH_ITER(hh, all->by_key, s, next)
+    {
+        HASH_DEL(all->by_key, s);
+        answer_unref(&s->answer);
+        free(s);
+    }
+    lock_clear(&all->lock);
+    free(all);
+}
+
+static char *path_of(struct answers *all, const struct key *key)
+{
+    char hex[KEY_HEX_SIZE];
+
+    key_to_hex(key, hex);
+    return folder_pathf(all->folder, "answers/%.2s/%s", hex, hex);
+}
+
+static struct slot *find_locked(struct answers *all, const struct key *key)
+{
+    struct slot *s;
+
+    HASH_FIND(hh, all->by_key, key, sizeof(*key), s);
+    return s;
+}
+
+static void touch_locked(struct answers *all, struct slot *s)
+{
+    DL_DELETE(all->idle_order, s);
+    DL_APPEND(all->idle_order, s);
+}
+
+static struct slot *add_locked(struct answers *all, const struct key *key)
+{
+    struct slot *s = xcalloc(1, sizeof(*s));
+
+    s->key = *key;
+    HASH_ADD(hh, all->by_key, key, sizeof(s->key), s);
+    DL_APPEND(all->idle_order, s);
+    all->slot_count++;
+    return s;
+}
+
+static void set_answer_locked(struct answers *all, struct slot *s, struct answer *a)
+{
+    all->open_count += (a != NULL) - (s->answer != NULL);
+    s->answer = a;
+    s->published = false;
+}
+
+static void remove_locked(struct answers *all, struct slot *s)
+{
+    must(s->answer == NULL);
+    HASH_DEL(all->by_key, s);
+    DL_DELETE(all->idle_order, s);
+    all->slot_count--;
+    free(s);
+}
+
+/* Forget the least recently used answers beyond the bounds; what is being filled stays.  Returns
+ * one reference to drop outside the lock, so that it is called until it returns NULL. */
+static struct answer *trim_one_locked(struct answers *all)
+{
+    struct slot *s, *next;
+
+    if (all->open_count <= ANSWERS_IDLE_OPEN_MAX && all->slot_count <= ANSWERS_VERIFIED_MAX)
+        return NULL;
+    DL_FOREACH_SAFE(all->idle_order, s, next)
+    {
+        struct answer *a = s->answer;
+
+        if (a != NULL && !s->published)
+            continue;
+        if (a == NULL && all->slot_count <= ANSWERS_VERIFIED_MAX)
+            continue;
+        set_answer_locked(all, s, NULL);
+        if (all->slot_count > ANSWERS_VERIFIED_MAX)
+            remove_locked(all, s);
+        if (a != NULL)
+            return a;
+        if (all->slot_count <= ANSWERS_VERIFIED_MAX)
+            return NULL;
+    }
+    return NULL;
+}
+
+static void trim(struct answers *all)
+{
+    for (;;) {
+        struct answer *a;
+
+        lock_take(&all->lock);
+        a = trim_one_locked(all);
+        lock_drop(&all->lock);
+        if (a == NULL)
+            return;
+        answer_unref(&a);
+    }
+}
+
+/* A published answer whose file was changed or removed under us is not served again. */
+static bool still_intact(struct answer *a, const struct file_identity *expected)
+{
+    struct file_identity found;
+    int fd = answer_fd(a);
+
+    return fd < 0 || (file_identity_of(fd, &found) && file_identity_equal(&found, expected));
+}
+
+static void drop_slot_answer(struct answers *all, const struct key *key, struct answer *a)
+{
+    struct slot *s;
+    bool dropped = false;
+
+    lock_take(&all->lock);
+    s = find_locked(all, key);
+    if (s != NULL && s->answer == a) {
+        set_answer_locked(all, s, NULL);
+        remove_locked(all, s);
+        dropped = true;
+    }
+    lock_drop(&all->lock);
+    if (dropped) {
+        struct answer *table_ref = a;
+
+        answer_unref(&table_ref);
+    }
+}
+
+struct answer *answers_peek(struct answers *all, const struct key *key)
+{
+    struct file_identity identity;
+    struct answer *a = NULL;
+    struct slot *s;
+    bool published = false;
+
+    lock_take(&all->lock);
+    s = find_locked(all, key);
+    if (s != NULL && s->answer != NULL) {
+        a = answer_ref(s->answer);
+        published = s->published;
+        identity = s->identity;
+        touch_locked(all, s);
+    }
+    lock_drop(&all->lock);
+    if (a != NULL && published && !still_intact(a, &identity)) {
+        drop_slot_answer(all, key, a);
+        answer_unref(&a);
+    }
+    return a;
+}
+
+struct answer *answers_join(struct answers *all, const struct key *key, bool *leads)
+{
+    struct answer *a;
+    struct slot *s;
+
+    *leads = false;
+    a = answers_peek(all, key);
+    if (a != NULL)
+        return a;
+    lock_take(&all->lock);
+    s = find_locked(all, key);
+    if (s == NULL)
+        s = add_locked(all, key);
+    if (s->answer == NULL) {
+        set_answer_locked(all, s, answer_new_filling());
+        *leads = true;
+    }
+    a = answer_ref(s->answer);
+    lock_drop(&all->lock);
+    trim(all);
+    return a;
+}
+
+/* The file is good and is what the key's answer is read from. */
+static void mark_published(struct answers *all, const struct key *key, struct answer *a,
+                           const struct file_identity *identity)
+{
+    struct slot *s;
+
+    lock_take(&all->lock);
+    s = find_locked(all, key);
+    if (s != NULL && s->answer == a) {
+        s->published = true;
+        s->identity = *identity;
+    }
+    lock_drop(&all->lock);
+}
+
+static bool known_good(struct answers *all, const struct key *key,
+                       const struct file_identity *identity)
+{
+    struct slot *s;
+    bool good;
+
+    lock_take(&all->lock);
+    s = find_locked(all, key);
+    good = s != NULL && s->identity.size > 0 && file_identity_equal(&s->identity, identity);
+    lock_drop(&all->lock);
+    return good;
+}
+
+bool answers_find_local(struct answers *all, const struct key *key, struct answer *a)
+{
+    char *path = path_of(all, key);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct file_identity identity;
+    struct entry entry = {0};
+    struct err why;
+    bool found = false;
+
+    if (fd < 0 || !file_identity_of(fd, &identity))
+        goto out;
+    if (known_good(all, key, &identity)) {
+        found = answer_file_describe(fd, &entry, &why) == 0;
+    } else if (answer_file_verify(fd, &entry, &why) == 0) {
+        found = true;
+    }
+    if (found) {
+        mark_published(all, key, a, &identity);
+        answer_fill_from_file(a, fd, entry.size, entry.note_offset);
+        fd = -1;
+    } else {
+        unlink(path);
+        atomic_fetch_add(&all->damaged, 1);
+    }
+out:
+    entry_clear(&entry);
+    if (fd >= 0)
+        close(fd);
+    free(path);
+    return found;
+}
+
+void answers_begin(struct answers *all, struct answer *a)
+{
+    char *path = folder_incoming_path(all->folder, ".answer");
+
+    answer_store_at(a, path);
+    free(path);
+}
+
+static int publish(struct answers *all, const struct key *key, struct answer *a,
+                   struct entry *entry, struct err *err)
+{
+    char *path = path_of(all, key);
+    uint8_t sha256[SHA256_SIZE];
+    struct file_identity identity;
+    struct err ignored;
+    int rc;
+
+    answer_body_digest(a, sha256);
+    entry->size = answer_size(a);
+    entry->note_offset = answer_note_offset(a);
+    rc = answer_file_seal(answer_fd(a), entry, sha256, err);
+    if (rc == 0) {
+        char *slash = strrchr(path, '/');
+
+        *slash = '\0';
+        rc = make_folders(path, err);
+        *slash = '/';
+    }
+    /* The name changes hands last: a crash before this leaves a file in incoming/, which the
+     * next start sweeps; a crash after it leaves the answer whole. */
+    if (rc == 0)
+        rc = answer_rename_file(a, path, err);
+    if (rc == 0 && !file_identity_of(answer_fd(a), &identity))
+        rc = err_set(err, ERR_STORAGE, "a new answer vanished");
+    if (rc == 0) {
+        sync_parent(path, &ignored); /* the rename is atomic anyway; this is for power cuts */
+        mark_published(all, key, a, &identity);
+    }
+    free(path);
+    return rc;
+}
+
+bool answers_keep(struct answers *all, const struct key *key, struct answer *a, struct entry *entry)
+{
+    struct err why;
+
+    if (answer_storage_trouble(a, &why)) {
+        answers_end(all, key, a);
+        return false;
+    }
+    answer_end(a);
+    if (publish(all, key, a, entry, &why) != 0) {
+        folder_report_trouble(all->folder, &why);
+        drop_slot_answer(all, key, a);
+        return false;
+    }
+    folder_report_success(all->folder);
+    atomic_fetch_add(&all->kept, 1);
+    trim(all);
+    return true;
+}
+
+static void report_trouble(struct answers *all, struct answer *a)
+{
+    struct err why;
+
+    if (answer_storage_trouble(a, &why))
+        folder_report_trouble(all->folder, &why);
+}
+
+void answers_end(struct answers *all, const struct key *key, struct answer *a)
+{
+    /* Out of the table before the end shows: who asks later is answered anew. */
+    drop_slot_answer(all, key, a);
+    report_trouble(all, a);
+    answer_end(a);
+}
+
+void answers_fail(struct answers *all, const struct key *key, struct answer *a,
+                  const struct err *why)
+{
+    drop_slot_answer(all, key, a);
+    report_trouble(all, a);
+    answer_fail(a, why);
+}
+
+void answers_count(struct answers *all, struct answers_counts *out)
+{
+    struct slot *s;
+
+    *out = (struct answers_counts){.damaged = atomic_load(&all->damaged),
+                                   .kept = atomic_load(&all->kept)};
+    lock_take(&all->lock);
+    for (s = all->by_key; s != NULL; s = s->hh.next)
+        out->filling += s->answer != NULL && !s->published;
+    lock_drop(&all->lock);
+}

@@ -1,0 +1,61 @@
+/* The answers of this node, by key: those being filled, those whole in memory's reach, and those
+ * on disk.
+ *
+ *     a = answers_join(all, &key, &leads)     one caller leads, the others follow
+ *     leader, in a worker:
+ *         answers_find_local(all, &key, a)    true: it was on disk, whole; done
+ *         answers_begin(all, a)               its file in incoming/
+ *         answer_append()..., then one of
+ *         answers_keep(all, &key, a, &entry)  end, and publish under the key
+ *         answers_end(all, &key, a)           end, keep nothing
+ *         answers_fail(all, &key, a, &why)    give up
+ *
+ * A key with a FILLING answer always has its leader; the next to ask after a failure leads anew. */
+#ifndef PANNIER_CACHE_ANSWERS_H
+#define PANNIER_CACHE_ANSWERS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cache/answer.h"
+#include "cache/folder.h"
+
+struct answers;
+
+enum {
+    /* Whole answers that stay open while nobody reads them; each costs a descriptor. */
+    ANSWERS_IDLE_OPEN_MAX = 256,
+    /* Files whose bytes were checked since the start, remembered so as not to check them
+     * at each use; about 150 bytes each. */
+    ANSWERS_VERIFIED_MAX = 65536,
+};
+
+struct answers *answers_new(struct folder *folder);
+void answers_free(struct answers **all); /* nobody may be filling any more */
+
+/* Any thread.  The reference is yours. */
+struct answer *answers_join(struct answers *all, const struct key *key, bool *leads);
+/* The answer if it is at hand, filling or whole, without ever leading; NULL otherwise. */
+struct answer *answers_peek(struct answers *all, const struct key *key);
+
+/* Workers.  Files are checked against their digest on their first use, and whenever they have
+ * changed since; damaged ones are removed and counted. */
+bool answers_find_local(struct answers *all, const struct key *key, struct answer *a);
+void answers_begin(struct answers *all, struct answer *a);
+/* Readers come to the end at once; publishing follows.  Trouble with the disk is reported to the
+ * folder, not to the caller: the answer was right, it is only not kept.  Returns true when it is
+ * kept. */
+bool answers_keep(struct answers *all, const struct key *key, struct answer *a,
+                  struct entry *entry);
+void answers_end(struct answers *all, const struct key *key, struct answer *a);
+void answers_fail(struct answers *all, const struct key *key, struct answer *a,
+                  const struct err *why);
+
+struct answers_counts {
+    uint64_t damaged; /* files dropped because they were not what was written */
+    uint64_t filling; /* now */
+    uint64_t kept;    /* published since the start */
+};
+void answers_count(struct answers *all, struct answers_counts *out);
+
+#endif

@@ -1,0 +1,53 @@
+/* The data folder: who owns it, which version it has, where things are, whether it can be written.
+ *
+ *     <data>/version       what wrote it
+ *     <data>/lock          held (flock) while a process serves from it
+ *     <data>/answers/ab/   whole answers
+ *     <data>/mirrors/      bare repositories
+ *     <data>/incoming/     being filled; emptied when the folder is opened
+ *
+ * Trouble with the disk is remembered here: writers report it, the first report of a spell is
+ * handed to the callback (so that it is logged once), and a later success ends the spell. */
+#ifndef PANNIER_CACHE_FOLDER_H
+#define PANNIER_CACHE_FOLDER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "protocol/err.h"
+
+struct folder;
+
+/* trouble NULL: writing works again.  Called in the thread that found out; must not block. */
+typedef void folder_trouble_fn(void *ctx, const struct err *trouble);
+
+/* -1 (ERR_STORAGE): can't be made or written, has another version, or another process
+ * serves from it. */
+int folder_open(const char *path, folder_trouble_fn *fn, void *ctx, struct folder **out,
+                struct err *err);
+void folder_close(struct folder **f);
+
+const char *folder_path(const struct folder *f);
+/* "<data>/<fmt...>", yours to free. */
+char *folder_pathf(const struct folder *f, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+/* A new unique path below incoming/, yours to free; suffix ends it. */
+char *folder_incoming_path(struct folder *f, const char *suffix);
+
+/* Any thread. */
+void folder_report_trouble(struct folder *f, const struct err *trouble);
+void folder_report_success(struct folder *f);
+/* True while the last write failed; *trouble is then a copy of why.  Any thread. */
+bool folder_troubled(struct folder *f, struct err *trouble);
+
+/* Make dir and its parents (mode 0700 for new ones). */
+int make_folders(const char *dir, struct err *err);
+/* Remove path and everything below; what is gone already is fine.  Errors are ignored: what is
+ * left lies in incoming/ and goes at the next start. */
+void remove_tree(const char *path);
+/* fsync the folder that holds path, so that a rename in it survives a power cut. */
+int sync_parent(const char *path, struct err *err);
+/* Write a small file whole, with fsync. */
+int write_file(const char *path, const void *data, size_t len, struct err *err);
+
+#endif

@@ -1,0 +1,21 @@
+/* Every lock of the program, in the order in which they may be taken: a thread that holds one may
+ * only take those further down.  No lock is held across I/O or a callback.
+ * X(name, what it protects) */
+#ifndef PANNIER_CACHE_LOCK_TABLE_H
+#define PANNIER_CACHE_LOCK_TABLE_H
+
+#define LOCK_TABLE(X)                                                                              \
+    X(SERVER, "the list of connections and exchanges")                                             \
+    X(FLIGHTS, "questions to upstream that several requests share")                                \
+    X(DECISIONS, "what upstream decided and advertised, per credential and repository")            \
+    X(ORIGINS, "the upstreams in use and their idle connections")                                  \
+    X(WORKERS, "a queue of jobs")                                                                  \
+    X(MIRRORS, "the table of mirrors and each one's state")                                        \
+    X(ANSWERS, "the table of answers by key")                                                      \
+    X(ANSWER, "one answer: its length, state and readers")                                         \
+    X(EXCHANGE, "one exchange's upload window")                                                    \
+    X(PROCESSES, "the slots for git programs")                                                     \
+    X(FOLDER, "the data folder's health")                                                          \
+    X(LOG, "the queue of log lines")
+
+#endif

@@ -1,0 +1,82 @@
+/* Mirrors: bare repositories kept from upstream ones, by path, each holding objects that are
+ * closed under reachability and, as refs/pannier/oid/<hex>, the tips that were asked for.
+ *
+ * No branch or tag names are kept: a mirror is never advertised, its tips only say what it has, and
+ * `include-tag` can't hand out a tag that upstream has hidden or deleted since.
+ *
+ *      absent -> intake (in incoming/) -> ready -> intake (in place) -> ready ... -> dropped
+ *
+ * A mirror is trusted while its packs are those of its list (`pannier-packs`: name and size);
+ * their checksums are read once per process, and again when a pack's file has changed.  One that
+ * fails this is dropped and made again.  SHA-1 repositories only: libgit2 1.5 knows no others, so
+ * the rest are served from answers and from upstream.
+ *
+ * The home of libgit2.  Worker threads only, unless said otherwise: these read the disk. */
+#ifndef PANNIER_CACHE_MIRROR_H
+#define PANNIER_CACHE_MIRROR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cache/folder.h"
+#include "cache/process.h"
+#include "protocol/fetch_request.h"
+#include "protocol/oid.h"
+
+struct mirrors;
+struct mirror;
+
+struct mirrors *mirrors_new(struct folder *folder, struct processes *processes);
+void mirrors_free(struct mirrors **all);
+/* Mirrors dropped because they were not what was written. */
+uint64_t mirrors_damaged(struct mirrors *all);
+
+/* The mirror's handle, whether or not it exists on disk yet; yours to mirror_unref().  NULL when
+ * such a path can't be a mirror's (a segment that ends in ".git" or is too long for a file). */
+struct mirror *mirrors_get(struct mirrors *all, const char *upstream, const char *repo);
+void mirror_unref(struct mirror **m);
+
+/* True when it is on disk and whole; damage is found here, and dropped. */
+bool mirror_ready(struct mirror *m);
+/* Drop it: a git program found it broken.  Who reads from it goes on as long as it can. */
+void mirror_drop_damaged(struct mirror *m);
+
+/* True when it holds every one of oids. */
+bool mirror_has_all(struct mirror *m, const struct oid_list *oids);
+/* Add to *out those that it lacks. */
+void mirror_missing(struct mirror *m, const struct oid_list *oids, struct oid_list *out);
+/* True when each of oids is a commit that is one of tips or an ancestor of one. */
+bool mirror_reaches_all(struct mirror *m, const struct oid_list *oids, const struct oid_list *tips);
+/* The most recent tips, at most max: what to tell upstream that we have. */
+void mirror_tips(struct mirror *m, size_t max, struct oid_list *out);
+
+/* One writer at a time.  Waits for the one before.  After mirror_write_begin() look again whether
+ * there is still something to do. */
+void mirror_write_begin(struct mirror *m);
+void mirror_write_end(struct mirror *m);
+
+/* Takes a pack in; between mirror_write_begin and _end.
+ *
+ *     mirror_intake_begin(m, &in, &err)
+ *     mirror_intake_feed(in, data, len, &err) ...
+ *     mirror_intake_commit(&in, &tips, &err)  indexes, checks that all tips are there, records
+ * them; only commits and tags become tips or mirror_intake_abort(&in)
+ *
+ * When there is no mirror yet the pack must be closed under reachability, and the mirror
+ * appears whole by rename; otherwise it may be thin. */
+struct mirror_intake;
+int mirror_intake_begin(struct mirror *m, bool background, struct mirror_intake **out,
+                        struct err *err);
+int mirror_intake_feed(struct mirror_intake *in, const void *data, size_t len, struct err *err);
+int mirror_intake_commit(struct mirror_intake **in, const struct oid_list *tips, struct err *err);
+void mirror_intake_abort(struct mirror_intake **in);
+
+/* Run `git upload-pack` on it for req and give what it says to fn, piece by piece.  idle_fn, when
+ * not NULL, is called each idle_ms without output.  -1: what fn returned, or ERR_PROCESS. */
+typedef int mirror_output_fn(void *ctx, const void *data, size_t len, struct err *err);
+typedef int mirror_idle_fn(void *ctx, struct err *err);
+int mirror_upload_pack(struct mirror *m, const struct fetch_request *req, mirror_output_fn *fn,
+                       mirror_idle_fn *idle_fn, int idle_ms, void *ctx, struct err *err);
+
+#endif

@@ -1,0 +1,382 @@
+#include "cache/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <utlist.h>
+
+#include "cache/lock.h"
+#include "protocol/base.h"
+
+enum {
+    SLOT_WAIT_MS = 60 * 1000,
+    ARGS_MAX = 32,
+    PIPE_SIZE = 1 << 20, /* fewer switches between git and us; the kernel may give less */
+};
+
+struct processes {
+    struct lock lock;
+    pthread_cond_t freed;
+    size_t running, max;
+    size_t background, background_max; /* of those running */
+    struct process *all;
+    char *path_var;
+};
+
+/* What every git program is told.  The configuration of the machine and of its user must not
+ * change what we serve; the rest says what our mirrors are for. */
+static const char *const COMMON_ARGS[] = {
+    "git",
+    "-c",
+    "safe.directory=*",
+    "-c",
+    "gc.auto=0",
+    "-c",
+    "maintenance.auto=false",
+    "-c",
+    "core.alternateRefsCommand=",
+    "-c",
+    "pack.writeReverseIndex=true",
+};
+
+int processes_new(size_t max, struct processes **out, struct err *err)
+{
+    static const char *const args[] = {"version", NULL};
+    const struct process_spec spec = {.args = args};
+    struct processes *pool = xcalloc(1, sizeof(*pool));
+    const char *path = getenv("PATH");
+    struct process *p;
+    char found[128] = "";
+    int major = 0, minor = 0;
+    ssize_t n;
+
+    lock_init(&pool->lock, LOCK_PROCESSES);
+    lock_cond_init(&pool->freed);
+    pool->max = max;
+    pool->background_max = max > 1 ? max / 2 : 1;
+    pool->path_var = xasprintf("PATH=%s", path != NULL ? path : "/usr/local/bin:/usr/bin:/bin");
+    if (process_start(pool, &spec, &p, err) != 0)
+        goto fail;
+    process_close_in(p);
+    n = read(p->out_fd, found, sizeof(found) - 1);
+    if (process_finish(&p, err) != 0)
+        goto fail;
+    if (n <= 0 || sscanf(found, "git version %d.%d", &major, &minor) != 2 ||
+        major * 1000 + minor < 2039) {
+        err_set(err, ERR_PROCESS, "git 2.39 or newer is needed, found: %.60s", found);
+        goto fail;
+    }
+    *out = pool;
+    return 0;
+fail:
+    processes_free(&pool);
+    return -1;
+}
+
+void processes_free(struct processes **poolp)
+{
+    struct processes *pool = *poolp;
+
+    *poolp = NULL;
+    if (pool == NULL)
+        return;
+    must(pool->all == NULL);
+    pthread_cond_destroy(&pool->freed);
+    lock_clear(&pool->lock);
+    free(pool->path_var);
+    free(pool);
+}
+
+void processes_kill_all(struct processes *pool)
+{
+    struct process *p;
+
+    lock_take(&pool->lock);
+    DL_FOREACH(pool->all, p)
+    kill(p->pid, SIGKILL);
+    lock_drop(&pool->lock);
+}
+
+size_t processes_running(struct processes *pool)
+{
+    size_t n;
+
+    lock_take(&pool->lock);
+    n = pool->running;
+    lock_drop(&pool->lock);
+    return n;
+}
+
+static bool slot_free_locked(const struct processes *pool, bool background)
+{
+    return pool->running < pool->max && (!background || pool->background < pool->background_max);
+}
+
+static int take_slot(struct processes *pool, bool background, struct err *err)
+{
+    uint64_t deadline = now_ms() + SLOT_WAIT_MS;
+    bool got;
+
+    lock_take(&pool->lock);
+    while (!slot_free_locked(pool, background) &&
+           lock_wait_until(&pool->lock, &pool->freed, deadline))
+        ;
+    got = slot_free_locked(pool, background);
+    if (got) {
+        pool->running++;
+        pool->background += background;
+    }
+    lock_drop(&pool->lock);
+    return got ? 0 : err_set(err, ERR_BUSY, "too many git programs are running");
+}
+
+static void give_slot(struct processes *pool, bool background)
+{
+    lock_take(&pool->lock);
+    pool->running--;
+    pool->background -= background;
+    /* All: the one who is woken may be of the class that still has no room. */
+    pthread_cond_broadcast(&pool->freed);
+    lock_drop(&pool->lock);
+}
+
+static int memory_file(const void *data, size_t len, struct err *err)
+{
+    int fd = memfd_create("pannier", MFD_CLOEXEC);
+
+    if (fd < 0)
+        return err_errno(err, ERR_PROCESS, "make a memory file");
+    for (size_t done = 0; done < len;) {
+        ssize_t n = pwrite(fd, (const char *)data + done, len - done, (off_t)done);
+
+        if (n <= 0) {
+            err_errno(err, ERR_PROCESS, "fill a memory file");
+            close(fd);
+            return -1;
+        }
+        done += (size_t)n;
+    }
+    return fd;
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* The lowest class of the scheduler: a mirror that is being built must not take processor
+ * time from the clients that caused it. */
+static void put_in_background(pid_t pid)
+{
+    const struct sched_param none = {0};
+
+    sched_setscheduler(pid, SCHED_IDLE, &none);
+}
+
+static int spawn(struct processes *pool, const struct process_spec *spec, int in, int out,
+                 int err_fd, pid_t *pid, struct err *err)
+{
+    const char *argv[ARGS_MAX + 1];
+    char *envp[12];
+    char *protocol_var = NULL;
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    sigset_t none, defaults;
+    size_t n = 0;
+    int rc;
+
+    for (size_t i = 0; i < ARRAY_LEN(COMMON_ARGS); i++)
+        argv[n++] = COMMON_ARGS[i];
+    for (size_t i = 0; spec->args[i] != NULL; i++) {
+        must(n < ARGS_MAX);
+        argv[n++] = spec->args[i];
+    }
+    argv[n] = NULL;
+    n = 0;
+    envp[n++] = pool->path_var;
+    envp[n++] = (char *)"HOME=/nonexistent";
+    envp[n++] = (char *)"LC_ALL=C";
+    envp[n++] = (char *)"GIT_CONFIG_NOSYSTEM=1";
+    envp[n++] = (char *)"GIT_CONFIG_GLOBAL=/dev/null";
+    envp[n++] = (char *)"GIT_TERMINAL_PROMPT=0";
+    envp[n++] = (char *)"GIT_NO_LAZY_FETCH=1";
+    envp[n++] = (char *)"GIT_ALLOW_PROTOCOL=";
+    if (spec->protocol != NULL)
+        envp[n++] = protocol_var = xasprintf("GIT_PROTOCOL=%s", spec->protocol);
+    envp[n] = NULL;
+
+    must(posix_spawn_file_actions_init(&actions) == 0);
+    must(posix_spawnattr_init(&attr) == 0);
+    posix_spawn_file_actions_adddup2(&actions, in, 0);
+    posix_spawn_file_actions_adddup2(&actions, out, 1);
+    posix_spawn_file_actions_adddup2(&actions, err_fd, 2);
+    sigemptyset(&none);
+    sigfillset(&defaults);
+    posix_spawnattr_setsigmask(&attr, &none);
+    posix_spawnattr_setsigdefault(&attr, &defaults);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    rc = posix_spawnp(pid, "git", &actions, &attr, (char *const *)argv, envp);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attr);
+    free(protocol_var);
+    if (rc != 0) {
+        errno = rc;
+        return err_errno(err, ERR_PROCESS, "run git %s", spec->args[0]);
+    }
+    if (spec->background)
+        put_in_background(*pid);
+    return 0;
+}
+
+static int open_input(const struct process_spec *spec, int *ours, int *theirs, struct err *err)
+{
+    int pair[2];
+
+    if (spec->input != NULL) {
+        *theirs = memory_file(spec->input, spec->input_len, err);
+        return *theirs >= 0 ? 0 : -1;
+    }
+    if (pipe2(pair, O_CLOEXEC) != 0)
+        return err_errno(err, ERR_PROCESS, "make a pipe");
+    *theirs = pair[0];
+    *ours = pair[1];
+    fcntl(*ours, F_SETPIPE_SZ, PIPE_SIZE);
+    return 0;
+}
+
+static int open_output(int *ours, int *theirs, struct err *err)
+{
+    int pair[2];
+
+    if (pipe2(pair, O_CLOEXEC) != 0)
+        return err_errno(err, ERR_PROCESS, "make a pipe");
+    *ours = pair[0];
+    *theirs = pair[1];
+    fcntl(*ours, F_SETPIPE_SZ, PIPE_SIZE);
+    return 0;
+}
+
+int process_start(struct processes *pool, const struct process_spec *spec, struct process **out,
+                  struct err *err)
+{
+    struct process *p = xcalloc(1, sizeof(*p));
+    int in = -1, output = -1;
+    pid_t pid = -1;
+    int rc;
+
+    *p = (struct process){
+        .in_fd = -1, .out_fd = -1, .err_fd = -1, .background = spec->background, .pool = pool};
+    rc = take_slot(pool, spec->background, err);
+    if (rc != 0) {
+        free(p);
+        return -1;
+    }
+    rc = open_input(spec, &p->in_fd, &in, err);
+    if (rc == 0)
+        rc = open_output(&p->out_fd, &output, err);
+    if (rc == 0 && (p->err_fd = memory_file(NULL, 0, err)) < 0)
+        rc = -1;
+    if (rc == 0)
+        rc = spawn(pool, spec, in, output, p->err_fd, &pid, err);
+    close_fd(&in);
+    close_fd(&output);
+    if (rc != 0) {
+        close_fd(&p->in_fd);
+        close_fd(&p->out_fd);
+        close_fd(&p->err_fd);
+        give_slot(pool, spec->background);
+        free(p);
+        return -1;
+    }
+    p->pid = pid;
+    lock_take(&pool->lock);
+    DL_APPEND(pool->all, p);
+    lock_drop(&pool->lock);
+    *out = p;
+    return 0;
+}
+
+void process_close_in(struct process *p)
+{
+    close_fd(&p->in_fd);
+}
+
+/* The last line of what the program said, without its newline. */
+static void last_words(int fd, char out[160])
+{
+    char text[1024];
+    off_t end = lseek(fd, 0, SEEK_END);
+    off_t at = end > (off_t)sizeof(text) - 1 ? end - ((off_t)sizeof(text) - 1) : 0;
+    ssize_t n = end >= 0 ? pread(fd, text, sizeof(text) - 1, at) : -1;
+    char *line;
+
+    out[0] = '\0';
+    if (n <= 0)
+        return;
+    while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r'))
+        n--;
+    text[n] = '\0';
+    line = strrchr(text, '\n');
+    snprintf(out, 160, "%s", line != NULL ? line + 1 : text);
+}
+
+static int reap(struct process *p)
+{
+    struct processes *pool = p->pool;
+    int status = -1;
+
+    close_fd(&p->in_fd);
+    close_fd(&p->out_fd);
+    while (waitpid(p->pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    lock_take(&pool->lock);
+    DL_DELETE(pool->all, p);
+    lock_drop(&pool->lock);
+    give_slot(pool, p->background);
+    return status;
+}
+
+int process_finish(struct process **pp, struct err *err)
+{
+    struct process *p = *pp;
+    int status = reap(p);
+    char words[160];
+    int rc = 0;
+
+    *pp = NULL;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+        last_words(p->err_fd, words);
+        rc = WIFSIGNALED(status)
+                 ? err_set(err, ERR_PROCESS, "git was ended by signal %d", WTERMSIG(status))
+                 : err_set(err, ERR_PROCESS, "git failed: %s",
+                           words[0] != '\0' ? words : "it gave no reason");
+    }
+    close_fd(&p->err_fd);
+    free(p);
+    return rc;
+}
+
+void process_kill(struct process **pp)
+{
+    struct process *p = *pp;
+
+    *pp = NULL;
+    if (p == NULL)
+        return;
+    kill(p->pid, SIGKILL);
+    reap(p);
+    close_fd(&p->err_fd);
+    free(p);
+}
