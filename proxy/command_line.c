@@ -7,9 +7,9 @@
 #include "protocol/base.h"
 
 enum {
-    OPTION_CONFIG = 'c',
     OPTION_HELP = 'h',
-    OPTION_LISTEN = 256,
+    OPTION_CONFIG = 256, /* beyond all letters, which getopt reports in the same place */
+    OPTION_LISTEN,
     OPTION_DATA,
     OPTION_UPSTREAM,
     OPTION_LOG_FORMAT
@@ -139,26 +139,34 @@ static void getopt_table(const struct command *c, struct option table[ARRAY_LEN(
     }
 }
 
+/* The option that getopt has just stopped at, as it was typed. */
+static const char *option_typed(char **argv, char letter[3])
+{
+    if (optopt == 0 || optopt == OPTION_HELP || optopt >= OPTION_CONFIG)
+        return argv[optind - 1];
+    letter[0] = '-';
+    letter[1] = (char)optopt;
+    letter[2] = '\0';
+    return letter;
+}
+
 static int parse_options(int argc, char **argv, struct command_line *line)
 {
     struct option table[ARRAY_LEN(options) + 1];
-    const char *typed;
+    char letter[3];
     int id;
 
     getopt_table(line->command, table);
     opterr = 0;
     for (;;) {
-        typed = optind < argc ? argv[optind] : "";
         id = getopt_long(argc, argv, ":h", table, NULL);
         if (id == -1)
             return -1;
-        /* getopt may have passed over arguments; the option is the word that it stopped behind. */
-        if (id == '?' || id == ':')
-            typed = optind > 0 && argv[optind - 1][0] == '-' ? argv[optind - 1] : typed;
         if (id == '?')
-            return refuse_option(line->command, typed, "is no option of this command");
+            return refuse_option(line->command, option_typed(argv, letter),
+                                 "is no option of this command");
         if (id == ':')
-            return refuse_option(line->command, typed, "needs a value");
+            return refuse_option(line->command, option_typed(argv, letter), "needs a value");
         if (id == OPTION_HELP) {
             command_line_help(line->command, stdout);
             return EXIT_DONE;
