@@ -1,0 +1,163 @@
+"""The program's commands as an operator types them."""
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.pannier import binary
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ["serve", "config check", "config show", "config describe", "version", "help"]
+
+
+@pytest.fixture
+def pannier_binary():
+    return binary()
+
+
+@pytest.fixture
+def run(pannier_binary, tmp_path):
+    """run("config", "show") -> what came of it; nothing of the caller's environment matters."""
+
+    def call(*arguments, stdout=subprocess.PIPE, **env):
+        keep = {name: value for name, value in os.environ.items() if name.endswith("SAN_OPTIONS")}
+        return subprocess.run(
+            [pannier_binary, *arguments], env={**keep, "HOME": "/home/u", **env}, cwd=tmp_path,
+            stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60,
+        )
+
+    return call
+
+
+def refused(result):
+    """The one sentence of a refusal."""
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr.rstrip("\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("form", ["{} --help", "{} -h", "help {}"])
+def test_every_command_has_help(run, command, form):
+    result = run(*form.format(command).split())
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"usage: pannier {command}")
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["--help"], ["-h"]])
+def test_the_program_lists_its_commands(run, arguments):
+    result = run(*arguments)
+    assert result.returncode == 0
+    for command in COMMANDS:
+        assert f"  pannier {command} " in result.stdout
+
+
+def test_nothing_at_all_gets_the_list_as_a_mistake(run):
+    result = run()
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "usage:" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--config FILE", "--listen HOST:PORT", "--data DIR",
+                                    "--upstream NAME=URL", "--log-format FORMAT", "--help"])
+@pytest.mark.parametrize("command", ["serve", "config show"])
+def test_help_names_every_option(run, command, option):
+    assert f"  {option} " in run(*command.split(), "--help").stdout
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["--version"]])
+def test_the_version_is_one_line(run, arguments):
+    result = run(*arguments)
+    assert result.returncode == 0
+    assert re.fullmatch(r"pannier \d+\.\d+\.\d+\n", result.stdout)
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["sevre"], "pannier: 'sevre' is no command; see 'pannier help'"),
+    (["config"], "pannier: 'config' alone is no command; see 'pannier help'"),
+    (["config", "chek"], "pannier: 'config' alone is no command; see 'pannier help'"),
+    (["help", "sevre"], "pannier: 'sevre' is no command; see 'pannier help'"),
+    (["serve", "--prot", "1"],
+     "pannier serve: --prot is no option of this command; see 'pannier serve --help'"),
+    (["serve", "x", "--data=/d", "-q"],
+     "pannier serve: -q is no option of this command; see 'pannier serve --help'"),
+    (["serve", "--listen"], "pannier serve: --listen needs a value; see 'pannier serve --help'"),
+    (["serve", "8080"],
+     "pannier serve: there is an argument too many; see 'pannier serve --help'"),
+    (["version", "--listen", "a:1"],
+     "pannier version: --listen is no option of this command; see 'pannier version --help'"),
+    (["config", "check"],
+     "pannier config check: FILE is missing; see 'pannier config check --help'"),
+    (["config", "check", "a", "b"],
+     "pannier config check: there is an argument too many; see 'pannier config check --help'"),
+    (["serve", "--listen", "8080"],
+     "--listen: is not HOST:PORT; write for instance 127.0.0.1:8080 or [::1]:8080"),
+    (["serve", "--log-format", "xml"],
+     "--log-format: is not one of the known words; write one of text, json"),
+    (["serve", "--config", "none.yaml"], "none.yaml: cannot be read: No such file or directory"),
+    (["config", "show", "--config", "none.yaml"],
+     "none.yaml: cannot be read: No such file or directory"),
+])
+def test_what_makes_no_sense_is_refused_in_one_sentence(run, arguments, sentence):
+    assert refused(run(*arguments)) == sentence
+
+
+def test_a_secret_in_an_option_is_not_repeated(run):
+    for option in ("--upstream=a=https://user:hunter2@a", "--upstreem=a=https://user:hunter2@a"):
+        assert "hunter2" not in refused(run("serve", option))
+
+
+def test_a_good_file_is_ok(run, tmp_path):
+    (tmp_path / "good.yaml").write_text("listen: 127.0.0.1:1\n")
+    result = run("config", "check", "good.yaml")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "good.yaml: ok\n", "")
+
+
+@pytest.mark.parametrize("command", [["config", "check"], ["config", "show", "--config"],
+                                     ["serve", "--config"]])
+def test_a_bad_file_is_refused_with_file_line_and_key(run, tmp_path, command):
+    (tmp_path / "bad.yaml").write_text("listen: 127.0.0.1:1\nlimits:\n  conections: 3\n")
+    assert refused(run(*command, "bad.yaml")) == (
+        "bad.yaml:3: limits.conections: is not a setting; did you mean 'connections'?")
+
+
+def test_a_large_file_of_nonsense_is_refused_at_once(run, tmp_path):
+    (tmp_path / "large.yaml").write_bytes(os.urandom(10 << 20))
+    assert "larger than 1 MiB" in refused(run("config", "check", "large.yaml"))
+
+
+def test_the_example_is_ok(run):
+    example = ROOT / "deploy" / "pannier.example.yaml"
+    assert run("config", "check", str(example)).stdout == f"{example}: ok\n"
+
+
+def test_what_is_shown_is_a_configuration_that_shows_the_same(run, tmp_path):
+    shown = run("config", "show", "--data", "d", "--upstream", "*.x=https://*.x").stdout
+    assert f'data: "{tmp_path}/d"' in shown
+    assert 'name: "*.x"' in shown
+    (tmp_path / "shown.yaml").write_text(shown)
+    assert run("config", "show", "--config", "shown.yaml").stdout == shown
+
+
+def test_the_data_folder_is_a_cache_folder(run):
+    assert 'data: "/home/u/.cache/pannier"' in run("config", "show").stdout
+    assert 'data: "/c/pannier"' in run("config", "show", XDG_CACHE_HOME="/c").stdout
+
+
+def test_the_documented_table_is_what_describe_prints(run):
+    documented = (ROOT / "docs" / "configuration.md").read_text()
+    table = re.search(r"<!-- pannier config describe: begin -->\n(.*?)"
+                      r"<!-- pannier config describe: end -->", documented, re.S)[1]
+    assert run("config", "describe").stdout == table
+
+
+def test_output_that_cannot_be_written_is_a_failure(run):
+    with open("/dev/full", "w") as full:
+        result = run("config", "show", stdout=full)
+    assert result.returncode == 1
+    assert "No space left" in result.stderr
