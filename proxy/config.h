@@ -6,7 +6,7 @@
  *
  * Every setting stands once, in config_table.h, with type, bounds, default, whether a reload takes
  * it over, and prose; docs/configuration.md and `pannier config show` are made from the table.
- * The home of libcyaml and libyaml. */
+ * config_file.c is the home of libcyaml and libyaml. */
 #ifndef PANNIER_PROXY_CONFIG_H
 #define PANNIER_PROXY_CONFIG_H
 

@@ -93,7 +93,8 @@
     Y(cache, CONFIG_CACHE)                                                                         \
     Y(log, CONFIG_LOG)
 
-#define CONFIG_TABLE(X) CONFIG_TOP(X) CONFIG_UPSTREAMS(X) CONFIG_LIMITS(X) CONFIG_CACHE(X) CONFIG_LOG(X)
+#define CONFIG_TABLE(X)                                                                            \
+    CONFIG_TOP(X) CONFIG_UPSTREAMS(X) CONFIG_LIMITS(X) CONFIG_CACHE(X) CONFIG_LOG(X)
 /* clang-format on */
 
 #endif
