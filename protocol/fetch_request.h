@@ -51,8 +51,10 @@ struct fetch_request {
     enum multi_ack multi_ack; /* v0 only */
     bool no_done;             /* v0 capability */
 
-    /* A capability or argument that the parser does not know was there: forward the body as
-     * it came, keep nothing, share nothing. */
+    /* A capability or argument that the parser does not know was there, or one whose answer
+     * depends on more than the request (a sparse filter that names a branch; in v0 a flush
+     * between haves, each of which gets a NAK of its own): forward the body as it came, keep
+     * nothing, share nothing.  Also true for COMMAND_OTHER. */
     bool unknown;
 
     /* COMMAND_LS_REFS: canonical arguments. */
@@ -73,8 +75,9 @@ int fetch_request_parse(int version, const void *body, size_t len, struct fetch_
                         struct err *err);
 void fetch_request_clear(struct fetch_request *req);
 
-/* True when equal requests get equal answers, so that one may be kept: a fetch with `done`, and
- * nothing unknown.  Negotiation rounds depend on the server's state. */
+/* True when equal requests get equal answers, so that one may be kept: a fetch with wants and
+ * `done`, and nothing unknown.  Negotiation rounds depend on the server's state, and deepen-not
+ * on what the ref that it names is that day. */
 bool fetch_request_keepable(const struct fetch_request *req);
 
 /* True when the answer is closed under reachability, so that a mirror can start from it: no

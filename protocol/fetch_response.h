@@ -54,7 +54,8 @@ int fetch_response_finish(struct fetch_response *w, struct err *err);
 /* How many of all bytes fed end on a pkt boundary (in a bare pack: all of them). */
 uint64_t fetch_response_complete(const struct fetch_response *w);
 /* Offset in the response at which the first sideband pkt stands, i.e. where a line for the person
- * may be put in; -1 while that isn't known or where there is no sideband. */
+ * may be put in; -1 while that isn't known or where there is no sideband.  v2 knows behind
+ * "packfile", v0 only when the first sideband pkt has begun. */
 int64_t fetch_response_note_offset(const struct fetch_response *w);
 /* True from the first sideband pkt's place on (v2: behind "packfile") until the final flush. */
 bool fetch_response_sideband_open(const struct fetch_response *w);

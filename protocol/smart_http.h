@@ -35,7 +35,8 @@ struct smart_path {
     char *wire_repo; /* the same path as it is sent upstream: canonically escaped, ".git" kept
                       * as typed */
     char *wire_rest; /* what follows the repository, canonically escaped, no leading slash,
-                      * with the query: "info/refs?service=git-upload-pack" */
+                      * with the query: "info/refs?service=git-upload-pack".  Other parameters
+                      * go upstream with LFS calls only */
 };
 
 /* 0: *out is filled, clear it with smart_path_clear().  -1, and nothing to clear:
