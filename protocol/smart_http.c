@@ -88,12 +88,17 @@ static int decode_path(const char *p, size_t len, struct bytes *out, struct err 
     return 0;
 }
 
+static bool is_dots(const char *segment, size_t len)
+{
+    return (len == 1 || len == 2) && memcmp(segment, "..", len) == 0;
+}
+
 static int check_segments(const char *path, struct err *err)
 {
     for (const char *p = path; *p != '\0';) {
         size_t len = strcspn(p, "/");
 
-        if ((len == 1 && p[0] == '.') || (len == 2 && p[0] == '.' && p[1] == '.'))
+        if (is_dots(p, len))
             return err_set(err, ERR_INPUT, "a '.' or '..' segment in the path");
         p += len;
         p += *p == '/';
@@ -280,6 +285,14 @@ static bool is_dot_git(const char *repo, size_t len)
     return len == 4 && memcmp(repo, ".git", 4) == 0;
 }
 
+static bool ends_in_dots(const char *repo, size_t len)
+{
+    const char *slash = memrchr(repo, '/', len);
+    const char *last = slash != NULL ? slash + 1 : repo;
+
+    return is_dots(last, len - (size_t)(last - repo));
+}
+
 /* path is decoded and starts with a slash. */
 static int split_path(const char *path, const char *query, struct smart_path *out, struct err *err)
 {
@@ -302,6 +315,9 @@ static int split_path(const char *path, const char *query, struct smart_path *ou
     repo_len = at > slash ? (size_t)(at - repo) : 0;
     if (repo_len == 0 || is_dot_git(repo, repo_len))
         return err_set(err, ERR_INPUT, "the repository's path is empty");
+    /* "...git" is a name like any other until its ".git" is taken off. */
+    if (ends_in_dots(repo, without_dot_git(repo, repo_len)))
+        return err_set(err, ERR_INPUT, "a '.' or '..' segment in the path");
 
     bytes_init(&wire, 3 * (size_t)TARGET_MAX);
     bytes_init(&rest, 3 * (size_t)(TARGET_MAX + QUERY_MAX));

@@ -123,6 +123,8 @@ static void other_targets_are_told_apart_by_kind(void **state)
         {"/h/../r/git-upload-pack", ERR_INPUT},
         {"/h/o/./r/git-upload-pack", ERR_INPUT},
         {"/h/o/%2e%2E/r/git-upload-pack", ERR_INPUT},
+        {"/h/...git/git-upload-pack", ERR_INPUT}, /* ".." and ".git" */
+        {"/h/o/..git/git-upload-pack", ERR_INPUT},
         {"/h/o%2fr/git-upload-pack", ERR_INPUT},
         {"/h/o%5cr/git-upload-pack", ERR_INPUT},
         {"/h/o\\r/git-upload-pack", ERR_INPUT},
