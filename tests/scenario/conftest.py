@@ -1,5 +1,7 @@
 """Fixtures.  One origin serves a whole run (one per process with pytest-xdist); pannier and the
 clients are new for every test."""
+import functools
+import re
 import sys
 from pathlib import Path
 
@@ -30,10 +32,11 @@ def simple(origin):
 @pytest.fixture
 def own(origin, request):
     """A repository that this test may change: own() -> (path, Repo)."""
+    name = re.sub(r"\W+", "-", request.node.name)
     made = []
 
     def make(how=repos.simple, folder="public", **options):
-        made.append(f"{folder}/own/{request.node.name}-{len(made)}".replace("[", "-").replace("]", ""))
+        made.append(f"{folder}/own/{name}-{len(made)}")
         return made[-1], origin.make(made[-1], how, **options)
 
     return make
@@ -66,8 +69,8 @@ def git(tmp_path):
 
 @pytest.fixture
 def person(tmp_path):
-    """A git with somebody's credentials: person("alice")."""
-    return lambda user, **options: Git(tmp_path / f"home-{user}", user, **options)
+    """A git with somebody's credentials: person("alice"), the same one each time."""
+    return functools.cache(lambda user: Git(tmp_path / f"home-{user}", user))
 
 
 @pytest.fixture

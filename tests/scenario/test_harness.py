@@ -3,7 +3,7 @@ import pytest
 
 from support import pktline, repos
 from support.faulty import Gate, changed_pack, cut, err
-from support.gitclient import Git, Reader, ask, ask_gzipped, refs, same_objects, wait_traced
+from support.gitclient import Reader, ask, ask_gzipped, refs, same_objects, wait_traced
 from support.wait import until
 
 

@@ -211,12 +211,14 @@ def drip(size=997, pause=0.002):
 
 
 class Gate:
-    """Holds each response after so many bytes of its body, until opened.  after=None: holds it
-    before upstream is asked at all."""
+    """Holds each response after so many bytes of its body, until opened; then it goes on, or with
+    breaks=True breaks off.  after=None: holds it before upstream is asked at all, and runs the
+    script `then`."""
 
-    def __init__(self, after=None, then=relay):
+    def __init__(self, after=None, then=relay, breaks=False):
         self.after = after
         self.then = then
+        self.breaks = breaks
         self.opened = threading.Event()
         self.held = 0
         self.lock = threading.Lock()
@@ -229,6 +231,8 @@ class Gate:
         x.start(response.status, response.getheaders())
         x.send(response.read(self.after))
         self.hold(x)
+        if self.breaks:
+            return x.close()
         for data in x.pieces(response):
             x.send(data)
         x.end()

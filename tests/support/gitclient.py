@@ -124,6 +124,12 @@ class Git:
         self.run("clone", "-q", *options, url, to, **env)
         return to
 
+    def clone_alike(self, url, direct, *options, **env):
+        """Clone from url; the clone must be what a clone from direct is.  Returns it."""
+        through = self.clone(url, *options, **env)
+        same_objects(through, self.clone(direct, *options, **env))
+        return through
+
     def fetch_commit(self, url, oid, *options):
         """As actions/checkout does it."""
         to = self.place()

@@ -26,6 +26,7 @@ from .net import HOST, free_port, wait_for_port
 from .wait import until
 
 PASSWORDS = {"alice": "alices-t0ken-93f1", "bob": "bobs-t0ken-57ac"}
+NO_PACK = 1500  # every repository that tests clone has a bigger pack
 BACKEND = "/usr/lib/git-core/git-http-backend"
 
 NGINX = r"""
@@ -271,8 +272,12 @@ class Origin:
             seen.append(Seen(**entry))
         return seen
 
-    def count(self, kind, since=0, path=None):
-        return len([s for s in self.requests(since) if s.kind == kind and (path or "") in s.path])
+    def fetches(self, since=0):
+        return [s for s in self.requests(since) if s.kind == "fetch"]
+
+    def packs(self, since=0):
+        """Fetches that were answered with a pack; without one, an answer is some lines of text."""
+        return [s for s in self.fetches(since) if s.bytes > NO_PACK]
 
 
 def basic(user):

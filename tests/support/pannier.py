@@ -54,6 +54,7 @@ class Pannier:
         self.arguments = list(arguments)
         self.env = {**os.environ, **(env or {})}
         self.process = None
+        self.deaf = threading.Event()  # set: nobody reads its stderr
         if config is not None:
             self.write_config(config)
 
@@ -101,6 +102,7 @@ class Pannier:
 
     def read(self, stream):
         for raw in stream:
+            until(lambda: not self.deaf.is_set(), "somebody listens again", 120)
             text = raw.decode("utf-8", "replace").rstrip("\n")
             try:
                 line = json.loads(text)

@@ -1,5 +1,6 @@
 """pkt-lines: hand-made requests, and responses taken apart and put together again."""
 import hashlib
+import re
 import struct
 
 FLUSH = b"0000"
@@ -63,9 +64,9 @@ def fetch_v0(wants, capabilities="side-band-64k ofs-delta no-progress agent=git/
 
 
 def bands(data):
-    """What each sideband carried, as {1: bytes, 2: bytes, 3: bytes}; ends at a cut pkt."""
+    """What each sideband carried, as {1: bytes, 2: bytes, 3: bytes}, as far as there are pkts."""
     out, at, is_open = {1: b"", 2: b"", 3: b""}, 0, False
-    while at + 4 <= len(data):
+    while re.match(rb"[0-9a-f]{4}", data[at : at + 4]):
         size = int(data[at : at + 4], 16)
         payload = data[at + 4 : at + max(size, 4)]
         at += max(size, 4)

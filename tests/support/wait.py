@@ -1,8 +1,10 @@
 """Waiting for a condition, with a deadline.  Nothing here or in the tests sleeps for its own sake."""
+import os
 import threading
 import time
 
-DEADLINE = 30.0  # generous: sanitizer builds on a loaded machine
+# Seconds; generous for sanitizer builds on a loaded machine.
+DEADLINE = float(os.environ.get("PANNIER_TEST_DEADLINE", 30))
 
 
 def until(condition, what, deadline=DEADLINE):
