@@ -203,6 +203,21 @@ struct answer *answers_peek(struct answers *all, const struct key *key)
     return a;
 }
 
+bool answers_have(struct answers *all, const struct key *key)
+{
+    struct answer *a = answers_peek(all, key);
+    bool have = a != NULL;
+
+    if (!have) {
+        char *path = path_of(all, key);
+
+        have = access(path, F_OK) == 0;
+        free(path);
+    }
+    answer_unref(&a);
+    return have;
+}
+
 struct answer *answers_join(struct answers *all, const struct key *key, bool *leads)
 {
     struct answer *a;

@@ -38,6 +38,9 @@ struct answer *answers_join(struct answers *all, const struct key *key, bool *le
 /* The answer if it is at hand, filling or whole, without ever leading; NULL otherwise. */
 struct answer *answers_peek(struct answers *all, const struct key *key);
 
+/* Is there anything under the key, at hand or on disk?  A glance; looks at the disk. */
+bool answers_have(struct answers *all, const struct key *key);
+
 /* Workers.  Files are checked against their digest on their first use, and whenever they have
  * changed since; damaged ones are removed and counted. */
 bool answers_find_local(struct answers *all, const struct key *key, struct answer *a);

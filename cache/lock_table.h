@@ -7,13 +7,14 @@
 #define LOCK_TABLE(X)                                                                              \
     X(SERVER, "the list of connections and exchanges")                                             \
     X(FLIGHTS, "questions to upstream that several requests share")                                \
+    X(REPOSITORIES, "how often each repository was asked for")                                     \
     X(DECISIONS, "what upstream decided and advertised, per credential and repository")            \
     X(ORIGINS, "the upstreams in use and their idle connections")                                  \
     X(WORKERS, "a queue of jobs")                                                                  \
     X(MIRRORS, "the table of mirrors and each one's state")                                        \
+    X(EXCHANGE, "one exchange's phase and upload window")                                          \
     X(ANSWERS, "the table of answers by key")                                                      \
     X(ANSWER, "one answer: its length, state and readers")                                         \
-    X(EXCHANGE, "one exchange's upload window")                                                    \
     X(PROCESSES, "the slots for git programs")                                                     \
     X(FOLDER, "the data folder's health")                                                          \
     X(LOG, "the queue of log lines")

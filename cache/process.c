@@ -329,7 +329,7 @@ static void last_words(int fd, char out[160])
         n--;
     text[n] = '\0';
     line = strrchr(text, '\n');
-    snprintf(out, 160, "%s", line != NULL ? line + 1 : text);
+    snprintf(out, 160, "%.159s", line != NULL ? line + 1 : text);
 }
 
 static int reap(struct process *p)

@@ -873,3 +873,15 @@ void fetch_request_key(const struct fetch_request *req, const struct key *repo_i
     digest_free(d);
     bytes_clear(&body);
 }
+
+void fetch_request_copy(const struct fetch_request *from, struct fetch_request *to)
+{
+    struct bytes body;
+    struct err ignored;
+
+    bytes_init(&body, SIZE_MAX / 2);
+    fetch_request_write(from, &body);
+    must(fetch_request_parse(from->version, body.data, body.len, to, &ignored) == 0);
+    to->no_progress = from->no_progress;
+    bytes_clear(&body);
+}

@@ -75,6 +75,9 @@ int fetch_request_parse(int version, const void *body, size_t len, struct fetch_
                         struct err *err);
 void fetch_request_clear(struct fetch_request *req);
 
+/* A copy of a request that can be written (see fetch_request_write()); to is uninitialised. */
+void fetch_request_copy(const struct fetch_request *from, struct fetch_request *to);
+
 /* True when equal requests get equal answers, so that one may be kept: a fetch with wants and
  * `done`, and nothing unknown.  Negotiation rounds depend on the server's state, and deepen-not
  * on what the ref that it names is that day. */

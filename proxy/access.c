@@ -1,0 +1,336 @@
+#include "proxy/access.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <utlist.h>
+
+#include "cache/lock.h"
+#include "protocol/base.h"
+#include "protocol/fetch_response.h"
+#include "proxy/flights.h"
+#include "proxy/upstream.h"
+
+enum {
+    REFS_BODY_OIDS_MAX = DECISION_OIDS_MAX,
+    /* Asking for more at once would transfer what we only want to know about. */
+    PROBE_OIDS_MAX = 16,
+    /* One commit with a long message; a probe that gets more than this isn't filtered. */
+    PROBE_BYTES_MAX = 1 << 20,
+};
+
+void asker_init(struct asker *a, const struct exchange *x)
+{
+    *a = (struct asker){
+        .proxy = x->proxy,
+        .config = config_ref(x->config),
+        .upstream = x->upstream,
+        .base_url = xstrdup(x->base_url),
+        .wire_repo = xstrdup(x->path.wire_repo),
+        .authorization = x->authorization != NULL ? xstrdup(x->authorization) : NULL,
+    };
+    repo_id_of(x->path.upstream, x->path.repo, &a->repo_id);
+    decisions_subject(x->proxy->decisions, a->authorization, a->base_url, a->wire_repo, &a->repo_id,
+                      &a->subject);
+}
+
+void asker_copy(const struct asker *from, struct asker *to)
+{
+    *to = *from;
+    to->config = config_ref(from->config);
+    to->base_url = xstrdup(from->base_url);
+    to->wire_repo = xstrdup(from->wire_repo);
+    to->authorization = from->authorization != NULL ? xstrdup(from->authorization) : NULL;
+}
+
+void asker_clear(struct asker *a)
+{
+    if (a->config != NULL)
+        config_unref((struct config **)&a->config);
+    free(a->base_url);
+    free(a->wire_repo);
+    if (a->authorization != NULL)
+        explicit_bzero(a->authorization, strlen(a->authorization));
+    free(a->authorization);
+    *a = (struct asker){0};
+}
+
+char *asker_wire_repo(const struct asker *a)
+{
+    char *moved = decisions_moved(a->proxy->decisions, &a->subject, now_ms());
+
+    return moved != NULL ? moved : xstrdup(a->wire_repo);
+}
+
+bool access_is_denial(const struct response_head *head)
+{
+    const char *remaining = response_head_get(head, "x-ratelimit-remaining");
+
+    /* Hosts throttle with 403 as well as 429; that says nothing about rights. */
+    if (response_head_get(head, "retry-after") != NULL ||
+        (head->status == 403 && remaining != NULL && strcmp(remaining, "0") == 0))
+        return false;
+    return head->status == 401 || head->status == 403 || head->status == 404;
+}
+
+void access_learn(const struct asker *a, const struct response_head *head)
+{
+    if (head->status == 200)
+        decisions_allow(a->proxy->decisions, &a->subject, now_ms(), a->upstream->access_ttl_ms);
+    else if (access_is_denial(head))
+        decisions_deny(a->proxy->decisions, &a->subject, now_ms(), a->upstream->denied_ttl_ms,
+                       head);
+}
+
+void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
+                       const char *content_type, const struct bytes *v2_body)
+{
+    struct decisions *d = a->proxy->decisions;
+    uint64_t now = now_ms(), ttl = a->upstream->access_ttl_ms;
+    int version = refs_reader_version(refs);
+
+    if (!refs_reader_overflowed(refs) && refs_reader_oids(refs)->count > 0)
+        decisions_advertised(d, &a->subject, now, ttl, refs_reader_oids(refs));
+    if (v2_body != NULL) {
+        struct advert advert = {.version = version,
+                                .filter = refs_reader_fetch_feature(refs, "filter"),
+                                .algo = refs_reader_algo(refs)};
+
+        if (version == 2 && v2_body->len > 0 && v2_body->len <= DECISION_ADVERT_MAX) {
+            advert.v2_body = xmalloc(v2_body->len);
+            memcpy(advert.v2_body, v2_body->data, v2_body->len);
+            advert.v2_len = v2_body->len;
+            advert.v2_content_type = xstrdup(content_type);
+        }
+        decisions_set_advert(d, &a->subject, now, ttl, &advert);
+    }
+}
+
+void reply_denial(struct exchange *x, const struct response_head *denial)
+{
+    for (size_t i = 0; i < denial->header_count; i++)
+        if (strcmp(denial->headers[i].name, "www-authenticate") == 0)
+            reply_header(x, "WWW-Authenticate", denial->headers[i].value);
+    reply_text(x, denial->status, "denied", "upstream refuses: HTTP status %d", denial->status);
+}
+
+/* ---- questions of our own ---- */
+
+struct question {
+    const struct asker *asker;
+    struct response_head head;
+    struct refs_reader *refs;
+    struct bytes body; /* of an advertisement, up to DECISION_ADVERT_MAX */
+    struct fetch_response *fetched;
+    bool broken;
+};
+
+static int question_head(void *ctx, const struct response_head *head, struct err *err)
+{
+    struct question *q = ctx;
+
+    (void)err;
+    response_head_copy(head, &q->head);
+    access_learn(q->asker, head);
+    return 0;
+}
+
+static int refs_data(void *ctx, const void *data, size_t len, struct err *err)
+{
+    struct question *q = ctx;
+    struct err ignored;
+
+    (void)err;
+    if (q->head.status != 200)
+        return 0;
+    bytes_add(&q->body, data, len); /* over the limit: it is only not remembered */
+    if (!q->broken && refs_reader_feed(q->refs, data, len, &ignored) != 0)
+        q->broken = true;
+    return 0;
+}
+
+static int ask_refs(struct question *q, struct upstream_request *r, enum refs_form form,
+                    enum hash_algo algo, struct err *err)
+{
+    const struct asker *a = q->asker;
+    struct err ignored;
+    char *repo = asker_wire_repo(a), *moved = NULL;
+    int rc;
+
+    q->refs = refs_reader_new(form, algo, REFS_BODY_OIDS_MAX);
+    bytes_init(&q->body, DECISION_ADVERT_MAX);
+    r->base_url = a->base_url;
+    r->repo = form == REFS_ADVERTISEMENT ? a->wire_repo : repo;
+    r->authorization = a->authorization;
+    r->git_protocol = "version=2";
+    r->decode = true;
+    r->head_fn = question_head;
+    r->data_fn = refs_data;
+    r->ctx = q;
+    rc = upstream_perform(a->proxy->origins, a->upstream, r, &moved, err);
+    if (rc == 0 && form == REFS_ADVERTISEMENT)
+        decisions_set_moved(a->proxy->decisions, &a->subject, now_ms(), a->upstream->access_ttl_ms,
+                            moved);
+    if (rc == 0 && q->head.status == 200 && !q->broken &&
+        refs_reader_finish(q->refs, &ignored) == 0 && refs_reader_error(q->refs) == NULL)
+        access_learn_refs(a, q->refs, response_head_get(&q->head, "content-type"),
+                          form == REFS_ADVERTISEMENT ? &q->body : NULL);
+    else
+        q->broken = true;
+    free(moved);
+    free(repo);
+    return rc;
+}
+
+static void question_clear(struct question *q)
+{
+    response_head_clear(&q->head);
+    refs_reader_free(q->refs);
+    fetch_response_free(q->fetched);
+    bytes_clear(&q->body);
+}
+
+static enum verdict ask_for_decision(const struct asker *a, struct response_head *denial,
+                                     struct err *err)
+{
+    struct question q = {.asker = a};
+    struct upstream_request r = {.method = "GET", .rest = "info/refs?service=git-upload-pack"};
+    enum verdict verdict = VERDICT_NONE;
+
+    if (ask_refs(&q, &r, REFS_ADVERTISEMENT, HASH_SHA1, err) != 0) {
+        ;
+    } else if (q.head.status == 200) {
+        verdict = VERDICT_ALLOWED;
+    } else if (access_is_denial(&q.head)) {
+        verdict = VERDICT_DENIED;
+        response_head_copy(&q.head, denial);
+    } else {
+        err_set(err, q.head.status == 429 || q.head.status == 503 ? ERR_BUSY : ERR_UPSTREAM,
+                "%s answered with HTTP status %d", a->upstream->name, q.head.status);
+    }
+    question_clear(&q);
+    return verdict;
+}
+
+enum verdict access_check(const struct asker *a, struct response_head *denial, struct err *err)
+{
+    struct flights *flights = a->proxy->flights;
+
+    for (;;) {
+        enum verdict v = decisions_get(a->proxy->decisions, &a->subject, now_ms(), denial);
+
+        if (v != VERDICT_NONE)
+            return v;
+        if (flights_enter(flights, &a->subject.key)) {
+            v = ask_for_decision(a, denial, err);
+            flights_leave(flights, &a->subject.key);
+            return v;
+        }
+    }
+}
+
+int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err)
+{
+    struct question q = {.asker = a};
+    struct upstream_request r = {.method = "POST",
+                                 .rest = "git-upload-pack",
+                                 .content_type = content_type_request(SERVICE_UPLOAD_PACK),
+                                 .accept = content_type_response(SERVICE_UPLOAD_PACK)};
+    static const char body[] = "0014command=ls-refs\n"
+                               "0001"
+                               "0009peel\n"
+                               "001bref-prefix refs/heads/\n"
+                               "001aref-prefix refs/tags/\n"
+                               "0000";
+    struct advert advert = {0};
+    int rc = 0;
+
+    if (decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert) &&
+        advert.version == 2) {
+        r.body = body;
+        r.body_len = sizeof(body) - 1;
+        rc = ask_refs(&q, &r, REFS_LS_REFS, advert.algo, err);
+    } else {
+        r = (struct upstream_request){.method = "GET", .rest = "info/refs?service=git-upload-pack"};
+        rc = ask_refs(&q, &r, REFS_ADVERTISEMENT, HASH_SHA1, err);
+    }
+    if (rc == 0 && q.broken)
+        rc = err_set(err, ERR_UPSTREAM, "%s did not list its refs", a->upstream->name);
+    if (rc == 0) {
+        oid_list_copy(refs_reader_oids(q.refs), out);
+        oid_list_sort(out);
+    }
+    advert_clear(&advert);
+    question_clear(&q);
+    return rc;
+}
+
+/* ---- probing ---- */
+
+static int probe_data(void *ctx, const void *data, size_t len, struct err *err)
+{
+    struct question *q = ctx;
+
+    if (q->head.status != 200)
+        return 0;
+    if (bytes_add(&q->body, data, len) != 0)
+        return err_set(err, ERR_LIMIT, "upstream sent too much for a probe");
+    return fetch_response_feed(q->fetched, data, len, err);
+}
+
+bool access_probe(const struct asker *a, const struct oid_list *oids)
+{
+    struct fetch_request req = {.version = 2,
+                                .command = COMMAND_FETCH,
+                                .depth = 1,
+                                .filter = (char *)"tree:0",
+                                .ofs_delta = true,
+                                .done = true,
+                                .sideband = SIDEBAND_64K};
+    struct fetch_response_shape shape;
+    struct question q = {.asker = a};
+    struct advert advert = {0};
+    struct upstream_request r;
+    struct bytes body;
+    struct err err;
+    bool yes;
+
+    if (oids->count > PROBE_OIDS_MAX ||
+        !decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert) ||
+        advert.version != 2 || !advert.filter) {
+        advert_clear(&advert);
+        return false;
+    }
+    req.algo = advert.algo;
+    req.algo_named = advert.algo != HASH_SHA1;
+    req.wants = *oids; /* borrowed: req is not cleared */
+    fetch_response_shape_of(&req, &shape);
+    bytes_init(&body, SIZE_MAX / 2);
+    fetch_request_write(&req, &body);
+    q.fetched = fetch_response_new(&shape, NULL, NULL);
+    bytes_init(&q.body, PROBE_BYTES_MAX);
+    char *repo = asker_wire_repo(a);
+    r = (struct upstream_request){.method = "POST",
+                                  .base_url = a->base_url,
+                                  .repo = repo,
+                                  .rest = "git-upload-pack",
+                                  .authorization = a->authorization,
+                                  .git_protocol = "version=2",
+                                  .content_type = content_type_request(SERVICE_UPLOAD_PACK),
+                                  .accept = content_type_response(SERVICE_UPLOAD_PACK),
+                                  .body = body.data,
+                                  .body_len = body.len,
+                                  .head_fn = question_head,
+                                  .data_fn = probe_data,
+                                  .ctx = &q};
+    yes = upstream_perform(a->proxy->origins, a->upstream, &r, NULL, &err) == 0 &&
+          q.head.status == 200 && fetch_response_finish(q.fetched, &err) == 0;
+    if (yes)
+        decisions_grant(a->proxy->decisions, &a->subject, now_ms(), a->upstream->access_ttl_ms,
+                        oids);
+    free(repo);
+    bytes_clear(&body);
+    advert_clear(&advert);
+    question_clear(&q);
+    return yes;
+}

@@ -1,0 +1,47 @@
+/* May this credential read this repository?  Upstream decides; decisions.h remembers.
+ * Worker threads only: these ask upstream when nothing fresh is known. */
+#ifndef PANNIER_PROXY_ACCESS_H
+#define PANNIER_PROXY_ACCESS_H
+
+#include "protocol/refs.h"
+#include "proxy/decisions.h"
+#include "proxy/exchange.h"
+
+/* On whose behalf upstream is asked, and for what. */
+struct asker {
+    struct proxy *proxy;
+    const struct config *config; /* a reference of its own */
+    const struct upstream_config *upstream;
+    char *base_url, *wire_repo, *authorization;
+    struct key repo_id;
+    struct subject subject;
+};
+void asker_init(struct asker *a, const struct exchange *x);
+void asker_copy(const struct asker *from, struct asker *to);
+void asker_clear(struct asker *a);
+
+/* The path to ask for now: where redirects led, or as typed.  Yours to free. */
+char *asker_wire_repo(const struct asker *a);
+
+/* Learn from any of upstream's responses to a read. */
+void access_learn(const struct asker *a, const struct response_head *head);
+/* True for 401, 403 and 404 that are decisions, not throttling. */
+bool access_is_denial(const struct response_head *head);
+/* And from a whole, parsed advertisement or ls-refs response. */
+void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
+                       const char *content_type, const struct bytes *v2_body);
+
+/* The decision, asked for if none is fresh; once for all who wait for the same.
+ * VERDICT_NONE: upstream made no decision, *err says why.  VERDICT_DENIED: *denial is filled. */
+enum verdict access_check(const struct asker *a, struct response_head *denial, struct err *err);
+/* Reply to x with upstream's denial: its status and WWW-Authenticate, unchanged. */
+void reply_denial(struct exchange *x, const struct response_head *denial);
+
+/* Ask upstream to hand out oids (commits) to this credential, as little of them as it can: a
+ * fetch of depth 1 without trees, where it can filter.  True: it did, and that is remembered. */
+bool access_probe(const struct asker *a, const struct oid_list *oids);
+
+/* All heads and tags, as upstream advertises them to this credential; remembered. */
+int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err);
+
+#endif

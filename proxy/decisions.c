@@ -1,0 +1,424 @@
+#include "proxy/decisions.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include <uthash.h>
+#include <utlist.h>
+
+#include "cache/lock.h"
+#include "protocol/base.h"
+
+/* One advertisement's object ids, shared by all to whom the same was advertised. */
+struct oid_set {
+    struct key digest;
+    struct oid_list oids;
+    size_t refs;
+    UT_hash_handle hh;
+};
+
+struct timed_set {
+    struct oid_set *set; /* NULL: free */
+    uint64_t until_ms;
+};
+
+struct grant {
+    struct oid oid;
+    uint64_t until_ms;
+};
+
+struct decision {
+    struct subject subject;
+    enum verdict verdict;
+    uint64_t until_ms;
+    struct response_head denial;
+    struct timed_set sets[DECISION_SETS_MAX];
+    struct grant *grants;
+    size_t grant_count, grant_cap;
+    bool has_advert;
+    struct advert advert;
+    uint64_t advert_until_ms;
+    char *moved;
+    uint64_t moved_until_ms;
+    struct decision *prev, *next; /* least recently made first */
+    UT_hash_handle hh;
+};
+
+struct decisions {
+    struct lock lock;
+    struct key secret;
+    struct decision *by_subject;
+    struct decision *order;
+    size_t count;
+    struct oid_set *sets;
+    size_t oid_count;
+};
+
+struct decisions *decisions_new(void)
+{
+    struct decisions *d = xcalloc(1, sizeof(*d));
+
+    lock_init(&d->lock, LOCK_DECISIONS);
+    must(getrandom(d->secret.raw, sizeof(d->secret.raw), 0) == sizeof(d->secret.raw));
+    return d;
+}
+
+void advert_clear(struct advert *a)
+{
+    free(a->v2_body);
+    free(a->v2_content_type);
+    *a = (struct advert){0};
+}
+
+static void drop_set_locked(struct decisions *d, struct timed_set *t)
+{
+    struct oid_set *set = t->set;
+
+    t->set = NULL;
+    if (set == NULL || --set->refs > 0)
+        return;
+    HASH_DEL(d->sets, set);
+    d->oid_count -= set->oids.count;
+    oid_list_clear(&set->oids);
+    free(set);
+}
+
+/* All that goes with a verdict. */
+static void reset_locked(struct decisions *d, struct decision *r)
+{
+    for (size_t i = 0; i < DECISION_SETS_MAX; i++)
+        drop_set_locked(d, &r->sets[i]);
+    free(r->grants);
+    r->grants = NULL;
+    r->grant_count = r->grant_cap = 0;
+    advert_clear(&r->advert);
+    r->has_advert = false;
+    response_head_clear(&r->denial);
+    r->verdict = VERDICT_NONE;
+}
+
+static void remove_locked(struct decisions *d, struct decision *r)
+{
+    reset_locked(d, r);
+    free(r->moved);
+    HASH_DEL(d->by_subject, r);
+    DL_DELETE(d->order, r);
+    d->count--;
+    free(r);
+}
+
+void decisions_free(struct decisions **dp)
+{
+    struct decisions *d = *dp;
+
+    *dp = NULL;
+    if (d == NULL)
+        return;
+    while (d->order != NULL)
+        remove_locked(d, d->order);
+    lock_clear(&d->lock);
+    free(d);
+}
+
+void decisions_subject(struct decisions *d, const char *authorization, const char *base_url,
+                       const char *wire_repo, const struct key *repo_id, struct subject *out)
+{
+    struct bytes text;
+
+    /* NULs keep the parts apart: none of them can hold one. */
+    bytes_init(&text, SIZE_MAX / 2);
+    bytes_add(&text, base_url, strlen(base_url) + 1);
+    bytes_add(&text, wire_repo, strlen(wire_repo) + 1);
+    if (authorization != NULL)
+        bytes_add(&text, authorization, strlen(authorization) + 1);
+    key_hmac(&d->secret, text.data, text.len, &out->key);
+    out->repo_id = *repo_id;
+    explicit_bzero(text.data, text.len);
+    bytes_clear(&text);
+}
+
+static struct decision *find_locked(struct decisions *d, const struct subject *s)
+{
+    struct decision *r;
+
+    HASH_FIND(hh, d->by_subject, &s->key, sizeof(s->key), r);
+    return r;
+}
+
+static struct decision *allowed_locked(struct decisions *d, const struct subject *s, uint64_t now)
+{
+    struct decision *r = find_locked(d, s);
+
+    return r != NULL && r->verdict == VERDICT_ALLOWED && now < r->until_ms ? r : NULL;
+}
+
+static struct decision *renew_locked(struct decisions *d, const struct subject *s)
+{
+    struct decision *r = find_locked(d, s);
+
+    if (r != NULL) {
+        DL_DELETE(d->order, r);
+    } else {
+        if (d->count == DECISIONS_MAX)
+            remove_locked(d, d->order);
+        r = xcalloc(1, sizeof(*r));
+        r->subject = *s;
+        HASH_ADD(hh, d->by_subject, subject.key, sizeof(r->subject.key), r);
+        d->count++;
+    }
+    DL_APPEND(d->order, r);
+    return r;
+}
+
+enum verdict decisions_get(struct decisions *d, const struct subject *s, uint64_t now_ms,
+                           struct response_head *denial)
+{
+    enum verdict verdict = VERDICT_NONE;
+    struct decision *r;
+
+    lock_take(&d->lock);
+    r = find_locked(d, s);
+    if (r != NULL && now_ms < r->until_ms)
+        verdict = r->verdict;
+    if (verdict == VERDICT_DENIED && denial != NULL)
+        response_head_copy(&r->denial, denial);
+    lock_drop(&d->lock);
+    return verdict;
+}
+
+void decisions_allow(struct decisions *d, const struct subject *s, uint64_t now_ms, uint64_t ttl_ms)
+{
+    struct decision *r;
+
+    lock_take(&d->lock);
+    r = renew_locked(d, s);
+    if (r->verdict != VERDICT_ALLOWED)
+        reset_locked(d, r);
+    r->verdict = VERDICT_ALLOWED;
+    r->until_ms = now_ms + ttl_ms;
+    lock_drop(&d->lock);
+}
+
+void decisions_deny(struct decisions *d, const struct subject *s, uint64_t now_ms, uint64_t ttl_ms,
+                    const struct response_head *head)
+{
+    struct decision *r;
+
+    lock_take(&d->lock);
+    r = renew_locked(d, s);
+    reset_locked(d, r);
+    r->verdict = VERDICT_DENIED;
+    r->until_ms = now_ms + ttl_ms;
+    response_head_copy(head, &r->denial);
+    lock_drop(&d->lock);
+}
+
+static struct oid_set *share_set_locked(struct decisions *d, struct oid_list *oids,
+                                        const struct key *digest)
+{
+    struct oid_set *set;
+
+    HASH_FIND(hh, d->sets, digest, sizeof(*digest), set);
+    if (set == NULL) {
+        if (d->oid_count + oids->count > DECISION_OIDS_MAX)
+            return NULL;
+        set = xcalloc(1, sizeof(*set));
+        set->digest = *digest;
+        set->oids = *oids;
+        *oids = (struct oid_list){0};
+        d->oid_count += set->oids.count;
+        HASH_ADD(hh, d->sets, digest, sizeof(set->digest), set);
+    }
+    set->refs++;
+    return set;
+}
+
+void decisions_advertised(struct decisions *d, const struct subject *s, uint64_t now_ms,
+                          uint64_t ttl_ms, const struct oid_list *oids)
+{
+    struct oid_list sorted = {0};
+    struct timed_set *place;
+    struct decision *r;
+    struct oid_set *set;
+    struct key digest;
+
+    oid_list_copy(oids, &sorted);
+    oid_list_sort(&sorted);
+    key_of(sorted.items, sorted.count * sizeof(*sorted.items), &digest);
+    lock_take(&d->lock);
+    r = allowed_locked(d, s, now_ms);
+    set = r != NULL ? share_set_locked(d, &sorted, &digest) : NULL;
+    if (set != NULL) {
+        place = &r->sets[0];
+        for (size_t i = 0; i < DECISION_SETS_MAX; i++) {
+            struct timed_set *t = &r->sets[i];
+
+            if (t->set == set) {
+                place = t;
+                break;
+            }
+            /* A free place, or else the one that ends first. */
+            if (place->set != NULL && (t->set == NULL || t->until_ms < place->until_ms))
+                place = t;
+        }
+        drop_set_locked(d, place);
+        *place = (struct timed_set){.set = set, .until_ms = now_ms + ttl_ms};
+    }
+    lock_drop(&d->lock);
+    oid_list_clear(&sorted);
+}
+
+/* Makes room by forgetting what has ended; false when all are in force. */
+static bool grant_room_locked(struct decision *r, uint64_t now_ms)
+{
+    size_t kept = 0;
+
+    if (r->grant_count < r->grant_cap)
+        return true;
+    for (size_t i = 0; i < r->grant_count; i++)
+        if (now_ms < r->grants[i].until_ms)
+            r->grants[kept++] = r->grants[i];
+    r->grant_count = kept;
+    if (kept < r->grant_cap)
+        return true;
+    if (r->grant_cap >= DECISION_GRANTS_MAX)
+        return false;
+    r->grant_cap = r->grant_cap > 0 ? 2 * r->grant_cap : 8;
+    r->grants = xrealloc(r->grants, r->grant_cap * sizeof(*r->grants));
+    return true;
+}
+
+void decisions_grant(struct decisions *d, const struct subject *s, uint64_t now_ms, uint64_t ttl_ms,
+                     const struct oid_list *oids)
+{
+    struct decision *r;
+
+    lock_take(&d->lock);
+    r = allowed_locked(d, s, now_ms);
+    for (size_t i = 0; r != NULL && i < oids->count && grant_room_locked(r, now_ms); i++)
+        r->grants[r->grant_count++] = (struct grant){oids->items[i], now_ms + ttl_ms};
+    lock_drop(&d->lock);
+}
+
+static bool is_known_locked(const struct decision *r, uint64_t now_ms, const struct oid *oid)
+{
+    for (size_t i = 0; i < DECISION_SETS_MAX; i++)
+        if (r->sets[i].set != NULL && now_ms < r->sets[i].until_ms &&
+            oid_list_contains(&r->sets[i].set->oids, oid))
+            return true;
+    for (size_t i = 0; i < r->grant_count; i++)
+        if (now_ms < r->grants[i].until_ms && oid_cmp(&r->grants[i].oid, oid) == 0)
+            return true;
+    return false;
+}
+
+void decisions_unknown(struct decisions *d, const struct subject *s, uint64_t now_ms,
+                       const struct oid_list *oids, struct oid_list *unknown)
+{
+    struct decision *r;
+
+    lock_take(&d->lock);
+    r = allowed_locked(d, s, now_ms);
+    for (size_t i = 0; i < oids->count; i++)
+        if (r == NULL || !is_known_locked(r, now_ms, &oids->items[i]))
+            oid_list_add(unknown, &oids->items[i]);
+    lock_drop(&d->lock);
+}
+
+void decisions_all_advertised(struct decisions *d, const struct subject *s, uint64_t now_ms,
+                              struct oid_list *out)
+{
+    struct decision *r;
+
+    lock_take(&d->lock);
+    r = allowed_locked(d, s, now_ms);
+    for (size_t i = 0; r != NULL && i < DECISION_SETS_MAX; i++) {
+        const struct timed_set *t = &r->sets[i];
+
+        for (size_t k = 0; t->set != NULL && now_ms < t->until_ms && k < t->set->oids.count; k++)
+            oid_list_add(out, &t->set->oids.items[k]);
+    }
+    lock_drop(&d->lock);
+    oid_list_sort(out);
+}
+
+void decisions_set_advert(struct decisions *d, const struct subject *s, uint64_t now_ms,
+                          uint64_t ttl_ms, struct advert *a)
+{
+    struct decision *r;
+
+    lock_take(&d->lock);
+    r = find_locked(d, s);
+    if (r != NULL && r->verdict == VERDICT_ALLOWED) {
+        advert_clear(&r->advert);
+        r->advert = *a;
+        r->advert_until_ms = now_ms + ttl_ms;
+        r->has_advert = true;
+        *a = (struct advert){0};
+    }
+    lock_drop(&d->lock);
+    advert_clear(a);
+}
+
+bool decisions_get_advert(struct decisions *d, const struct subject *s, uint64_t now_ms,
+                          struct advert *out)
+{
+    struct decision *r;
+    bool found;
+
+    lock_take(&d->lock);
+    r = allowed_locked(d, s, now_ms);
+    found = r != NULL && r->has_advert && now_ms < r->advert_until_ms;
+    if (found) {
+        *out = r->advert;
+        out->v2_content_type = out->v2_content_type != NULL ? xstrdup(out->v2_content_type) : NULL;
+        if (out->v2_body != NULL) {
+            out->v2_body = xmalloc(out->v2_len);
+            memcpy(out->v2_body, r->advert.v2_body, out->v2_len);
+        }
+    }
+    lock_drop(&d->lock);
+    return found;
+}
+
+void decisions_set_moved(struct decisions *d, const struct subject *s, uint64_t now_ms,
+                         uint64_t ttl_ms, const char *moved)
+{
+    struct decision *r;
+
+    lock_take(&d->lock);
+    r = moved != NULL ? renew_locked(d, s) : find_locked(d, s);
+    if (r != NULL) {
+        free(r->moved);
+        r->moved = moved != NULL ? xstrdup(moved) : NULL;
+        r->moved_until_ms = now_ms + ttl_ms;
+    }
+    lock_drop(&d->lock);
+}
+
+char *decisions_moved(struct decisions *d, const struct subject *s, uint64_t now_ms)
+{
+    struct decision *r;
+    char *moved = NULL;
+
+    lock_take(&d->lock);
+    r = find_locked(d, s);
+    if (r != NULL && r->moved != NULL && now_ms < r->moved_until_ms)
+        moved = xstrdup(r->moved);
+    lock_drop(&d->lock);
+    return moved;
+}
+
+void decisions_forget(struct decisions *d, const struct key *repo_id)
+{
+    struct decision *r, *next;
+
+    lock_take(&d->lock);
+    DL_FOREACH_SAFE(d->order, r, next)
+    {
+        if (key_equal(&r->subject.repo_id, repo_id))
+            remove_locked(d, r);
+    }
+    lock_drop(&d->lock);
+}

@@ -1,0 +1,354 @@
+#include "proxy/fetch.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "cache/lock.h"
+#include "protocol/base.h"
+#include "protocol/fetch_request.h"
+#include "protocol/inflate.h"
+#include "protocol/pkt.h"
+#include "proxy/access.h"
+#include "proxy/fill.h"
+#include "proxy/flights.h"
+#include "proxy/relay.h"
+
+enum {
+    /* How often a request may lead after others' credentials failed before it goes its own way. */
+    ATTEMPTS_MAX = 5,
+};
+
+/* What one fetch has found out so far; lives as long as its exchange. */
+struct fetch {
+    struct asker asker;
+    struct bytes body; /* inflated, as the client said it */
+    struct fetch_request req;
+    bool parsed;
+    struct key key;
+    int attempts;
+    bool leads;
+    bool joined_filling; /* somebody else had begun it */
+};
+
+static void free_fetch(void *state)
+{
+    struct fetch *f = state;
+
+    asker_clear(&f->asker);
+    bytes_clear(&f->body);
+    if (f->parsed)
+        fetch_request_clear(&f->req);
+    free(f);
+}
+
+/* ---- reading the request ---- */
+
+static int read_body(struct exchange *x, struct bytes *out, struct err *err)
+{
+    const char *coding = x->content_encoding;
+
+    bytes_init(out, x->config->limits.body_bytes);
+    if (coding == NULL || strcasecmp(coding, "identity") == 0) {
+        bytes_add(out, x->body.data, x->body.len); /* the same limit: fits */
+        return 0;
+    }
+    if (strcasecmp(coding, "gzip") == 0 || strcasecmp(coding, "x-gzip") == 0)
+        return inflate_gzip(x->body.data, x->body.len, out, err);
+    return err_set(err, ERR_INPUT, "a body in this Content-Encoding can't be read; use gzip");
+}
+
+static struct fetch *begin(struct exchange *x, struct err *err)
+{
+    struct fetch *f = xcalloc(1, sizeof(*f));
+
+    if (read_body(x, &f->body, err) != 0 ||
+        fetch_request_parse(x->protocol, f->body.data, f->body.len, &f->req, err) != 0) {
+        bytes_clear(&f->body);
+        free(f);
+        return NULL;
+    }
+    f->parsed = true;
+    asker_init(&f->asker, x);
+    fetch_request_key(&f->req, &f->asker.repo_id, &f->key);
+    x->state = f;
+    x->free_state = free_fetch;
+    return f;
+}
+
+static void serve_refs(struct exchange *x, struct fetch *f)
+{
+    struct bytes body;
+
+    if (f->req.unknown) {
+        body = f->body;
+        bytes_init(&f->body, f->body.limit);
+    } else {
+        bytes_init(&body, SIZE_MAX / 2);
+        fetch_request_write(&f->req, &body);
+    }
+    /* From here on the state is the flight; what this function still needs it has. */
+    x->state = NULL;
+    x->free_state = NULL;
+    refs_serve_ls(x, &f->req, &body);
+    bytes_clear(&body);
+    free_fetch(f);
+}
+
+/* ---- may this credential have these objects? ---- */
+
+static struct mirror *mirror_of(struct exchange *x, const struct fetch *f)
+{
+    if (!x->config->cache.mirrors || f->req.algo != HASH_SHA1)
+        return NULL;
+    return mirrors_get(x->proxy->mirrors, x->path.upstream, x->path.repo);
+}
+
+/* By what is known here: advertised, granted, or reachable from what was advertised. */
+static bool known_visible(const struct fetch *f, struct mirror *m)
+{
+    struct decisions *d = f->asker.proxy->decisions;
+    struct oid_list unknown = {0}, tips = {0};
+    bool visible;
+
+    decisions_unknown(d, &f->asker.subject, now_ms(), &f->req.wants, &unknown);
+    visible = unknown.count == 0;
+    if (!visible && m != NULL && mirror_ready(m)) {
+        decisions_all_advertised(d, &f->asker.subject, now_ms(), &tips);
+        visible = tips.count > 0 && mirror_reaches_all(m, &unknown, &tips);
+    }
+    oid_list_clear(&unknown);
+    oid_list_clear(&tips);
+    return visible;
+}
+
+/* By asking upstream, which decides by handing them out. */
+static bool ask_visible(const struct fetch *f, struct mirror *m)
+{
+    struct oid_list unknown = {0}, tips = {0};
+    struct advert advert = {0};
+    struct err ignored;
+    bool filters =
+        decisions_get_advert(f->asker.proxy->decisions, &f->asker.subject, now_ms(), &advert) &&
+        advert.filter;
+    bool visible;
+
+    advert_clear(&advert);
+    if (filters) {
+        decisions_unknown(f->asker.proxy->decisions, &f->asker.subject, now_ms(), &f->req.wants,
+                          &unknown);
+        visible = access_probe(&f->asker, &unknown);
+    } else {
+        visible = access_list_refs(&f->asker, &tips, &ignored) == 0 && known_visible(f, m);
+    }
+    oid_list_clear(&unknown);
+    oid_list_clear(&tips);
+    return visible;
+}
+
+/* ---- answering ---- */
+
+static void describe_result(const struct fetch *f, enum answer_source source, const char **result,
+                            const char **cache_status)
+{
+    static const struct {
+        enum answer_source source;
+        const char *result, *cache_status;
+    } words[] = {
+        {SOURCE_LOCAL, "hit, local", "pannier; hit; detail=local"},
+        {SOURCE_MIRROR, "miss, mirror", "pannier; fwd=miss; detail=mirror"},
+        {SOURCE_REFRESH, "miss, refresh", "pannier; fwd=miss; detail=refresh"},
+        {SOURCE_UPSTREAM, "miss, upstream", "pannier; fwd=miss; detail=upstream"},
+        {SOURCE_UNKNOWN, "hit, coalesced", "pannier; fwd=miss; collapsed; detail=coalesced"},
+    };
+    size_t i = 0;
+
+    if (!f->leads && source != SOURCE_LOCAL)
+        source = f->joined_filling ? SOURCE_UNKNOWN : SOURCE_LOCAL;
+    while (words[i].source != source)
+        must(++i < ARRAY_LEN(words));
+    *result = words[i].result;
+    *cache_status = words[i].cache_status;
+}
+
+static void pass_on(struct exchange *x);
+
+/* Upstream refused the leader's question with an ERR.  The leader passes that on; the others ask
+ * with their own credential. */
+static void reply_refusal(struct exchange *x, const struct err *why)
+{
+    struct bytes pkt;
+
+    bytes_init(&pkt, PKT_MAX);
+    pkt_addf(&pkt, "ERR %s\n", why->text);
+    reply_header(x, "Cache-Control", "no-cache, max-age=0, must-revalidate");
+    reply_header(x, "Cache-Status", "pannier; fwd=miss; detail=upstream");
+    reply_bytes(x, 200, content_type_response(SERVICE_UPLOAD_PACK), pkt.data, pkt.len,
+                "miss, upstream");
+    bytes_clear(&pkt);
+}
+
+static void handle_failure(struct exchange *x, struct fetch *f, const struct err *why)
+{
+    if (why->kind == ERR_REFUSED && f->leads)
+        reply_refusal(x, why);
+    else if (why->kind == ERR_REFUSED || f->attempts >= ATTEMPTS_MAX)
+        exchange_again(x, pass_on);
+    else if (why->kind == ERR_DENIED || (!f->leads && why->kind == ERR_CANCELLED))
+        exchange_again(x, fetch_serve);
+    else
+        reply_error(x, why);
+}
+
+static void fetch_ready(struct exchange *x)
+{
+    struct fetch *f = x->state;
+    struct answer *a = exchange_answer(x);
+    const char *result, *cache_status;
+    char note[NOTE_MAX];
+
+    if (answer_state(a) == ANSWER_FAILED && answer_size(a) == 0) {
+        struct err why;
+
+        answer_why(a, &why);
+        handle_failure(x, f, &why);
+        return;
+    }
+    describe_result(f, answer_source(a), &result, &cache_status);
+    snprintf(note, sizeof(note), "pannier: %s\n", result);
+    reply_header(x, "Cache-Control", "no-cache, max-age=0, must-revalidate");
+    reply_header(x, "Cache-Status", cache_status);
+    reply_stream(x, 200, content_type_response(SERVICE_UPLOAD_PACK),
+                 f->req.no_progress ? NULL : note, result);
+}
+
+static void pass_on(struct exchange *x)
+{
+    struct fetch *f = x->state;
+    struct bytes body;
+
+    bytes_init(&body, f->body.limit);
+    bytes_add(&body, f->body.data, f->body.len);
+    /* The canonical body asks for no progress; here the client gets what it asked for. */
+    relay_fetch(x, f->req.command == COMMAND_FETCH && !f->req.unknown ? &f->req : NULL, &body);
+    bytes_clear(&body);
+}
+
+static void start_fill(struct exchange *x, const struct fetch *f, struct answer *a, bool kept,
+                       bool only_upstream)
+{
+    struct fill fill = {
+        .answer = answer_ref(a),
+        .kept = kept,
+        .key = f->key,
+        .url = xasprintf("%s/%s", f->asker.base_url, f->asker.wire_repo),
+        .mirror_upstream = xstrdup(x->path.upstream),
+        .mirror_repo = xstrdup(x->path.repo),
+        .only_upstream = only_upstream,
+    };
+
+    asker_copy(&f->asker, &fill.asker);
+    fetch_request_copy(&f->req, &fill.req);
+    fill_start(&fill);
+}
+
+/* A question that is answered for this client alone: a round of negotiation. */
+static void serve_round(struct exchange *x, struct fetch *f, struct mirror *m)
+{
+    struct answer *a;
+    struct err why;
+
+    if (m == NULL || !mirror_ready(m) || !known_visible(f, m)) {
+        pass_on(x);
+        return;
+    }
+    a = answer_new_passing();
+    f->leads = true;
+    if (exchange_follow(x, a, fetch_ready, &why) != 0)
+        reply_error(x, &why);
+    else
+        start_fill(x, f, a, false, false);
+    answer_unref(&a);
+}
+
+/* Join the answer to f's key, or make it.  With only_upstream nothing that is here already may
+ * be given out: false when somebody else has begun the answer, and nothing was done. */
+static bool serve_keyed(struct exchange *x, struct fetch *f, bool only_upstream)
+{
+    struct answers *answers = x->proxy->answers;
+    struct answer *a = answers_join(answers, &f->key, &f->leads);
+    struct err why;
+    bool found;
+
+    if (only_upstream && !f->leads) {
+        answer_unref(&a);
+        return false;
+    }
+    f->joined_filling = !f->leads && answer_state(a) == ANSWER_FILLING;
+    found = f->leads && !only_upstream && answers_find_local(answers, &f->key, a);
+    if (exchange_follow(x, a, fetch_ready, &why) != 0) {
+        if (f->leads && !found)
+            answers_fail(answers, &f->key, a, &why);
+        pass_on(x);
+    } else if (f->leads && !found) {
+        start_fill(x, f, a, true, only_upstream);
+    }
+    answer_unref(&a);
+    return true;
+}
+
+static void serve_kept(struct exchange *x, struct fetch *f, struct mirror *m)
+{
+    bool visible = known_visible(f, m);
+
+    /* Where nothing is here that could leak, upstream gets the question itself, and judges. */
+    if (!visible && !answers_have(x->proxy->answers, &f->key) && (m == NULL || !mirror_ready(m)) &&
+        serve_keyed(x, f, true))
+        return;
+    if (visible || ask_visible(f, m))
+        serve_keyed(x, f, false);
+    else
+        pass_on(x);
+}
+
+static void serve_fetch(struct exchange *x, struct fetch *f)
+{
+    struct mirror *m = mirror_of(x, f);
+
+    if (f->req.unknown || f->req.command != COMMAND_FETCH)
+        pass_on(x);
+    else if (fetch_request_keepable(&f->req))
+        serve_kept(x, f, m);
+    else
+        serve_round(x, f, m);
+    mirror_unref(&m);
+}
+
+void fetch_serve(struct exchange *x)
+{
+    struct fetch *f = x->state;
+    struct response_head denial = {0};
+    struct err why;
+
+    if (f == NULL && (f = begin(x, &why)) == NULL) {
+        reply_error(x, &why);
+        return;
+    }
+    f->attempts++;
+    if (f->req.command == COMMAND_LS_REFS) {
+        serve_refs(x, f);
+        return;
+    }
+    switch (access_check(&f->asker, &denial, &why)) {
+    case VERDICT_NONE: reply_error(x, &why); break;
+    case VERDICT_DENIED: reply_denial(x, &denial); break;
+    case VERDICT_ALLOWED:
+        if (f->req.command == COMMAND_PROBE)
+            reply_bytes(x, 200, content_type_response(SERVICE_UPLOAD_PACK), "", 0, "probe");
+        else
+            serve_fetch(x, f);
+        break;
+    }
+    response_head_clear(&denial);
+}

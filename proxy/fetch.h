@@ -1,0 +1,18 @@
+/* POST git-upload-pack: access first, then the question, then its answer.
+ *
+ *     access ─▶ inflate ─▶ parse ─▶ refs? ── flights.h
+ *                                   keyed? ─ may this credential have these objects? ─ answers
+ *                                   else ─── a round of negotiation, or forwarded as it came
+ *
+ * Which objects a credential may have (rule 10: upload-pack gives any object by id): those that
+ * upstream advertised to it, those that the mirror shows to be reachable from them, those that
+ * upstream has handed to it before, and else those that upstream hands to it when asked. */
+#ifndef PANNIER_PROXY_FETCH_H
+#define PANNIER_PROXY_FETCH_H
+
+#include "proxy/exchange.h"
+
+/* A handler, with the body kept. */
+void fetch_serve(struct exchange *x);
+
+#endif

@@ -1,0 +1,35 @@
+/* Questions to upstream that several requests share.
+ *
+ * Two kinds.  Decisions: who needs the same one waits for the first to ask (flights_enter/_leave,
+ * for workers).  Refs: an answer may only be shared by requests that came before upstream was
+ * asked, or a push between the two would be missed; so at most FLIGHTS_PER_KEY questions run at
+ * once, those who come meanwhile gather behind one that has not started, and it starts when one
+ * lands.  A hundred equal ls-refs at once cost three or four upstream, and none sees old refs. */
+#ifndef PANNIER_PROXY_FLIGHTS_H
+#define PANNIER_PROXY_FLIGHTS_H
+
+#include <stdbool.h>
+
+#include "protocol/fetch_request.h"
+#include "proxy/exchange.h"
+
+enum { FLIGHTS_PER_KEY = 2 };
+
+struct flights;
+struct flights *flights_new(void);
+void flights_free(struct flights **f);
+
+/* True: you are to ask; call flights_leave() afterwards.  False: somebody else has, while this call
+ * waited; look again. */
+bool flights_enter(struct flights *f, const struct key *key);
+void flights_leave(struct flights *f, const struct key *key);
+
+/* Handlers: answer x with upstream's refs.  GET info/refs?service=git-upload-pack, and POSTs
+ * whose command is ls-refs (req; body is what to send, taken over). */
+void refs_serve_advertisement(struct exchange *x);
+void refs_serve_ls(struct exchange *x, const struct fetch_request *req, struct bytes *body);
+
+/* After a push: what was kept for refs_ttl is dropped. */
+void flights_forget(struct flights *f, const struct key *repo_id);
+
+#endif

@@ -1,0 +1,33 @@
+/* The parts that every request meets, put together by serve.c. */
+#ifndef PANNIER_PROXY_PROXY_H
+#define PANNIER_PROXY_PROXY_H
+
+#include <stdatomic.h>
+
+#include "cache/answers.h"
+#include "cache/folder.h"
+#include "cache/mirror.h"
+#include "cache/process.h"
+#include "cache/workers.h"
+#include "proxy/config.h"
+
+struct decisions;
+struct flights;
+struct origins;
+struct repositories;
+
+struct proxy {
+    struct folder *folder;
+    struct processes *processes;
+    struct answers *answers;
+    struct mirrors *mirrors;
+    struct origins *origins;
+    struct decisions *decisions;
+    struct flights *flights;
+    struct repositories *repositories;
+
+    /* Short questions (refs, access); answers being made and relays; mirrors being built. */
+    struct workers *queries, *fills, *background;
+};
+
+#endif

@@ -1,0 +1,319 @@
+#include "proxy/serve.h"
+
+#include <fcntl.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "cache/lock.h"
+#include "protocol/base.h"
+#include "proxy/decisions.h"
+#include "proxy/fetch.h"
+#include "proxy/fill.h"
+#include "proxy/flights.h"
+#include "proxy/log.h"
+#include "proxy/proxy.h"
+#include "proxy/relay.h"
+#include "proxy/server.h"
+
+enum {
+    BACKGROUND_THREADS = 2, /* each builds a mirror, which takes a processor */
+    BACKGROUND_QUEUE = 256,
+    /* Descriptors per client: its socket, a file, and a share of pipes and upstream sockets. */
+    DESCRIPTORS_PER_CLIENT = 3,
+    DESCRIPTORS_SPARE = 1024,
+};
+
+/* ---- which request goes where ---- */
+
+static struct proxy the_proxy;
+
+static struct plan replied(void)
+{
+    return (struct plan){.kind = PLAN_REPLIED};
+}
+
+static struct plan health(struct exchange *x)
+{
+    struct answers_counts counts;
+    struct err trouble;
+    bool troubled = folder_troubled(x->proxy->folder, &trouble);
+    char text[ERR_TEXT_MAX + 320];
+    int n;
+
+    answers_count(x->proxy->answers, &counts);
+    n = snprintf(text, sizeof(text),
+                 "{\"status\":\"%s\",\"version\":\"%s\",\"storage\":\"%s\","
+                 "\"answers\":{\"filling\":%llu,\"kept\":%llu,\"damaged\":%llu},"
+                 "\"mirrors\":{\"damaged\":%llu}}\n",
+                 troubled ? "degraded" : "ok", PANNIER_VERSION, troubled ? "failing" : "ok",
+                 (unsigned long long)counts.filling, (unsigned long long)counts.kept,
+                 (unsigned long long)counts.damaged,
+                 (unsigned long long)mirrors_damaged(x->proxy->mirrors));
+    reply_header(x, "Cache-Control", "no-store");
+    reply_bytes(x, 200, "application/json", text, (size_t)n, "health");
+    return replied();
+}
+
+static bool is_get(const struct exchange *x)
+{
+    return strcmp(x->method, "GET") == 0 || strcmp(x->method, "HEAD") == 0;
+}
+
+struct route {
+    enum service service;
+    bool get; /* or else POST; LFS has methods of its own */
+    struct plan plan;
+};
+
+/* Which service is answered how. */
+static struct plan route(struct exchange *x)
+{
+    const struct proxy *p = x->proxy;
+    const struct plan refs = {PLAN_KEEP_BODY, refs_serve_advertisement, p->queries};
+    const struct plan fetch = {PLAN_KEEP_BODY, fetch_serve, p->queries};
+    const struct plan relay = {PLAN_STREAM_BODY, relay_serve, p->queries};
+    const struct route routes[] = {
+        {SERVICE_UPLOAD_PACK_REFS, true, refs},
+        {SERVICE_UPLOAD_PACK, false, fetch},
+        {SERVICE_RECEIVE_PACK_REFS, true, relay},
+        {SERVICE_RECEIVE_PACK, false, relay},
+        {SERVICE_DUMB, true, relay},
+    };
+
+    if (x->path.service == SERVICE_LFS)
+        return relay;
+    for (size_t i = 0; i < ARRAY_LEN(routes); i++) {
+        if (routes[i].service != x->path.service)
+            continue;
+        if (routes[i].get == is_get(x) && (is_get(x) || strcmp(x->method, "POST") == 0))
+            return routes[i].plan;
+        reply_header(x, "Allow", routes[i].get ? "GET, HEAD" : "POST");
+        reply_text(x, 405, "refused", "pannier: this needs another method");
+        return replied();
+    }
+    must(!"a service without a route");
+    return replied();
+}
+
+static struct plan plan(struct exchange *x)
+{
+    struct err why;
+
+    if (strcmp(x->target, "/healthz") == 0 && is_get(x))
+        return health(x);
+    if (smart_path_parse(x->target, &x->path, &why) != 0) {
+        reply_error(x, &why);
+        return replied();
+    }
+    x->upstream = config_find_upstream(x->config, x->path.upstream, &x->base_url);
+    if (x->upstream == NULL) {
+        smart_path_clear(&x->path);
+        reply_text(x, 403, "refused", "pannier: this host is not among the configured upstreams");
+        return replied();
+    }
+    return route(x);
+}
+
+/* ---- start ---- */
+
+static void on_trouble(void *ctx, const struct err *trouble)
+{
+    (void)ctx;
+    if (trouble != NULL)
+        log_line(LOG_WARN, "the disk fails; clones pass through and nothing is kept", "reason",
+                 LOG_STR, trouble->text, NULL);
+    else
+        log_line(LOG_INFO, "the disk works again", NULL);
+}
+
+static size_t git_processes(const struct config *c)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (c->limits.git_processes > 0)
+        return c->limits.git_processes;
+    return cores < 1 ? 2 : 2 * (size_t)cores;
+}
+
+static void raise_descriptor_limit(const struct config *c)
+{
+    rlim_t wanted = (rlim_t)c->limits.connections * DESCRIPTORS_PER_CLIENT + DESCRIPTORS_SPARE;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+    if (limit.rlim_max < wanted) {
+        struct rlimit more = {wanted, wanted};
+
+        if (setrlimit(RLIMIT_NOFILE, &more) == 0)
+            return;
+        log_line(LOG_WARN, "fewer descriptors than limits.connections needs", "limit", LOG_U64,
+                 (uint64_t)limit.rlim_max, "needed", LOG_U64, (uint64_t)wanted, NULL);
+    }
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static int build(struct proxy *p, const struct config *c, struct err *err)
+{
+    if (folder_open(c->data, on_trouble, NULL, &p->folder, err) != 0 ||
+        processes_new(git_processes(c), &p->processes, err) != 0)
+        return -1;
+    p->answers = answers_new(p->folder);
+    p->mirrors = mirrors_new(p->folder, p->processes);
+    p->origins = origins_new();
+    p->decisions = decisions_new();
+    p->flights = flights_new();
+    p->repositories = repositories_new();
+    p->queries = workers_new("query", c->limits.queries, c->limits.queue);
+    p->fills = workers_new("fill", c->limits.fills, c->limits.queue);
+    p->background = workers_new("mirror", BACKGROUND_THREADS, BACKGROUND_QUEUE);
+    return 0;
+}
+
+/* Nobody may be asking any more. */
+static void tear_down(struct proxy *p)
+{
+    if (p->origins != NULL)
+        origins_cancel(p->origins);
+    workers_free(&p->queries);
+    workers_free(&p->fills);
+    workers_free(&p->background);
+    repositories_free(&p->repositories);
+    flights_free(&p->flights);
+    decisions_free(&p->decisions);
+    origins_free(&p->origins);
+    mirrors_free(&p->mirrors);
+    answers_free(&p->answers);
+    processes_free(&p->processes);
+    folder_close(&p->folder);
+}
+
+/* ---- signals ---- */
+
+static volatile sig_atomic_t stop_signals;
+static volatile sig_atomic_t reload_wanted;
+static volatile int hurry; /* a second signal to stop */
+
+static void on_stop(int signal)
+{
+    (void)signal;
+    if (++stop_signals > 1)
+        hurry = 1;
+}
+
+static void on_reload(int signal)
+{
+    (void)signal;
+    reload_wanted = 1;
+}
+
+static void catch_signals(sigset_t *while_waiting)
+{
+    struct sigaction stop = {.sa_handler = on_stop}, reload = {.sa_handler = on_reload},
+                     ignore = {.sa_handler = SIG_IGN};
+    sigset_t blocked;
+
+    sigaction(SIGTERM, &stop, NULL);
+    sigaction(SIGINT, &stop, NULL);
+    sigaction(SIGHUP, &reload, NULL);
+    sigaction(SIGPIPE, &ignore, NULL);
+    /* Blocked everywhere, so that all threads inherit that and only sigsuspend() lets them in. */
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGTERM);
+    sigaddset(&blocked, SIGINT);
+    sigaddset(&blocked, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &blocked, while_waiting);
+}
+
+static void reload(struct server *s, struct config **config, const struct serve_origin *origin)
+{
+    struct config *loaded;
+    struct err why;
+    char *restart;
+
+    if (config_load(origin->file, origin->overrides, &loaded, &why) != 0) {
+        log_line(LOG_ERROR, "configuration refused, the old one goes on", "reason", LOG_STR,
+                 why.text, NULL);
+        return;
+    }
+    restart = config_restart_needed(*config, loaded);
+    if (restart != NULL)
+        log_line(LOG_WARN, "these settings need a restart", "settings", LOG_STR, restart, NULL);
+    free(restart);
+    server_configure(s, loaded);
+    log_set(loaded->log.format, loaded->log.level);
+    config_unref(config);
+    *config = loaded;
+    log_line(LOG_INFO, "configuration reloaded", NULL);
+}
+
+/* Waits for SIGTERM or SIGINT. */
+static void attend(struct server *s, struct config **config, const struct serve_origin *origin,
+                   const sigset_t *open)
+{
+    while (stop_signals == 0) {
+        sigsuspend(open);
+        if (reload_wanted) {
+            reload_wanted = 0;
+            reload(s, config, origin);
+        }
+    }
+}
+
+/* True when all requests ended by themselves. */
+static bool drain(struct server *s, const struct config *config, const sigset_t *open)
+{
+    log_line(LOG_INFO, "stopping", "active", LOG_U64, (uint64_t)server_active(s), NULL);
+    server_drain(s);
+    /* From here on the handler itself must run in this thread. */
+    pthread_sigmask(SIG_SETMASK, open, NULL);
+    return server_wait_idle(s, now_ms() + config->shutdown_grace_ms, &hurry);
+}
+
+static void leave_at_once(struct proxy *p)
+{
+    /* What is being filled lies in incoming/ and is swept at the next start; what is whole is
+     * published.  So there is nothing to wait for, and much that could hang. */
+    log_line(LOG_WARN, "stopped with requests under way", NULL);
+    processes_kill_all(p->processes);
+    log_stop();
+    _exit(0);
+}
+
+int serve_run(struct config *config, const struct serve_origin *origin)
+{
+    struct config *current = (struct config *)config_ref(config);
+    struct server *server = NULL;
+    sigset_t open;
+    struct err why;
+
+    /* Threads by the dozen would each keep an arena of free memory. */
+    mallopt(M_ARENA_MAX, 2);
+    catch_signals(&open);
+    raise_descriptor_limit(current);
+    if (build(&the_proxy, current, &why) != 0 ||
+        server_start(&the_proxy, current, plan, &server, &why) != 0) {
+        fprintf(stderr, "pannier: %s\n", why.text);
+        tear_down(&the_proxy);
+        config_unref(&current);
+        return 1;
+    }
+    log_start(current->log.format, current->log.level);
+    log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(server), "data", LOG_STR,
+             folder_path(the_proxy.folder), "version", LOG_STR, PANNIER_VERSION, NULL);
+    attend(server, &current, origin, &open);
+    if (!drain(server, current, &open))
+        leave_at_once(&the_proxy);
+    server_stop(&server);
+    tear_down(&the_proxy);
+    log_line(LOG_INFO, "stopped", NULL);
+    log_stop();
+    config_unref(&current);
+    return 0;
+}

@@ -1,0 +1,1056 @@
+#include "proxy/server.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <microhttpd.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <utlist.h>
+
+#include "cache/lock.h"
+#include "protocol/base.h"
+#include "protocol/sideband.h"
+#include "proxy/log.h"
+
+enum {
+    /* libmicrohttpd maps a pool of this size per connection and touches what it needs: request
+     * headers must fit in, and a chunk of a growing answer can't be bigger. */
+    CONNECTION_MEMORY = 64 * 1024,
+    BLOCK_SIZE = 32 * 1024, /* of a whole answer that can't go by sendfile */
+    UPLOAD_WINDOW = 256 * 1024,
+    WATCH_INTERVAL_MS = 250,
+    RETRY_AFTER_S = 5,
+    /* A body that is refused is read on and thrown away up to here, so that the client reads
+     * the reply instead of a reset. */
+    DISCARD_MAX = 64 << 20,
+};
+
+enum phase { RECEIVING, WORKING, FOLLOWING, REPLYING };
+
+/* One TCP connection; what the watchman looks at. */
+struct connection {
+    struct server *server;
+    int fd;
+    enum { AWAIT_HEADERS, AWAIT_REQUEST, AWAIT_BODY, BUSY } awaiting;
+    uint64_t since_ms;
+    uint64_t body_timeout_ms;
+    struct connection *prev, *next;
+};
+
+struct upload {
+    char *window;
+    size_t start, len; /* bytes start..start+len, modulo UPLOAD_WINDOW */
+    bool ended;        /* the client has sent all */
+    bool abandoned;    /* nobody takes the rest */
+    pthread_cond_t more;
+};
+
+/* The server's side of an exchange. */
+struct server_part {
+    struct exchange x;
+    struct server *server;
+    struct lock lock;                  /* phase, suspended, connection, upload, refs */
+    int refs;                          /* libmicrohttpd's one, and one per job */
+    struct MHD_Connection *connection; /* NULL: gone */
+    enum phase phase;
+    enum phase decided; /* what a handler decided; becomes the phase when it returns */
+    bool suspended;
+    bool started; /* headers were looked at */
+    bool queued;  /* the response was handed over */
+    struct plan plan;
+    exchange_fn *handler;
+    struct upload *upload;
+    uint64_t body_seen;
+    uint64_t started_us, first_byte_us;
+
+    struct answer_reader reader;
+    exchange_fn *ready;
+
+    int status;
+    struct header headers[REPLY_HEADERS_MAX];
+    size_t header_count;
+    const char *content_type;
+    char *body; /* a reply out of memory */
+    size_t body_len;
+    bool stream;
+    struct bytes note; /* as a pkt */
+    int64_t note_offset;
+    size_t note_sent;
+    uint64_t body_sent;
+
+    struct server_part *prev, *next;
+};
+
+struct server {
+    struct proxy *proxy;
+    plan_fn *plan;
+    struct MHD_Daemon *daemon;
+    int listen_fd;
+    char address[128];
+
+    struct lock lock;
+    pthread_cond_t changed; /* an exchange ended, or stopping */
+    struct config *config;
+    struct connection *connections;
+    struct server_part *exchanges;
+    size_t active;
+    bool draining, stopping;
+    pthread_t watchman;
+};
+
+static struct server_part *part_of(struct exchange *x)
+{
+    return x->server;
+}
+
+/* ---- life of an exchange ---- */
+
+static void part_free(struct server_part *p)
+{
+    struct exchange *x = &p->x;
+
+    answer_reader_close(&p->reader);
+    if (x->free_state != NULL)
+        x->free_state(x->state);
+    for (size_t i = 0; i < p->header_count; i++) {
+        free(p->headers[i].name);
+        free(p->headers[i].value);
+    }
+    if (p->upload != NULL) {
+        pthread_cond_destroy(&p->upload->more);
+        free(p->upload->window);
+        free(p->upload);
+    }
+    bytes_clear(&p->note);
+    bytes_clear(&x->body);
+    if (x->upstream != NULL)
+        smart_path_clear(&x->path);
+    free(p->body);
+    free(x->method);
+    free(x->target);
+    free(x->base_url);
+    free(x->authorization);
+    free(x->git_protocol);
+    free(x->content_type);
+    free(x->content_encoding);
+    free(x->accept_encoding);
+    free(x->accept);
+    free(x->range);
+    if (x->config != NULL)
+        config_unref((struct config **)&x->config);
+    lock_clear(&p->lock);
+    free(p);
+}
+
+static void part_unref(struct server_part *p)
+{
+    struct server *s = p->server;
+    bool last;
+
+    lock_take(&p->lock);
+    last = --p->refs == 0;
+    lock_drop(&p->lock);
+    if (!last)
+        return;
+    lock_take(&s->lock);
+    DL_DELETE(s->exchanges, p);
+    lock_drop(&s->lock);
+    part_free(p);
+    /* Counted down last: server_stop() may follow at once. */
+    lock_take(&s->lock);
+    s->active--;
+    pthread_cond_broadcast(&s->changed);
+    lock_drop(&s->lock);
+}
+
+static void *on_request_line(void *cls, const char *target, struct MHD_Connection *connection)
+{
+    struct server *s = cls;
+    struct server_part *p = xcalloc(1, sizeof(*p));
+    uint64_t random;
+
+    lock_init(&p->lock, LOCK_EXCHANGE);
+    p->server = s;
+    p->refs = 1;
+    p->connection = connection;
+    p->started_us = now_us();
+    p->note_offset = -1;
+    bytes_init(&p->note, 4 * NOTE_MAX);
+    p->x.proxy = s->proxy;
+    p->x.server = p;
+    p->x.target = xstrdup(target);
+    p->x.content_length = -1;
+    must(getrandom(&random, sizeof(random), 0) == sizeof(random));
+    snprintf(p->x.id, sizeof(p->x.id), "%016llx", (unsigned long long)random);
+    lock_take(&s->lock);
+    p->x.config = config_ref(s->config);
+    DL_APPEND(s->exchanges, p);
+    s->active++;
+    lock_drop(&s->lock);
+    return p;
+}
+
+static struct connection *watched(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+    return info != NULL ? info->socket_context : NULL;
+}
+
+static void watch(struct server_part *p, int awaiting)
+{
+    struct connection *c = watched(p->connection);
+
+    if (c == NULL)
+        return;
+    lock_take(&c->server->lock);
+    c->awaiting = awaiting;
+    c->since_ms = now_ms();
+    c->body_timeout_ms = p->x.config->limits.body_timeout_ms;
+    lock_drop(&c->server->lock);
+}
+
+static void log_request(struct server_part *p, bool whole)
+{
+    struct exchange *x = &p->x;
+    char repository[512] = "";
+    char protocol[2] = {(char)('0' + x->protocol), '\0'};
+    uint64_t total = now_us() - p->started_us;
+
+    if (x->upstream != NULL)
+        snprintf(repository, sizeof(repository), "%s/%s", x->path.upstream, x->path.repo);
+    log_line(LOG_INFO, "request", "id", LOG_STR, x->id, "client", LOG_STR, x->client, "method",
+             LOG_STR, x->method != NULL ? x->method : "?", "repository", LOG_STR,
+             repository[0] != '\0' ? repository : NULL, "service", LOG_STR,
+             x->upstream != NULL ? service_name(x->path.service) : NULL, "protocol", LOG_STR,
+             x->upstream != NULL ? protocol : NULL, "result", LOG_STR,
+             x->result != NULL ? x->result : "aborted", "status", LOG_U64, (uint64_t)p->status,
+             "bytes", LOG_U64, p->body_sent, "first_byte_ms", LOG_MS,
+             p->first_byte_us > 0 ? p->first_byte_us - p->started_us : total, "total_ms", LOG_MS,
+             total, "ended", LOG_STR, whole ? "whole" : "cut", NULL);
+}
+
+static void on_completed(void *cls, struct MHD_Connection *connection, void **con_cls,
+                         enum MHD_RequestTerminationCode why)
+{
+    struct server_part *p = *con_cls;
+
+    (void)cls;
+    (void)connection;
+    if (p == NULL)
+        return;
+    *con_cls = NULL;
+    watch(p, AWAIT_REQUEST);
+    if (p->queued && !p->stream && why == MHD_REQUEST_TERMINATED_COMPLETED_OK)
+        p->body_sent = p->body_len;
+    if (p->started)
+        log_request(p, why == MHD_REQUEST_TERMINATED_COMPLETED_OK);
+    lock_take(&p->lock);
+    p->connection = NULL;
+    if (p->upload != NULL)
+        pthread_cond_broadcast(&p->upload->more);
+    lock_drop(&p->lock);
+    answer_reader_close(&p->reader); /* after the above: exchange_follow() opens no more */
+    part_unref(p);
+}
+
+/* ---- sleeping and waking ---- */
+
+/* HTTP thread, with p->lock held. */
+static void sleep_locked(struct server_part *p)
+{
+    MHD_suspend_connection(p->connection);
+    p->suspended = true;
+}
+
+static void wake_up(struct server_part *p)
+{
+    struct MHD_Connection *connection = NULL;
+
+    lock_take(&p->lock);
+    if (p->suspended) {
+        p->suspended = false;
+        connection = p->connection;
+    }
+    lock_drop(&p->lock);
+    if (connection != NULL)
+        MHD_resume_connection(connection);
+}
+
+static void on_answer(void *ctx)
+{
+    wake_up(ctx);
+}
+
+/* HTTP thread: sleep until the answer that p reads has more to say. */
+static void sleep_until_more(struct server_part *p)
+{
+    lock_take(&p->lock);
+    sleep_locked(p);
+    lock_drop(&p->lock);
+    if (!answer_reader_arm(&p->reader))
+        wake_up(p);
+}
+
+/* The handler, ready or plan function has returned: only now may another thread go on. */
+static void commit_phase(struct server_part *p)
+{
+    lock_take(&p->lock);
+    p->phase = p->decided;
+    lock_drop(&p->lock);
+}
+
+static void run_handler(void *ctx)
+{
+    struct server_part *p = ctx;
+
+    p->handler(&p->x);
+    commit_phase(p);
+    wake_up(p);
+    part_unref(p);
+}
+
+/* Hand p to a worker.  HTTP thread. */
+static void start_work(struct server_part *p, exchange_fn *handler)
+{
+    p->handler = handler;
+    lock_take(&p->lock);
+    p->phase = p->decided = WORKING;
+    p->refs++;
+    lock_drop(&p->lock);
+    if (workers_submit(p->plan.workers, run_handler, p))
+        return;
+    lock_take(&p->lock);
+    p->refs--; /* never the last: libmicrohttpd holds one */
+    lock_drop(&p->lock);
+    reply_error(&p->x, &(struct err){ERR_BUSY, "too many requests are waiting"});
+    commit_phase(p);
+}
+
+/* ---- replies ---- */
+
+void reply_header(struct exchange *x, const char *name, const char *value)
+{
+    struct server_part *p = part_of(x);
+
+    if (p->header_count == REPLY_HEADERS_MAX)
+        return;
+    p->headers[p->header_count++] = (struct header){xstrdup(name), xstrdup(value)};
+}
+
+void reply_bytes(struct exchange *x, int status, const char *content_type, const void *data,
+                 size_t len, const char *result)
+{
+    struct server_part *p = part_of(x);
+
+    p->status = status;
+    p->content_type = content_type;
+    p->body = xmalloc(len + 1);
+    memcpy(p->body, data, len);
+    p->body_len = len;
+    x->result = result;
+    p->decided = REPLYING;
+}
+
+void reply_text(struct exchange *x, int status, const char *result, const char *fmt, ...)
+{
+    char text[ERR_TEXT_MAX + 64];
+    va_list ap;
+    int n;
+
+    va_start(ap, fmt);
+    n = vsnprintf(text, sizeof(text) - 1, fmt, ap);
+    va_end(ap);
+    must(n >= 0);
+    if ((size_t)n > sizeof(text) - 2)
+        n = sizeof(text) - 2;
+    text[n] = '\n';
+    reply_bytes(x, status, "text/plain; charset=utf-8", text, (size_t)n + 1, result);
+}
+
+void reply_error(struct exchange *x, const struct err *err)
+{
+    static const struct {
+        enum err_kind kind;
+        int status;
+        const char *result;
+    } statuses[] = {
+        {ERR_INPUT, 400, "refused"},     {ERR_LIMIT, 413, "refused"}, {ERR_REFUSED, 403, "refused"},
+        {ERR_NOT_FOUND, 404, "refused"}, {ERR_TIMEOUT, 504, "error"}, {ERR_BUSY, 503, "error"},
+        {ERR_CANCELLED, 503, "error"},
+    };
+    int status = 502;
+    const char *result = "error";
+    char seconds[16];
+
+    for (size_t i = 0; i < ARRAY_LEN(statuses); i++) {
+        if (statuses[i].kind == err->kind) {
+            status = statuses[i].status;
+            result = statuses[i].result;
+        }
+    }
+    if (status == 503) {
+        snprintf(seconds, sizeof(seconds), "%d", RETRY_AFTER_S);
+        reply_header(x, "Retry-After", seconds);
+    }
+    if (status >= 500)
+        log_line(LOG_WARN, "request failed", "id", LOG_STR, x->id, "kind", LOG_STR,
+                 err_kind_name(err->kind), "reason", LOG_STR, err->text, NULL);
+    reply_text(x, status, result, "pannier: %s", err->text);
+}
+
+int exchange_follow(struct exchange *x, struct answer *a, exchange_fn *ready, struct err *err)
+{
+    struct server_part *p = part_of(x);
+    int rc;
+
+    must(p->reader.answer == NULL);
+    lock_take(&p->lock);
+    /* A reader opened for a client that is gone would hold up a producer for ever. */
+    rc = p->connection == NULL ? err_set(err, ERR_CANCELLED, "the client is gone")
+                               : answer_reader_open(&p->reader, a, on_answer, p, err);
+    lock_drop(&p->lock);
+    if (rc != 0)
+        return -1;
+    p->ready = ready;
+    p->decided = FOLLOWING;
+    return 0;
+}
+
+void exchange_hold(struct exchange *x)
+{
+    struct server_part *p = part_of(x);
+
+    lock_take(&p->lock);
+    p->refs++;
+    lock_drop(&p->lock);
+}
+
+void exchange_release(struct exchange *x)
+{
+    part_unref(part_of(x));
+}
+
+struct answer *exchange_answer(struct exchange *x)
+{
+    return part_of(x)->reader.answer;
+}
+
+void reply_stream(struct exchange *x, int status, const char *content_type, const char *note,
+                  const char *result)
+{
+    struct server_part *p = part_of(x);
+
+    p->status = status;
+    p->content_type = content_type;
+    p->stream = true;
+    if (note != NULL)
+        must(sideband_add(&p->note, SIDEBAND_SMALL, BAND_PROGRESS, note, strlen(note)) == 0);
+    x->result = result;
+    p->decided = REPLYING;
+}
+
+void exchange_again(struct exchange *x, exchange_fn *handler)
+{
+    struct server_part *p = part_of(x);
+
+    answer_reader_close(&p->reader);
+    start_work(p, handler);
+}
+
+uint64_t exchange_age_us(const struct exchange *x)
+{
+    return now_us() - x->server->started_us;
+}
+
+/* ---- sending ---- */
+
+/* Reads the answer with the note put in.  As answer_reader_read(). */
+static ssize_t read_with_note(struct server_part *p, char *buf, size_t len)
+{
+    if (p->note.len > 0 && p->note_offset < 0)
+        p->note_offset = answer_note_offset(p->reader.answer);
+    if (p->note.len > p->note_sent && p->note_offset >= 0) {
+        uint64_t at = (uint64_t)p->note_offset;
+
+        if (p->reader.offset == at) {
+            size_t n = p->note.len - p->note_sent;
+
+            n = n < len ? n : len;
+            memcpy(buf, p->note.data + p->note_sent, n);
+            p->note_sent += n;
+            return (ssize_t)n;
+        }
+        if (p->reader.offset < at && at - p->reader.offset < len)
+            len = (size_t)(at - p->reader.offset);
+    }
+    return answer_reader_read(&p->reader, buf, len);
+}
+
+static ssize_t on_send(void *cls, uint64_t pos, char *buf, size_t max)
+{
+    struct server_part *p = cls;
+    ssize_t n = read_with_note(p, buf, max);
+
+    (void)pos;
+    if (n > 0) {
+        p->body_sent += (uint64_t)n;
+        return n;
+    }
+    if (n == READER_END)
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    if (n == READER_FAILED)
+        return MHD_CONTENT_READER_END_WITH_ERROR; /* no last chunk: the client sees the break */
+    sleep_until_more(p);
+    return 0;
+}
+
+/* By sendfile when the body is just the file's first bytes. */
+static struct MHD_Response *response_for_stream(struct server_part *p)
+{
+    struct answer *a = p->reader.answer;
+    bool whole = answer_state(a) == ANSWER_WHOLE;
+    uint64_t size = answer_size(a);
+    int fd;
+
+    if (whole && size == 0) {
+        p->stream = false;
+        return MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT);
+    }
+    p->note_offset = answer_note_offset(a);
+    if (whole && p->note_offset < 0)
+        bytes_reset(&p->note); /* no sideband: nowhere to put it */
+    if (whole && p->note.len == 0 && (fd = answer_dup_fd(a)) >= 0) {
+        struct MHD_Response *r = MHD_create_response_from_fd_at_offset64(size, fd, 0);
+
+        if (r == NULL)
+            close(fd);
+        p->stream = false; /* its bytes are counted at the end */
+        p->body_len = size;
+        return r;
+    }
+    return MHD_create_response_from_callback(whole ? size + p->note.len : MHD_SIZE_UNKNOWN,
+                                             BLOCK_SIZE, on_send, p, NULL);
+}
+
+static void set_header(struct MHD_Response *r, const char *name, const char *value)
+{
+    if (value != NULL)
+        MHD_add_response_header(r, name, value);
+}
+
+static enum MHD_Result send_reply(struct server_part *p)
+{
+    struct MHD_Response *r;
+    enum MHD_Result rc;
+    bool draining;
+
+    if (p->stream)
+        r = response_for_stream(p);
+    else
+        r = MHD_create_response_from_buffer(p->body_len, p->body, MHD_RESPMEM_PERSISTENT);
+    if (r == NULL)
+        return MHD_NO;
+    set_header(r, "Content-Type", p->content_type);
+    set_header(r, "X-Request-Id", p->x.id);
+    for (size_t i = 0; i < p->header_count; i++)
+        set_header(r, p->headers[i].name, p->headers[i].value);
+    lock_take(&p->server->lock);
+    draining = p->server->draining;
+    lock_drop(&p->server->lock);
+    if (draining)
+        set_header(r, "Connection", "close");
+    p->first_byte_us = now_us();
+    p->queued = true;
+    rc = MHD_queue_response(p->connection, (unsigned)p->status, r);
+    MHD_destroy_response(r);
+    return rc;
+}
+
+/* ---- receiving ---- */
+
+static char *request_header(struct server_part *p, const char *name)
+{
+    const char *value = MHD_lookup_connection_value(p->connection, MHD_HEADER_KIND, name);
+
+    return value != NULL ? xstrdup(value) : NULL;
+}
+
+static void name_client(struct server_part *p)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(p->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *sa = info != NULL ? info->client_addr : NULL;
+    char host[INET6_ADDRSTRLEN] = "?";
+
+    if (sa != NULL && sa->sa_family == AF_INET)
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)(const void *)sa)->sin_addr, host,
+                  sizeof(host));
+    else if (sa != NULL && sa->sa_family == AF_INET6)
+        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)(const void *)sa)->sin6_addr, host,
+                  sizeof(host));
+    snprintf(p->x.client, sizeof(p->x.client), "%s", host);
+}
+
+static void read_headers(struct server_part *p, const char *method)
+{
+    struct exchange *x = &p->x;
+    char *length = request_header(p, "Content-Length");
+    char *coding = request_header(p, "Transfer-Encoding");
+
+    x->method = xstrdup(method);
+    x->authorization = request_header(p, "Authorization");
+    x->git_protocol = request_header(p, "Git-Protocol");
+    x->content_type = request_header(p, "Content-Type");
+    x->content_encoding = request_header(p, "Content-Encoding");
+    x->accept_encoding = request_header(p, "Accept-Encoding");
+    x->accept = request_header(p, "Accept");
+    x->range = request_header(p, "Range");
+    x->protocol = git_protocol_version(x->git_protocol);
+    if (length != NULL)
+        x->content_length = strtoll(length, NULL, 10);
+    x->has_body = coding != NULL || x->content_length > 0;
+    bytes_init(&x->body, x->config->limits.body_bytes);
+    name_client(p);
+    free(length);
+    free(coding);
+}
+
+static void start_upload(struct server_part *p)
+{
+    p->upload = xcalloc(1, sizeof(*p->upload));
+    p->upload->window = xmalloc(UPLOAD_WINDOW);
+    lock_cond_init(&p->upload->more);
+}
+
+/* The first call for a request: its headers are known. */
+static enum MHD_Result begin(struct server_part *p, const char *method)
+{
+    struct exchange *x = &p->x;
+
+    p->started = true;
+    read_headers(p, method);
+    p->plan = p->server->plan(x);
+    commit_phase(p);
+    if (p->plan.kind == PLAN_KEEP_BODY && x->content_length > 0 &&
+        (uint64_t)x->content_length > x->config->limits.body_bytes) {
+        p->plan.kind = PLAN_REPLIED;
+        reply_error(x, &(struct err){ERR_LIMIT, "the request's body is over the limit"});
+        commit_phase(p);
+    }
+    watch(p, x->has_body && p->plan.kind != PLAN_STREAM_BODY ? AWAIT_BODY : BUSY);
+    /* A response that is queued in this first call refuses the body unread and closes the
+     * connection; without a body it is better to wait for the next call, so that the connection
+     * lives on. */
+    if (p->plan.kind == PLAN_REPLIED && x->content_length > DISCARD_MAX)
+        return send_reply(p);
+    if (p->plan.kind == PLAN_STREAM_BODY) {
+        start_upload(p);
+        start_work(p, p->plan.handler);
+    }
+    return MHD_YES;
+}
+
+static size_t upload_put_locked(struct upload *u, const char *data, size_t len)
+{
+    size_t done = 0;
+
+    while (done < len && u->len < UPLOAD_WINDOW) {
+        size_t at = (u->start + u->len) % UPLOAD_WINDOW;
+        size_t n = UPLOAD_WINDOW - at;
+
+        n = n < UPLOAD_WINDOW - u->len ? n : UPLOAD_WINDOW - u->len;
+        n = n < len - done ? n : len - done;
+        memcpy(u->window + at, data + done, n);
+        u->len += n;
+        done += n;
+    }
+    return done;
+}
+
+/* What the window has no room for stays with libmicrohttpd until the worker has taken some. */
+static void receive_streamed(struct server_part *p, const char *data, size_t *len)
+{
+    lock_take(&p->lock);
+    if (p->phase == REPLYING || p->upload->abandoned) {
+        *len = 0; /* the reply doesn't wait for the rest */
+    } else {
+        size_t n = upload_put_locked(p->upload, data, *len);
+
+        *len -= n;
+        if (n > 0)
+            pthread_cond_signal(&p->upload->more);
+        if (*len > 0)
+            sleep_locked(p);
+    }
+    lock_drop(&p->lock);
+}
+
+ssize_t exchange_read_upload(struct exchange *x, void *buf, size_t len)
+{
+    struct server_part *p = part_of(x);
+    struct upload *u = p->upload;
+    size_t done = 0;
+    ssize_t rc;
+
+    if (u == NULL)
+        return 0;
+    lock_take(&p->lock);
+    while (u->len == 0 && !u->ended && p->connection != NULL)
+        lock_wait(&p->lock, &u->more);
+    while (done < len && u->len > 0) {
+        size_t n = UPLOAD_WINDOW - u->start;
+
+        n = n < u->len ? n : u->len;
+        n = n < len - done ? n : len - done;
+        memcpy((char *)buf + done, u->window + u->start, n);
+        u->start = (u->start + n) % UPLOAD_WINDOW;
+        u->len -= n;
+        done += n;
+    }
+    rc = done == 0 && !u->ended ? -1 : (ssize_t)done;
+    lock_drop(&p->lock);
+    wake_up(p);
+    return rc;
+}
+
+void exchange_end_upload(struct exchange *x)
+{
+    struct server_part *p = part_of(x);
+
+    if (p->upload == NULL)
+        return;
+    lock_take(&p->lock);
+    p->upload->abandoned = true;
+    lock_drop(&p->lock);
+    wake_up(p);
+}
+
+static enum MHD_Result receive(struct server_part *p, const char *data, size_t *len)
+{
+    p->body_seen += *len;
+    if (p->plan.kind == PLAN_STREAM_BODY) {
+        p->body_seen -= *len;
+        receive_streamed(p, data, len);
+        return MHD_YES;
+    }
+    if (p->plan.kind == PLAN_KEEP_BODY && p->phase == RECEIVING &&
+        bytes_add(&p->x.body, data, *len) != 0) {
+        bytes_clear(&p->x.body);
+        reply_error(&p->x, &(struct err){ERR_LIMIT, "the request's body is over the limit"});
+        commit_phase(p);
+    }
+    *len = 0;
+    return p->body_seen > p->x.config->limits.body_bytes + DISCARD_MAX ? MHD_NO : MHD_YES;
+}
+
+/* The request is all there: go on from phase to phase until one has to wait. */
+static enum MHD_Result advance(struct server_part *p)
+{
+    enum phase phase;
+    bool slept = false;
+
+    if (p->phase == RECEIVING)
+        start_work(p, p->plan.handler);
+    lock_take(&p->lock);
+    if (p->upload != NULL && !p->upload->ended) {
+        p->upload->ended = true;
+        pthread_cond_signal(&p->upload->more);
+    }
+    lock_drop(&p->lock);
+    for (;;) {
+        struct answer *a;
+
+        lock_take(&p->lock);
+        phase = p->phase;
+        if (phase == WORKING) {
+            sleep_locked(p);
+            slept = true;
+        }
+        lock_drop(&p->lock);
+        if (slept)
+            return MHD_YES;
+        if (phase == REPLYING)
+            return send_reply(p);
+        must(phase == FOLLOWING);
+        a = p->reader.answer;
+        if (answer_state(a) == ANSWER_FILLING && answer_size(a) == 0) {
+            sleep_until_more(p);
+            return MHD_YES;
+        }
+        p->decided = FOLLOWING;
+        p->ready(&p->x);
+        if (p->decided == REPLYING)
+            commit_phase(p);
+    }
+}
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url,
+                                  const char *method, const char *version, const char *upload,
+                                  size_t *upload_len, void **con_cls)
+{
+    struct server_part *p = *con_cls;
+
+    (void)cls;
+    (void)connection;
+    (void)url;
+    (void)version;
+    if (!p->started)
+        return begin(p, method);
+    if (*upload_len > 0)
+        return receive(p, upload, upload_len);
+    watch(p, BUSY);
+    return advance(p);
+}
+
+/* ---- the watchman: deadlines that restart at no byte ---- */
+
+static void on_connection(void *cls, struct MHD_Connection *connection, void **context,
+                          enum MHD_ConnectionNotificationCode what)
+{
+    struct server *s = cls;
+    struct connection *c = *context;
+
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+
+        c = xcalloc(1, sizeof(*c));
+        c->server = s;
+        c->fd = info->connect_fd;
+        c->since_ms = now_ms();
+        *context = c;
+        lock_take(&s->lock);
+        DL_APPEND(s->connections, c);
+        lock_drop(&s->lock);
+    } else if (c != NULL) {
+        lock_take(&s->lock);
+        DL_DELETE(s->connections, c);
+        lock_drop(&s->lock);
+        free(c);
+        *context = NULL;
+    }
+}
+
+static bool is_overdue(const struct connection *c, const struct config *config, uint64_t now)
+{
+    uint64_t waited = now - c->since_ms;
+
+    switch (c->awaiting) {
+    case AWAIT_HEADERS: return waited > config->limits.header_timeout_ms;
+    case AWAIT_REQUEST: return waited > config->limits.idle_timeout_ms;
+    case AWAIT_BODY: return waited > c->body_timeout_ms;
+    case BUSY: return false;
+    }
+    return false;
+}
+
+static void *watchman_main(void *arg)
+{
+    struct server *s = arg;
+    struct connection *c;
+
+    lock_take(&s->lock);
+    while (!s->stopping) {
+        uint64_t now = now_ms();
+
+        /* Shutting the socket down is how another thread may end a connection of
+         * libmicrohttpd's: its thread sees the end of the stream and cleans up. */
+        DL_FOREACH(s->connections, c)
+        {
+            if (is_overdue(c, s->config, now)) {
+                shutdown(c->fd, SHUT_RDWR);
+                c->awaiting = BUSY;
+            }
+        }
+        lock_wait_until(&s->lock, &s->changed, now + WATCH_INTERVAL_MS);
+    }
+    lock_drop(&s->lock);
+    return NULL;
+}
+
+/* ---- start and stop ---- */
+
+static int open_socket(const struct config *config, int *out, struct err *err)
+{
+    struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+    struct addrinfo *list = NULL;
+    char port[8];
+    int on = 1, fd = -1, rc;
+
+    snprintf(port, sizeof(port), "%u", config->listen_port);
+    rc = getaddrinfo(config->listen_host, port, &hints, &list);
+    if (rc != 0)
+        return err_set(err, ERR_INPUT, "listen on %s: %s", config->listen_host, gai_strerror(rc));
+    for (struct addrinfo *ai = list; ai != NULL; ai = ai->ai_next) {
+        fd = socket(ai->ai_family, ai->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (fd < 0)
+            continue;
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+        if (bind(fd, ai->ai_addr, ai->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0)
+            break;
+        rc = errno;
+        close(fd);
+        errno = rc;
+        fd = -1;
+    }
+    if (fd < 0)
+        err_errno(err, ERR_INPUT, "listen on %s:%s", config->listen_host, port);
+    freeaddrinfo(list);
+    *out = fd;
+    return fd < 0 ? -1 : 0;
+}
+
+static void name_address(struct server *s)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof(sa);
+    char host[INET6_ADDRSTRLEN] = "?", port[8] = "?";
+    bool v6;
+
+    if (getsockname(s->listen_fd, (struct sockaddr *)&sa, &len) == 0)
+        getnameinfo((struct sockaddr *)&sa, len, host, sizeof(host), port, sizeof(port),
+                    NI_NUMERICHOST | NI_NUMERICSERV);
+    v6 = strchr(host, ':') != NULL;
+    snprintf(s->address, sizeof(s->address), "%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "", port);
+}
+
+static void on_mhd_log(void *cls, const char *fmt, va_list ap)
+{
+    char text[256];
+
+    (void)cls;
+    vsnprintf(text, sizeof(text), fmt, ap);
+    text[strcspn(text, "\n")] = '\0';
+    log_line(LOG_DEBUG, "http", "message", LOG_STR, text, NULL);
+}
+
+static unsigned http_threads(const struct config *config)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (config->limits.http_threads > 0)
+        return config->limits.http_threads;
+    return cores < 1 ? 1 : cores > 8 ? 8 : (unsigned)cores;
+}
+
+int server_start(struct proxy *proxy, struct config *config, plan_fn *plan, struct server **out,
+                 struct err *err)
+{
+    struct server *s = xcalloc(1, sizeof(*s));
+    unsigned threads = http_threads(config);
+    unsigned stall_s = (unsigned)((config->limits.stall_timeout_ms + 999) / 1000);
+
+    s->proxy = proxy;
+    s->plan = plan;
+    if (open_socket(config, &s->listen_fd, err) != 0) {
+        free(s);
+        return -1;
+    }
+    s->config = (struct config *)config_ref(config);
+    lock_init(&s->lock, LOCK_SERVER);
+    lock_cond_init(&s->changed);
+    name_address(s);
+    s->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+        on_request, s, MHD_OPTION_LISTEN_SOCKET, s->listen_fd, MHD_OPTION_EXTERNAL_LOGGER,
+        on_mhd_log, NULL, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, s,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
+        s, MHD_OPTION_CONNECTION_LIMIT, config->limits.connections,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_CONNECTION_TIMEOUT, stall_s, MHD_OPTION_THREAD_POOL_SIZE,
+        threads > 1 ? threads : 0, MHD_OPTION_END);
+    if (s->daemon == NULL) {
+        err_set(err, ERR_INPUT, "the HTTP front can't be started on %s", s->address);
+        close(s->listen_fd);
+        config_unref(&s->config);
+        lock_clear(&s->lock);
+        pthread_cond_destroy(&s->changed);
+        free(s);
+        return -1;
+    }
+    must(pthread_create(&s->watchman, NULL, watchman_main, s) == 0);
+    *out = s;
+    return 0;
+}
+
+void server_configure(struct server *s, struct config *config)
+{
+    struct config *old;
+
+    lock_take(&s->lock);
+    old = s->config;
+    s->config = (struct config *)config_ref(config);
+    lock_drop(&s->lock);
+    config_unref(&old);
+}
+
+const char *server_address(const struct server *s)
+{
+    return s->address;
+}
+
+void server_drain(struct server *s)
+{
+    MHD_socket fd;
+
+    lock_take(&s->lock);
+    s->draining = true;
+    lock_drop(&s->lock);
+    fd = MHD_quiesce_daemon(s->daemon);
+    /* As long as it is open the kernel goes on accepting for nobody. */
+    if (fd != MHD_INVALID_SOCKET)
+        close(fd);
+}
+
+size_t server_active(struct server *s)
+{
+    size_t n;
+
+    lock_take(&s->lock);
+    n = s->active;
+    lock_drop(&s->lock);
+    return n;
+}
+
+bool server_wait_idle(struct server *s, uint64_t deadline_ms, const volatile int *stop_waiting)
+{
+    bool idle;
+
+    lock_take(&s->lock);
+    while (s->active > 0 && !*stop_waiting && now_ms() < deadline_ms)
+        lock_wait_until(&s->lock, &s->changed, now_ms() + WATCH_INTERVAL_MS);
+    idle = s->active == 0;
+    lock_drop(&s->lock);
+    return idle;
+}
+
+void server_stop(struct server **sp)
+{
+    struct server *s = *sp;
+
+    *sp = NULL;
+    lock_take(&s->lock);
+    must(s->active == 0 || s->exchanges != NULL);
+    s->stopping = true;
+    pthread_cond_broadcast(&s->changed);
+    lock_drop(&s->lock);
+    pthread_join(s->watchman, NULL);
+    MHD_stop_daemon(s->daemon);
+    config_unref(&s->config);
+    pthread_cond_destroy(&s->changed);
+    lock_clear(&s->lock);
+    free(s);
+}

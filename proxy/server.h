@@ -1,0 +1,39 @@
+/* The HTTP front: accepts, reads, hands requests to workers, and sends what they decided.  The home
+ * of libmicrohttpd.
+ *
+ * Its threads (epoll, one per core) never block: they read from the local disk, memory and sockets.
+ */
+#ifndef PANNIER_PROXY_SERVER_H
+#define PANNIER_PROXY_SERVER_H
+
+#include "proxy/exchange.h"
+
+struct server;
+
+/* What to do with a request, once its headers are known. */
+struct plan {
+    enum { PLAN_REPLIED, PLAN_KEEP_BODY, PLAN_STREAM_BODY } kind;
+    exchange_fn *handler;    /* not for PLAN_REPLIED, where a reply_...() was called */
+    struct workers *workers; /* where it runs */
+};
+typedef struct plan plan_fn(struct exchange *x);
+
+/* config: the first one; server_configure() replaces it.  -1: the address can't be listened on. */
+int server_start(struct proxy *proxy, struct config *config, plan_fn *plan, struct server **out,
+                 struct err *err);
+/* New requests get this configuration. */
+void server_configure(struct server *s, struct config *config);
+/* "HOST:PORT" as it is listened on, with the port that the kernel chose for port 0. */
+const char *server_address(const struct server *s);
+
+/* No new connections from here on; connections are closed after their request. */
+void server_drain(struct server *s);
+/* Requests that are not answered yet. */
+size_t server_active(struct server *s);
+/* Wait until none is active or deadline_ms (of now_ms()) has passed, or wake is true.  True: none.
+ */
+bool server_wait_idle(struct server *s, uint64_t deadline_ms, const volatile int *stop_waiting);
+/* Only when no exchange is active. */
+void server_stop(struct server **s);
+
+#endif

@@ -1,0 +1,194 @@
+#include "proxy/stream.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "cache/lock.h"
+#include "protocol/base.h"
+#include "protocol/pkt.h"
+#include "protocol/sideband.h"
+
+/* With `done` and without shallow information a v2 response always begins like this. */
+static const char EARLY_PREFIX[] = "000dpackfile\n";
+enum { EARLY_PREFIX_LEN = sizeof(EARLY_PREFIX) - 1 };
+
+static int on_pack(void *ctx, const void *data, size_t len, struct err *err)
+{
+    struct stream *s = ctx;
+
+    (void)data;
+    (void)len;
+    (void)err;
+    s->pack_begun = true;
+    return 0;
+}
+
+void stream_init(struct stream *s, struct answer *a, const struct fetch_request *req)
+{
+    *s = (struct stream){.answer = a, .last_ms = now_ms()};
+    fetch_response_shape_of(req, &s->shape);
+    s->watch = fetch_response_new(&s->shape, on_pack, s);
+    bytes_init(&s->held, SIZE_MAX / 2); /* bounded by PKT_MAX, or by STREAM_HOLD_MAX */
+}
+
+void stream_clear(struct stream *s)
+{
+    fetch_response_free(s->watch);
+    s->watch = NULL;
+    bytes_clear(&s->held);
+}
+
+bool stream_restart(struct stream *s)
+{
+    if (s->handed_on && !s->opened_early)
+        return false;
+    if (s->opened_early && s->skip < EARLY_PREFIX_LEN)
+        return false; /* the response itself has begun */
+    fetch_response_free(s->watch);
+    s->watch = fetch_response_new(&s->shape, on_pack, s);
+    bytes_reset(&s->held);
+    s->seen = 0;
+    s->raw = s->hold = s->pack_begun = s->broken = false;
+    return true;
+}
+
+static int hand_on(struct stream *s, const void *data, size_t len, struct err *err)
+{
+    if (s->skip > 0) {
+        size_t n = s->skip < len ? s->skip : len;
+
+        s->skip -= n;
+        data = (const char *)data + n;
+        len -= n;
+    }
+    if (len == 0)
+        return 0;
+    s->handed_on = true;
+    s->last_ms = now_ms();
+    return answer_append(s->answer, data, len, err);
+}
+
+static void set_note(struct stream *s)
+{
+    int64_t at = fetch_response_note_offset(s->watch);
+
+    if (s->note_set || at < 0)
+        return;
+    s->note_set = true;
+    answer_set_note_offset(s->answer, at);
+}
+
+/* How many of the bytes that came may go out. */
+static uint64_t complete(const struct stream *s)
+{
+    if (s->raw)
+        return s->seen;
+    if (fetch_response_refused(s->watch))
+        return 0; /* whoever asked decides how to say it */
+    return fetch_response_complete(s->watch);
+}
+
+static bool still_held(struct stream *s)
+{
+    if (s->hold && (s->pack_begun || s->raw || s->held.len > STREAM_HOLD_MAX ||
+                    now_ms() - s->last_ms >= STREAM_KEEPALIVE_MS))
+        s->hold = false;
+    return s->hold;
+}
+
+int stream_feed(struct stream *s, const void *data, size_t len, struct err *err)
+{
+    uint64_t out = s->seen - s->held.len; /* handed on before */
+    size_t ready;
+    int rc = 0;
+
+    s->seen += len;
+    if (!s->raw && !s->broken && fetch_response_feed(s->watch, data, len, &s->why) != 0) {
+        s->broken = true;
+        s->raw = true;
+    }
+    if (still_held(s) || complete(s) <= out)
+        return bytes_add(&s->held, data, len); /* the limit is out of reach */
+    ready = (size_t)(complete(s) - out);
+    set_note(s);
+    if (s->held.len > 0) {
+        size_t n = ready < s->held.len ? ready : s->held.len;
+
+        rc = hand_on(s, s->held.data, n, err);
+        bytes_drop_front(&s->held, n);
+        ready -= n;
+    }
+    if (rc == 0 && ready > 0)
+        rc = hand_on(s, data, ready, err);
+    if (rc == 0)
+        must(bytes_add(&s->held, (const char *)data + ready, len - ready) == 0);
+    return rc;
+}
+
+int stream_idle(struct stream *s, struct err *err)
+{
+    if (now_ms() - s->last_ms < STREAM_KEEPALIVE_MS || s->raw)
+        return 0;
+    if (!s->handed_on) {
+        if (s->shape.version != 2 || s->shape.shallow || !s->shape.done || s->seen > 0)
+            return 0; /* what comes first isn't known yet */
+        answer_set_note_offset(s->answer, EARLY_PREFIX_LEN);
+        s->note_set = true;
+        s->opened_early = true;
+        if (hand_on(s, EARLY_PREFIX, EARLY_PREFIX_LEN, err) != 0)
+            return -1;
+        s->skip = EARLY_PREFIX_LEN;
+    } else if (!s->opened_early && !fetch_response_sideband_open(s->watch)) {
+        return 0;
+    }
+    s->last_ms = now_ms();
+    return answer_append(s->answer, SIDEBAND_KEEPALIVE, strlen(SIDEBAND_KEEPALIVE), err);
+}
+
+int stream_finish(struct stream *s, struct err *err)
+{
+    struct err ignored;
+    int rc;
+
+    rc = s->broken ? -1 : fetch_response_finish(s->watch, &s->why);
+    if (rc != 0)
+        *err = s->why;
+    if (s->held.len > 0 && !fetch_response_refused(s->watch)) {
+        set_note(s);
+        if (hand_on(s, s->held.data, s->held.len, rc == 0 ? err : &ignored) != 0)
+            rc = -1;
+        bytes_reset(&s->held);
+    }
+    return rc;
+}
+
+const char *stream_refused(const struct stream *s)
+{
+    return fetch_response_refused(s->watch) ? fetch_response_error(s->watch) : NULL;
+}
+
+bool stream_said_error(const struct stream *s)
+{
+    return fetch_response_error(s->watch) != NULL;
+}
+
+void stream_break(struct stream *s, const struct err *why)
+{
+    bool open = s->opened_early || fetch_response_sideband_open(s->watch);
+    enum sideband form = s->shape.sideband;
+    struct bytes message;
+    struct err ignored;
+    char text[ERR_TEXT_MAX + 16];
+
+    if (!s->handed_on || (s->raw && !s->opened_early))
+        return;
+    bytes_init(&message, PKT_MAX);
+    snprintf(text, sizeof(text), "pannier: %s\n", why->text);
+    if (open)
+        sideband_add(&message, form, BAND_ERROR, text, strlen(text));
+    else if (form != SIDEBAND_NONE)
+        pkt_addf(&message, "ERR %s", text);
+    if (message.len > 0)
+        answer_append(s->answer, message.data, message.len, &ignored);
+    bytes_clear(&message);
+}

@@ -1,0 +1,65 @@
+/* A fetch's response on its way into an answer, watched.
+ *
+ * Only whole pkts are handed on, so that when the source breaks off a message can stand behind
+ * them and git can say why.  While nothing comes, keepalives are put in where the protocol allows
+ * it: clients' low-speed guards count the time that a server thinks.
+ *
+ * One producer's thread. */
+#ifndef PANNIER_PROXY_STREAM_H
+#define PANNIER_PROXY_STREAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cache/answer.h"
+#include "protocol/bytes.h"
+#include "protocol/fetch_request.h"
+#include "protocol/fetch_response.h"
+
+enum {
+    STREAM_KEEPALIVE_MS = 5000, /* git's own upload-pack does the same */
+    STREAM_HOLD_MAX = 1 << 20,
+};
+
+struct stream {
+    struct answer *answer; /* borrowed */
+    struct fetch_response_shape shape;
+    struct fetch_response *watch;
+    struct bytes held; /* came, not handed on */
+    uint64_t seen;     /* bytes of the response so far */
+    bool raw;          /* this is no response to a fetch: handed on as it comes */
+    bool hold;         /* hand nothing on before the pack has begun */
+    bool pack_begun;
+    bool opened_early; /* "packfile" and a keepalive were sent before the response came */
+    size_t skip;       /* bytes of the response that were sent early */
+    bool handed_on;    /* readers have bytes */
+    bool note_set;
+    uint64_t last_ms;
+    struct err why; /* why it can't become whole */
+    bool broken;
+};
+
+void stream_init(struct stream *s, struct answer *a, const struct fetch_request *req);
+void stream_clear(struct stream *s);
+
+/* Start over with another source; only while nothing of the response was handed on. */
+bool stream_restart(struct stream *s);
+
+/* -1 only when the answer takes no more (ERR_CANCELLED): what the source says is judged at the end.
+ */
+int stream_feed(struct stream *s, const void *data, size_t len, struct err *err);
+/* Nothing has come for a while; call about once a second. */
+int stream_idle(struct stream *s, struct err *err);
+
+/* The source has ended by itself.  0: whole, keep it.  -1: *err says what was wrong; bytes that
+ * were held have been handed on, unless upstream refused the question (stream_refused()). */
+int stream_finish(struct stream *s, struct err *err);
+/* Upstream's own ERR in first place, nothing handed on: its words, or NULL. */
+const char *stream_refused(const struct stream *s);
+/* True when the response carries upstream's own word of failure, which was handed on. */
+bool stream_said_error(const struct stream *s);
+
+/* The source broke off: tell git, in the form that fits where the response stands. */
+void stream_break(struct stream *s, const struct err *why);
+
+#endif

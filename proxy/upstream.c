@@ -1,0 +1,484 @@
+#include "proxy/upstream.h"
+
+#include <ctype.h>
+#include <curl/curl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include <uthash.h>
+
+#include "cache/lock.h"
+#include "protocol/base.h"
+
+enum {
+    IDLE_MAX = 16, /* connections kept per origin while nobody uses them */
+    RECEIVE_SIZE = 128 * 1024,
+    LOCATION_MAX = 4096,
+};
+
+/* GitHub and others choose their answer by the agent's first word. */
+static const char USER_AGENT[] = "git/2.39 (pannier/" PANNIER_VERSION ")";
+
+struct origin {
+    char *base_url;
+    CURL *idle[IDLE_MAX]; /* each keeps its own connection; the last used is used first */
+    size_t idle_count;
+    size_t in_use;
+    UT_hash_handle hh;
+};
+
+struct origins {
+    struct lock lock;
+    pthread_cond_t freed;
+    struct origin *by_url;
+    atomic_bool cancelled;
+};
+
+struct origins *origins_new(void)
+{
+    struct origins *o = xcalloc(1, sizeof(*o));
+
+    must(curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK);
+    lock_init(&o->lock, LOCK_ORIGINS);
+    lock_cond_init(&o->freed);
+    return o;
+}
+
+void origins_free(struct origins **op)
+{
+    struct origins *o = *op;
+    struct origin *origin, *next;
+
+    *op = NULL;
+    if (o == NULL)
+        return;
+    HASH_ITER(hh, o->by_url, origin, next)
+    {
+        must(origin->in_use == 0);
+        HASH_DEL(o->by_url, origin);
+        for (size_t i = 0; i < origin->idle_count; i++)
+            curl_easy_cleanup(origin->idle[i]);
+        free(origin->base_url);
+        free(origin);
+    }
+    pthread_cond_destroy(&o->freed);
+    lock_clear(&o->lock);
+    free(o);
+    curl_global_cleanup();
+}
+
+void origins_cancel(struct origins *o)
+{
+    atomic_store(&o->cancelled, true);
+}
+
+const char *response_head_get(const struct response_head *h, const char *name)
+{
+    for (size_t i = 0; i < h->header_count; i++)
+        if (strcmp(h->headers[i].name, name) == 0)
+            return h->headers[i].value;
+    return NULL;
+}
+
+void response_head_clear(struct response_head *h)
+{
+    for (size_t i = 0; i < h->header_count; i++) {
+        free(h->headers[i].name);
+        free(h->headers[i].value);
+    }
+    *h = (struct response_head){0};
+}
+
+void response_head_copy(const struct response_head *from, struct response_head *to)
+{
+    *to = *from;
+    for (size_t i = 0; i < from->header_count; i++) {
+        to->headers[i].name = xstrdup(from->headers[i].name);
+        to->headers[i].value = xstrdup(from->headers[i].value);
+    }
+}
+
+/* ---- connections ---- */
+
+static struct origin *find_origin_locked(struct origins *o, const char *base_url)
+{
+    struct origin *origin;
+
+    HASH_FIND_STR(o->by_url, base_url, origin);
+    if (origin == NULL) {
+        origin = xcalloc(1, sizeof(*origin));
+        origin->base_url = xstrdup(base_url);
+        HASH_ADD_KEYPTR(hh, o->by_url, origin->base_url, strlen(origin->base_url), origin);
+    }
+    return origin;
+}
+
+static CURL *take_handle(struct origins *o, const struct upstream_config *config,
+                         const char *base_url, struct err *err)
+{
+    uint64_t deadline = now_ms() + config->connect_timeout_ms;
+    struct origin *origin;
+    CURL *curl = NULL;
+    bool got;
+
+    lock_take(&o->lock);
+    origin = find_origin_locked(o, base_url);
+    while (origin->in_use >= config->max_connections &&
+           lock_wait_until(&o->lock, &o->freed, deadline))
+        ;
+    got = origin->in_use < config->max_connections;
+    if (got) {
+        origin->in_use++;
+        if (origin->idle_count > 0)
+            curl = origin->idle[--origin->idle_count];
+    }
+    lock_drop(&o->lock);
+    if (!got) {
+        err_set(err, ERR_BUSY, "all %u connections to %s are in use", config->max_connections,
+                config->name);
+        return NULL;
+    }
+    if (curl == NULL)
+        curl = curl_easy_init();
+    must(curl != NULL);
+    return curl;
+}
+
+static void give_handle(struct origins *o, const char *base_url, CURL *curl)
+{
+    struct origin *origin;
+
+    curl_easy_reset(curl); /* forgets options, keeps the connection */
+    lock_take(&o->lock);
+    origin = find_origin_locked(o, base_url);
+    origin->in_use--;
+    if (origin->idle_count < IDLE_MAX) {
+        origin->idle[origin->idle_count++] = curl;
+        curl = NULL;
+    }
+    pthread_cond_broadcast(&o->freed); /* waiters of all origins share the condition */
+    lock_drop(&o->lock);
+    if (curl != NULL)
+        curl_easy_cleanup(curl);
+}
+
+/* ---- one transfer ---- */
+
+struct transfer {
+    struct origins *origins;
+    const struct upstream_config *config;
+    const struct upstream_request *request;
+    struct response_head head;
+    bool head_done;
+    bool redirecting; /* the body of a redirect is nobody's */
+    bool got_data;
+    uint64_t last_progress_ms;
+    curl_off_t last_up;
+    uint64_t last_tick_ms;
+    struct err *err;
+    bool stopped; /* a function of ours said -1, *err is its */
+};
+
+static bool is_redirect(int status)
+{
+    return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
+}
+
+static void add_header(struct response_head *head, const char *line, size_t len)
+{
+    const char *colon = memchr(line, ':', len);
+    const char *value, *end = line + len;
+    struct header *h;
+
+    if (colon == NULL || colon == line || head->header_count == UPSTREAM_HEADERS_MAX ||
+        len > UPSTREAM_HEADER_SIZE_MAX)
+        return;
+    value = colon + 1;
+    while (value < end && (*value == ' ' || *value == '\t'))
+        value++;
+    while (end > value && isspace((unsigned char)end[-1]))
+        end--;
+    h = &head->headers[head->header_count++];
+    h->name = xstrndup(line, (size_t)(colon - line));
+    for (char *p = h->name; *p != '\0'; p++)
+        *p = (char)tolower((unsigned char)*p);
+    h->value = xstrndup(value, (size_t)(end - value));
+}
+
+static int finish_head(struct transfer *t)
+{
+    const struct upstream_request *r = t->request;
+
+    t->head_done = true;
+    t->redirecting = is_redirect(t->head.status) && response_head_get(&t->head, "location") != NULL;
+    if (t->redirecting || r->head_fn == NULL)
+        return 0;
+    if (r->head_fn(r->ctx, &t->head, t->err) != 0) {
+        t->stopped = true;
+        return -1;
+    }
+    return 0;
+}
+
+static size_t on_header(char *line, size_t size, size_t count, void *ctx)
+{
+    struct transfer *t = ctx;
+    size_t len = size * count;
+    int status;
+
+    t->last_progress_ms = now_ms();
+    if (len > 5 && strncasecmp(line, "HTTP/", 5) == 0) {
+        const char *space = memchr(line, ' ', len);
+
+        status = space != NULL ? atoi(space + 1) : 0;
+        response_head_clear(&t->head);
+        t->head.status = status;
+        return len;
+    }
+    if (len <= 2) { /* the empty line */
+        if (t->head_done || t->head.status < 200)
+            return len; /* trailers, or an interim response */
+        return finish_head(t) == 0 ? len : 0;
+    }
+    if (!t->head_done)
+        add_header(&t->head, line, len);
+    return len;
+}
+
+static size_t on_data(char *data, size_t size, size_t count, void *ctx)
+{
+    struct transfer *t = ctx;
+    size_t len = size * count;
+
+    t->got_data = true;
+    if (!t->redirecting && t->request->data_fn(t->request->ctx, data, len, t->err) != 0) {
+        t->stopped = true;
+        return 0;
+    }
+    t->last_progress_ms = now_ms(); /* after: the time that our readers take is not upstream's */
+    return len;
+}
+
+static size_t on_read(char *buf, size_t size, size_t count, void *ctx)
+{
+    struct transfer *t = ctx;
+    ssize_t n = t->request->read_fn(t->request->ctx, buf, size * count);
+
+    t->last_progress_ms = now_ms();
+    if (n >= 0)
+        return (size_t)n;
+    err_set(t->err, ERR_CANCELLED, "the client stopped sending");
+    t->stopped = true;
+    return CURL_READFUNC_ABORT;
+}
+
+static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t ul_total,
+                       curl_off_t ul)
+{
+    struct transfer *t = ctx;
+    const struct upstream_request *r = t->request;
+    uint64_t now = now_ms();
+    uint64_t limit = t->got_data ? t->config->stall_timeout_ms : t->config->response_timeout_ms;
+
+    (void)dl_total, (void)dl, (void)ul_total;
+    if (ul != t->last_up)
+        t->last_progress_ms = now;
+    t->last_up = ul;
+    if (atomic_load(&t->origins->cancelled)) {
+        err_set(t->err, ERR_CANCELLED, "pannier is shutting down");
+        t->stopped = true;
+    } else if (now - t->last_progress_ms > limit) {
+        err_set(t->err, ERR_TIMEOUT, "%s sent nothing for %llu s", t->config->name,
+                (unsigned long long)(limit / 1000));
+        t->stopped = true;
+    } else if (r->tick_fn != NULL && now - t->last_tick_ms >= 1000) {
+        t->last_tick_ms = now;
+        t->stopped = r->tick_fn(r->ctx, t->err) != 0;
+    }
+    return t->stopped ? 1 : 0;
+}
+
+static struct curl_slist *add_field(struct curl_slist *list, const char *name, const char *value)
+{
+    char *line;
+
+    if (value == NULL)
+        return list;
+    line = xasprintf("%s: %s", name, value);
+    list = curl_slist_append(list, line);
+    must(list != NULL);
+    free(line);
+    return list;
+}
+
+static struct curl_slist *request_headers(const struct upstream_request *r)
+{
+    struct curl_slist *list = NULL;
+
+    list = add_field(list, "Authorization", r->authorization);
+    list = add_field(list, "Git-Protocol", r->git_protocol);
+    list = add_field(list, "Content-Encoding", r->content_encoding);
+    list = add_field(list, "Accept", r->accept != NULL ? r->accept : "*/*");
+    list = add_field(list, "Range", r->range);
+    if (r->body != NULL || r->read_fn != NULL)
+        list = add_field(list, "Content-Type",
+                         r->content_type != NULL ? r->content_type : "application/octet-stream");
+    if (r->read_fn != NULL && r->content_length < 0)
+        list = add_field(list, "Transfer-Encoding", "chunked");
+    /* Without it curl waits a second for a 100 that many hosts never send. */
+    list = curl_slist_append(list, "Expect:");
+    must(list != NULL);
+    return list;
+}
+
+static void set_body(CURL *curl, struct transfer *t)
+{
+    const struct upstream_request *r = t->request;
+
+    if (r->read_fn != NULL) {
+        curl_easy_setopt(curl, CURLOPT_UPLOAD, 1L);
+        curl_easy_setopt(curl, CURLOPT_READFUNCTION, on_read);
+        curl_easy_setopt(curl, CURLOPT_READDATA, t);
+        if (r->content_length >= 0)
+            curl_easy_setopt(curl, CURLOPT_INFILESIZE_LARGE, (curl_off_t)r->content_length);
+    } else if (r->body != NULL) {
+        curl_easy_setopt(curl, CURLOPT_POST, 1L);
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDS, r->body);
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->body_len);
+    }
+    if (strcmp(r->method, "HEAD") == 0)
+        curl_easy_setopt(curl, CURLOPT_NOBODY, 1L);
+    else
+        curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, r->method);
+}
+
+static int explain(CURLcode code, const char *words, const struct transfer *t)
+{
+    const char *reason = words[0] != '\0' ? words : curl_easy_strerror(code);
+
+    if (t->stopped)
+        return -1; /* *err is filled */
+    switch (code) {
+    case CURLE_OPERATION_TIMEDOUT:
+        return err_set(t->err, ERR_TIMEOUT, "%s did not answer in time: %s", t->config->name,
+                       reason);
+    case CURLE_PARTIAL_FILE:
+    case CURLE_RECV_ERROR:
+    case CURLE_GOT_NOTHING:
+    case CURLE_HTTP2:
+    case CURLE_HTTP2_STREAM:
+        return err_set(t->err, ERR_UPSTREAM, "%s broke off: %s", t->config->name, reason);
+    default:
+        return err_set(t->err, ERR_UPSTREAM, "%s can't be reached: %s", t->config->name, reason);
+    }
+}
+
+static int run(CURL *curl, struct transfer *t, const char *url)
+{
+    const struct upstream_request *r = t->request;
+    struct curl_slist *headers = request_headers(r);
+    char words[CURL_ERROR_SIZE] = "";
+    CURLcode code;
+
+    curl_easy_setopt(curl, CURLOPT_URL, url);
+    curl_easy_setopt(curl, CURLOPT_PATH_AS_IS, 1L);
+    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(curl, CURLOPT_USERAGENT, USER_AGENT);
+    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, words);
+    curl_easy_setopt(curl, CURLOPT_BUFFERSIZE, (long)RECEIVE_SIZE);
+    curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)t->config->connect_timeout_ms);
+    curl_easy_setopt(curl, CURLOPT_TCP_KEEPALIVE, 1L);
+    curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(curl, CURLOPT_HEADERDATA, t);
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, t);
+    curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl_easy_setopt(curl, CURLOPT_XFERINFODATA, t);
+    curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+    if (r->decode)
+        curl_easy_setopt(curl, CURLOPT_ACCEPT_ENCODING, "gzip");
+    if (t->config->ca_file != NULL)
+        curl_easy_setopt(curl, CURLOPT_CAINFO, t->config->ca_file);
+    set_body(curl, t);
+    t->last_progress_ms = t->last_tick_ms = now_ms();
+    code = curl_easy_perform(curl);
+    curl_slist_free_all(headers);
+    return code == CURLE_OK ? 0 : explain(code, words, t);
+}
+
+/* Where a redirect leads, as an escaped path of a repository of the same origin: the location must
+ * be base_url, "/", a path, "/", rest. */
+static char *follow(const struct upstream_request *r, const char *location)
+{
+    size_t base_len = strlen(r->base_url), rest_len = strlen(r->rest), len = strlen(location);
+    const char *path = location;
+
+    if (len > LOCATION_MAX)
+        return NULL;
+    if (location[0] == '/' && location[1] != '/') {
+        const char *host = strstr(r->base_url, "://");
+        const char *prefix = host != NULL ? strchr(host + 3, '/') : NULL;
+        size_t prefix_len = prefix != NULL ? strlen(prefix) : 0;
+
+        if (prefix_len > 0 && strncmp(location, prefix, prefix_len) != 0)
+            return NULL;
+        path = location + prefix_len;
+    } else {
+        if (strncasecmp(location, r->base_url, base_len) != 0)
+            return NULL;
+        path = location + base_len;
+    }
+    len = strlen(path);
+    if (path[0] != '/' || len < rest_len + 3 || path[len - rest_len - 1] != '/' ||
+        strcmp(path + len - rest_len, r->rest) != 0)
+        return NULL;
+    return xstrndup(path + 1, len - rest_len - 2);
+}
+
+int upstream_perform(struct origins *o, const struct upstream_config *config,
+                     const struct upstream_request *r, char **moved_repo, struct err *err)
+{
+    CURL *curl = take_handle(o, config, r->base_url, err);
+    char *repo = NULL;
+    int rc = -1;
+
+    if (moved_repo != NULL)
+        *moved_repo = NULL;
+    if (curl == NULL)
+        return -1;
+    for (int redirects = 0;; redirects++) {
+        struct transfer t = {.origins = o, .config = config, .request = r, .err = err};
+        char *url = xasprintf("%s/%s/%s", r->base_url, repo != NULL ? repo : r->repo, r->rest);
+        char *next = NULL;
+
+        rc = run(curl, &t, url);
+        free(url);
+        if (rc == 0 && t.redirecting) {
+            next = follow(r, response_head_get(&t.head, "location"));
+            if (next == NULL)
+                rc = err_set(err, ERR_UPSTREAM,
+                             "%s redirects to a place that is not this repository on the same host",
+                             config->name);
+            else if (redirects == REDIRECTS_MAX || r->read_fn != NULL)
+                rc = err_set(err, ERR_UPSTREAM, "%s redirects too often", config->name);
+        }
+        response_head_clear(&t.head);
+        if (next == NULL || rc != 0) {
+            free(next);
+            break;
+        }
+        free(repo);
+        repo = next;
+        curl_easy_reset(curl);
+    }
+    give_handle(o, r->base_url, curl);
+    if (moved_repo != NULL && rc == 0)
+        *moved_repo = repo;
+    else
+        free(repo);
+    return rc;
+}
