@@ -348,14 +348,28 @@ static int reap(struct process *p)
     return status;
 }
 
+/* What the caller didn't read: closing the pipe instead would end the program with SIGPIPE. */
+static void drain(int fd)
+{
+    char block[4096];
+    ssize_t n;
+
+    do
+        n = read(fd, block, sizeof(block));
+    while (n > 0 || (n < 0 && errno == EINTR));
+}
+
 int process_finish(struct process **pp, struct err *err)
 {
     struct process *p = *pp;
-    int status = reap(p);
+    int status;
     char words[160];
     int rc = 0;
 
     *pp = NULL;
+    close_fd(&p->in_fd);
+    drain(p->out_fd);
+    status = reap(p);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
         last_words(p->err_fd, words);
         rc = WIFSIGNALED(status)

@@ -71,7 +71,8 @@ static struct fetch *begin(struct exchange *x, struct err *err)
     }
     f->parsed = true;
     asker_init(&f->asker, x);
-    fetch_request_key(&f->req, &f->asker.repo_id, &f->key);
+    if (fetch_request_keepable(&f->req))
+        fetch_request_key(&f->req, &f->asker.repo_id, &f->key);
     x->state = f;
     x->free_state = free_fetch;
     return f;

@@ -36,6 +36,14 @@ enum {
 
 enum phase { RECEIVING, WORKING, FOLLOWING, REPLYING };
 
+/* What a sleeping connection waits for; who brings something else doesn't wake it. */
+enum wait {
+    WAIT_NOTHING = 0,
+    WAIT_WORKER = 1, /* a handler's decision */
+    WAIT_ROOM = 2,   /* in the upload's window */
+    WAIT_ANSWER = 4, /* the answer to grow; the reader is armed */
+};
+
 /* One TCP connection; what the watchman looks at. */
 struct connection {
     struct server *server;
@@ -58,12 +66,12 @@ struct upload {
 struct server_part {
     struct exchange x;
     struct server *server;
-    struct lock lock;                  /* phase, suspended, connection, upload, refs */
+    struct lock lock;                  /* phase, waits_for, connection, upload, refs */
     int refs;                          /* libmicrohttpd's one, and one per job */
     struct MHD_Connection *connection; /* NULL: gone */
     enum phase phase;
     enum phase decided; /* what a handler decided; becomes the phase when it returns */
-    bool suspended;
+    enum wait waits_for; /* not WAIT_NOTHING: suspended */
     bool started; /* headers were looked at */
     bool queued;  /* the response was handed over */
     struct plan plan;
@@ -224,7 +232,6 @@ static void log_request(struct server_part *p, bool whole)
 {
     struct exchange *x = &p->x;
     char repository[512] = "";
-    char protocol[2] = {(char)('0' + x->protocol), '\0'};
     uint64_t total = now_us() - p->started_us;
 
     if (x->upstream != NULL)
@@ -232,10 +239,10 @@ static void log_request(struct server_part *p, bool whole)
     log_line(LOG_INFO, "request", "id", LOG_STR, x->id, "client", LOG_STR, x->client, "method",
              LOG_STR, x->method != NULL ? x->method : "?", "repository", LOG_STR,
              repository[0] != '\0' ? repository : NULL, "service", LOG_STR,
-             x->upstream != NULL ? service_name(x->path.service) : NULL, "protocol", LOG_STR,
-             x->upstream != NULL ? protocol : NULL, "result", LOG_STR,
-             x->result != NULL ? x->result : "aborted", "status", LOG_U64, (uint64_t)p->status,
-             "bytes", LOG_U64, p->body_sent, "first_byte_ms", LOG_MS,
+             x->upstream != NULL ? service_name(x->path.service) : NULL, "protocol", LOG_U64,
+             (uint64_t)x->protocol, "result", LOG_STR, x->result != NULL ? x->result : "aborted",
+             "status", LOG_U64, (uint64_t)p->status, "bytes", LOG_U64, p->body_sent,
+             "first_byte_ms", LOG_MS,
              p->first_byte_us > 0 ? p->first_byte_us - p->started_us : total, "total_ms", LOG_MS,
              total, "ended", LOG_STR, whole ? "whole" : "cut", NULL);
 }
@@ -267,19 +274,19 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **co
 /* ---- sleeping and waking ---- */
 
 /* HTTP thread, with p->lock held. */
-static void sleep_locked(struct server_part *p)
+static void sleep_locked(struct server_part *p, enum wait what)
 {
     MHD_suspend_connection(p->connection);
-    p->suspended = true;
+    p->waits_for = what;
 }
 
-static void wake_up(struct server_part *p)
+static void wake_up(struct server_part *p, int what)
 {
     struct MHD_Connection *connection = NULL;
 
     lock_take(&p->lock);
-    if (p->suspended) {
-        p->suspended = false;
+    if ((p->waits_for & what) != 0) {
+        p->waits_for = WAIT_NOTHING;
         connection = p->connection;
     }
     lock_drop(&p->lock);
@@ -289,17 +296,17 @@ static void wake_up(struct server_part *p)
 
 static void on_answer(void *ctx)
 {
-    wake_up(ctx);
+    wake_up(ctx, WAIT_ANSWER);
 }
 
 /* HTTP thread: sleep until the answer that p reads has more to say. */
 static void sleep_until_more(struct server_part *p)
 {
     lock_take(&p->lock);
-    sleep_locked(p);
+    sleep_locked(p, WAIT_ANSWER);
     lock_drop(&p->lock);
     if (!answer_reader_arm(&p->reader))
-        wake_up(p);
+        wake_up(p, WAIT_ANSWER);
 }
 
 /* The handler, ready or plan function has returned: only now may another thread go on. */
@@ -316,7 +323,8 @@ static void run_handler(void *ctx)
 
     p->handler(&p->x);
     commit_phase(p);
-    wake_up(p);
+    /* A reply that doesn't wait for the body frees the one who waits for room, too. */
+    wake_up(p, WAIT_WORKER | WAIT_ROOM);
     part_unref(p);
 }
 
@@ -691,7 +699,7 @@ static void receive_streamed(struct server_part *p, const char *data, size_t *le
         if (n > 0)
             pthread_cond_signal(&p->upload->more);
         if (*len > 0)
-            sleep_locked(p);
+            sleep_locked(p, WAIT_ROOM);
     }
     lock_drop(&p->lock);
 }
@@ -720,7 +728,7 @@ ssize_t exchange_read_upload(struct exchange *x, void *buf, size_t len)
     }
     rc = done == 0 && !u->ended ? -1 : (ssize_t)done;
     lock_drop(&p->lock);
-    wake_up(p);
+    wake_up(p, WAIT_ROOM);
     return rc;
 }
 
@@ -733,7 +741,7 @@ void exchange_end_upload(struct exchange *x)
     lock_take(&p->lock);
     p->upload->abandoned = true;
     lock_drop(&p->lock);
-    wake_up(p);
+    wake_up(p, WAIT_ROOM);
 }
 
 static enum MHD_Result receive(struct server_part *p, const char *data, size_t *len)
@@ -774,7 +782,7 @@ static enum MHD_Result advance(struct server_part *p)
         lock_take(&p->lock);
         phase = p->phase;
         if (phase == WORKING) {
-            sleep_locked(p);
+            sleep_locked(p, WAIT_WORKER);
             slept = true;
         }
         lock_drop(&p->lock);
