@@ -61,12 +61,21 @@ void answers_free(struct answers **allp)
     free(all);
 }
 
-static char *path_of(struct answers *all, const struct key *key)
+static char *name_of(const struct key *key)
 {
     char hex[KEY_HEX_SIZE];
 
     key_to_hex(key, hex);
-    return folder_pathf(all->folder, "answers/%.2s/%s", hex, hex);
+    return xasprintf("answers/%.2s/%s", hex, hex);
+}
+
+static char *path_of(struct answers *all, const struct key *key)
+{
+    char *name = name_of(key);
+    char *path = folder_pathf(all->folder, "%s", name);
+
+    free(name);
+    return path;
 }
 
 static struct slot *find_locked(struct answers *all, const struct key *key)
@@ -269,6 +278,20 @@ static bool known_good(struct answers *all, const struct key *key,
     return good;
 }
 
+/* Is the file at fd this key's answer, unchanged since it was written? */
+static int check_file(struct answers *all, const struct key *key, int fd,
+                      const struct file_identity *identity, struct entry *entry, struct err *err)
+{
+    char *name = name_of(key);
+    int rc = known_good(all, key, identity) ? answer_file_describe(fd, entry, err)
+                                            : answer_file_verify(fd, entry, err);
+
+    if (rc == 0 && strcmp(entry->path, name) != 0)
+        rc = err_set(err, ERR_CORRUPT, "an answer lies under another one's name");
+    free(name);
+    return rc;
+}
+
 bool answers_find_local(struct answers *all, const struct key *key, struct answer *a)
 {
     char *path = path_of(all, key);
@@ -280,11 +303,7 @@ bool answers_find_local(struct answers *all, const struct key *key, struct answe
 
     if (fd < 0 || !file_identity_of(fd, &identity))
         goto out;
-    if (known_good(all, key, &identity)) {
-        found = answer_file_describe(fd, &entry, &why) == 0;
-    } else if (answer_file_verify(fd, &entry, &why) == 0) {
-        found = true;
-    }
+    found = check_file(all, key, fd, &identity, &entry, &why) == 0;
     if (found) {
         mark_published(all, key, a, &identity);
         answer_fill_from_file(a, fd, entry.size, entry.note_offset);
@@ -292,6 +311,7 @@ bool answers_find_local(struct answers *all, const struct key *key, struct answe
     } else {
         unlink(path);
         atomic_fetch_add(&all->damaged, 1);
+        folder_report_damage(all->folder, path, &why);
     }
 out:
     entry_clear(&entry);
@@ -319,6 +339,8 @@ static int publish(struct answers *all, const struct key *key, struct answer *a,
     int rc;
 
     answer_body_digest(a, sha256);
+    free(entry->path);
+    entry->path = name_of(key);
     entry->size = answer_size(a);
     entry->note_offset = answer_note_offset(a);
     rc = answer_file_seal(answer_fd(a), entry, sha256, err);

@@ -35,11 +35,12 @@ void entry_copy(const struct entry *from, struct entry *to)
 
 int entry_write(const struct entry *e, struct bytes *out)
 {
-    json_t *json = json_pack("{s:s, s:s, s:s, s:s*, s:s*, s:I, s:I, s:I, s:I}", "kind",
-                             e->kind == ENTRY_ANSWER ? "answer" : "mirror", "repo_id", e->repo_id,
-                             "url", e->url, "ref", e->ref, "commit", e->commit, "size",
-                             (json_int_t)e->size, "created", (json_int_t)e->created, "note_offset",
-                             (json_int_t)e->note_offset, "objects", (json_int_t)e->objects);
+    json_t *json =
+        json_pack("{s:s, s:s, s:s, s:s, s:s*, s:s*, s:I, s:I, s:I, s:I}", "kind",
+                  e->kind == ENTRY_ANSWER ? "answer" : "mirror", "repo_id", e->repo_id, "url",
+                  e->url, "path", e->path, "ref", e->ref, "commit", e->commit, "size",
+                  (json_int_t)e->size, "created", (json_int_t)e->created, "note_offset",
+                  (json_int_t)e->note_offset, "objects", (json_int_t)e->objects);
     char *text;
     int rc;
 
@@ -56,15 +57,15 @@ int entry_read(const char *text, size_t len, struct entry *out, struct err *err)
 {
     json_error_t why;
     json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
-    const char *kind, *repo_id, *url, *ref = NULL, *commit = NULL;
+    const char *kind, *repo_id, *url, *path, *ref = NULL, *commit = NULL;
     json_int_t size, created, note_offset, objects;
 
     if (json == NULL)
         return err_set(err, ERR_CORRUPT, "the record of an entry is no JSON: %s", why.text);
-    if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s:s, s?s, s?s, s:I, s:I, s:I, s:I}", "kind",
-                       &kind, "repo_id", &repo_id, "url", &url, "ref", &ref, "commit", &commit,
-                       "size", &size, "created", &created, "note_offset", &note_offset, "objects",
-                       &objects) != 0) {
+    if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s:s, s:s, s?s, s?s, s:I, s:I, s:I, s:I}", "kind",
+                       &kind, "repo_id", &repo_id, "url", &url, "path", &path, "ref", &ref,
+                       "commit", &commit, "size", &size, "created", &created, "note_offset",
+                       &note_offset, "objects", &objects) != 0) {
         json_decref(json);
         return err_set(err, ERR_CORRUPT, "the record of an entry lacks a field: %s", why.text);
     }
@@ -72,6 +73,7 @@ int entry_read(const char *text, size_t len, struct entry *out, struct err *err)
         .kind = strcmp(kind, "mirror") == 0 ? ENTRY_MIRROR : ENTRY_ANSWER,
         .repo_id = xstrdup(repo_id),
         .url = xstrdup(url),
+        .path = xstrdup(path),
         .ref = copy_or_null(ref),
         .commit = copy_or_null(commit),
         .size = (uint64_t)size,

@@ -25,8 +25,7 @@ struct folder {
     int lock_fd;
     uint64_t nonce; /* makes names in incoming/ unlike those of a process that died */
     atomic_uint_fast64_t serial;
-    folder_trouble_fn *fn;
-    void *ctx;
+    struct folder_listener listener;
 
     struct lock lock;
     bool troubled;
@@ -85,7 +84,7 @@ int sync_parent(const char *path, struct err *err)
     return rc;
 }
 
-int write_file(const char *path, const void *data, size_t len, struct err *err)
+int write_file(const char *path, const void *data, size_t len, bool durable, struct err *err)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     int rc = 0;
@@ -100,7 +99,7 @@ int write_file(const char *path, const void *data, size_t len, struct err *err)
         else if (errno != EINTR)
             rc = err_errno(err, ERR_STORAGE, "write %s", path);
     }
-    if (rc == 0 && fsync(fd) != 0)
+    if (rc == 0 && durable && fsync(fd) != 0)
         rc = err_errno(err, ERR_STORAGE, "sync %s", path);
     if (close(fd) != 0 && rc == 0)
         rc = err_errno(err, ERR_STORAGE, "close %s", path);
@@ -134,7 +133,7 @@ static int check_version(struct folder *f, struct err *err)
     int rc = 0;
 
     if (fd < 0 && errno == ENOENT) {
-        rc = write_file(path, FOLDER_VERSION, strlen(FOLDER_VERSION), err);
+        rc = write_file(path, FOLDER_VERSION, strlen(FOLDER_VERSION), true, err);
     } else if (fd < 0) {
         rc = err_errno(err, ERR_STORAGE, "open %s", path);
     } else if (read(fd, found, sizeof(found) - 1) < 0) {
@@ -170,15 +169,15 @@ static int make_places(struct folder *f, struct err *err)
     return rc;
 }
 
-int folder_open(const char *path, folder_trouble_fn *fn, void *ctx, struct folder **out,
+int folder_open(const char *path, const struct folder_listener *listener, struct folder **out,
                 struct err *err)
 {
     struct folder *f = xcalloc(1, sizeof(*f));
 
     f->path = xstrdup(path);
     f->lock_fd = -1;
-    f->fn = fn;
-    f->ctx = ctx;
+    if (listener != NULL)
+        f->listener = *listener;
     lock_init(&f->lock, LOCK_FOLDER);
     must(getrandom(&f->nonce, sizeof(f->nonce), 0) == sizeof(f->nonce));
     if (make_folders(path, err) != 0 || take_ownership(f, err) != 0 || check_version(f, err) != 0 ||
@@ -239,8 +238,8 @@ void folder_report_trouble(struct folder *f, const struct err *trouble)
     f->troubled = true;
     f->trouble = *trouble;
     lock_drop(&f->lock);
-    if (first && f->fn != NULL)
-        f->fn(f->ctx, trouble);
+    if (first && f->listener.trouble != NULL)
+        f->listener.trouble(f->listener.ctx, trouble);
 }
 
 void folder_report_success(struct folder *f)
@@ -251,8 +250,14 @@ void folder_report_success(struct folder *f)
     ended = f->troubled;
     f->troubled = false;
     lock_drop(&f->lock);
-    if (ended && f->fn != NULL)
-        f->fn(f->ctx, NULL);
+    if (ended && f->listener.trouble != NULL)
+        f->listener.trouble(f->listener.ctx, NULL);
+}
+
+void folder_report_damage(struct folder *f, const char *what, const struct err *why)
+{
+    if (f->listener.damage != NULL)
+        f->listener.damage(f->listener.ctx, what, why);
 }
 
 bool folder_troubled(struct folder *f, struct err *trouble)

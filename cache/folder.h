@@ -18,12 +18,18 @@
 
 struct folder;
 
-/* trouble NULL: writing works again.  Called in the thread that found out; must not block. */
-typedef void folder_trouble_fn(void *ctx, const struct err *trouble);
+/* What the owner wants to hear.  Called in the thread that found out; must not block. */
+struct folder_listener {
+    /* Writing fails; NULL: it works again. */
+    void (*trouble)(void *ctx, const struct err *trouble);
+    /* Something kept was not what was written, and has been dropped. */
+    void (*damage)(void *ctx, const char *what, const struct err *why);
+    void *ctx;
+};
 
 /* -1 (ERR_STORAGE): can't be made or written, has another version, or another process
  * serves from it. */
-int folder_open(const char *path, folder_trouble_fn *fn, void *ctx, struct folder **out,
+int folder_open(const char *path, const struct folder_listener *listener, struct folder **out,
                 struct err *err);
 void folder_close(struct folder **f);
 
@@ -37,6 +43,7 @@ char *folder_incoming_path(struct folder *f, const char *suffix);
 /* Any thread. */
 void folder_report_trouble(struct folder *f, const struct err *trouble);
 void folder_report_success(struct folder *f);
+void folder_report_damage(struct folder *f, const char *what, const struct err *why);
 /* True while the last write failed; *trouble is then a copy of why.  Any thread. */
 bool folder_troubled(struct folder *f, struct err *trouble);
 
@@ -47,7 +54,7 @@ int make_folders(const char *dir, struct err *err);
 void remove_tree(const char *path);
 /* fsync the folder that holds path, so that a rename in it survives a power cut. */
 int sync_parent(const char *path, struct err *err);
-/* Write a small file whole, with fsync. */
-int write_file(const char *path, const void *data, size_t len, struct err *err);
+/* Write a small file whole; durable: with fsync. */
+int write_file(const char *path, const void *data, size_t len, bool durable, struct err *err);
 
 #endif

@@ -30,6 +30,8 @@ enum {
 };
 
 static const char TIP_PREFIX[] = "refs/pannier/oid/";
+static const char CONFIG[] = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n";
+static const char HEAD[] = "ref: refs/heads/none\n";
 
 /* A pack whose bytes were checked, as it was then. */
 struct verified_pack {
@@ -257,6 +259,13 @@ static void remember_verified(struct mirror *m, const char *name,
     lock_drop(&m->all->lock);
 }
 
+static bool is_pack(const char *name)
+{
+    size_t len = strlen(name);
+
+    return len > 5 && strcmp(name + len - 5, ".pack") == 0 && strncmp(name, "pack-", 5) == 0;
+}
+
 /* name: "pack-<hash>.pack" or ".idx". */
 static bool file_is_good(struct mirror *m, const char *name, const uint64_t *size)
 {
@@ -273,7 +282,7 @@ static bool file_is_good(struct mirror *m, const char *name, const uint64_t *siz
     return good;
 }
 
-static bool list_is_good(struct mirror *m, char *list)
+static bool list_is_good(struct mirror *m, char *list, struct err *err)
 {
     char *save = NULL;
     size_t packs = 0;
@@ -284,33 +293,66 @@ static bool list_is_good(struct mirror *m, char *list)
         uint64_t size;
 
         if (sscanf(line, "%100s %" SCNu64, name, &size) != 2 || strchr(name, '/') != NULL ||
-            strlen(name) < 5 || !file_is_good(m, name, &size))
+            !is_pack(name)) {
+            err_set(err, ERR_CORRUPT, "its list of packs is damaged");
             return false;
-        memcpy(name + strlen(name) - 4, "idx", 4);
-        if (name[strlen(name) - 4] != '.')
+        }
+        if (!file_is_good(m, name, &size)) {
+            err_set(err, ERR_CORRUPT, "%s is not what was written", name);
             return false;
-        if (!file_is_good(m, name, NULL))
+        }
+        snprintf(name + strlen(name) - strlen("pack"), sizeof("idx"), "idx");
+        if (!file_is_good(m, name, NULL)) {
+            err_set(err, ERR_CORRUPT, "%s is not what was written", name);
             return false;
+        }
         packs++;
     }
+    if (packs == 0)
+        err_set(err, ERR_CORRUPT, "its list of packs is empty");
     return packs > 0;
+}
+
+/* What git needs around the packs. */
+static bool frame_is_good(struct mirror *m, struct err *err)
+{
+    static const struct {
+        const char *name, *content;
+    } files[] = {{"config", CONFIG}, {"HEAD", HEAD}};
+    bool good = true;
+
+    for (size_t i = 0; i < ARRAY_LEN(files) && good; i++) {
+        char *path = xasprintf("%s/%s", m->path, files[i].name);
+        char found[256] = "";
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+        good = fd >= 0 && read(fd, found, sizeof(found) - 1) >= 0 &&
+               strcmp(found, files[i].content) == 0;
+        if (!good)
+            err_set(err, ERR_CORRUPT, "its %s is not what was written", files[i].name);
+        if (fd >= 0)
+            close(fd);
+        free(path);
+    }
+    return good;
 }
 
 bool mirror_ready(struct mirror *m)
 {
     char *list = read_list(m);
+    struct err why;
     bool good;
 
     if (list == NULL)
         return false;
-    good = list_is_good(m, list);
+    good = list_is_good(m, list, &why) && frame_is_good(m, &why);
     free(list);
     if (!good)
-        mirror_drop_damaged(m);
+        mirror_drop_damaged(m, &why);
     return good;
 }
 
-void mirror_drop_damaged(struct mirror *m)
+void mirror_drop_damaged(struct mirror *m, const struct err *why)
 {
     char *away = folder_incoming_path(m->all->folder, ".dropped");
 
@@ -318,6 +360,7 @@ void mirror_drop_damaged(struct mirror *m)
      * leaves only what the next start sweeps. */
     if (rename(m->path, away) == 0) {
         atomic_fetch_add(&m->all->damaged, 1);
+        folder_report_damage(m->all->folder, m->path, why);
         remove_tree(away);
     }
     free(away);
@@ -353,6 +396,27 @@ void mirror_missing(struct mirror *m, const struct oid_list *oids, struct oid_li
         to_git_oid(&oids->items[i], &id);
         if (odb == NULL || !git_odb_exists(odb, &id))
             oid_list_add(out, &oids->items[i]);
+    }
+    git_odb_free(odb);
+    git_repository_free(repo);
+}
+
+void mirror_missing_tags(struct mirror *m, const struct oid_list *tags,
+                         const struct oid_list *targets, struct oid_list *out)
+{
+    git_repository *repo = tags->count > 0 ? open_repository(m) : NULL;
+    git_odb *odb = NULL;
+
+    if (repo != NULL && git_repository_odb(&odb, repo) != 0)
+        odb = NULL;
+    for (size_t i = 0; i < tags->count && odb != NULL; i++) {
+        git_oid tag, target;
+
+        to_git_oid(&tags->items[i], &tag);
+        to_git_oid(&targets->items[i], &target);
+        if (!git_odb_exists_ext(odb, &tag, GIT_ODB_LOOKUP_NO_REFRESH) &&
+            git_odb_exists_ext(odb, &target, GIT_ODB_LOOKUP_NO_REFRESH))
+            oid_list_add(out, &tags->items[i]);
     }
     git_odb_free(odb);
     git_repository_free(repo);
@@ -485,12 +549,19 @@ struct mirror_intake {
     struct process *index_pack;
 };
 
-static int make_bare(const char *path, struct err *err)
+static int write_below(const char *folder, const char *name, const char *text, bool durable,
+                       struct err *err)
 {
-    static const char config[] = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n";
-    static const char head[] = "ref: refs/heads/none\n";
+    char *path = xasprintf("%s/%s", folder, name);
+    int rc = write_file(path, text, strlen(text), durable, err);
+
+    free(path);
+    return rc;
+}
+
+static int make_bare(const char *path, bool durable, struct err *err)
+{
     static const char *const folders[] = {"objects/pack", "objects/info", "refs"};
-    char *file;
     int rc = 0;
 
     for (size_t i = 0; i < ARRAY_LEN(folders) && rc == 0; i++) {
@@ -499,14 +570,10 @@ static int make_bare(const char *path, struct err *err)
         rc = make_folders(folder, err);
         free(folder);
     }
-    file = xasprintf("%s/config", path);
     if (rc == 0)
-        rc = write_file(file, config, strlen(config), err);
-    free(file);
-    file = xasprintf("%s/HEAD", path);
+        rc = write_below(path, "config", CONFIG, durable, err);
     if (rc == 0)
-        rc = write_file(file, head, strlen(head), err);
-    free(file);
+        rc = write_below(path, "HEAD", HEAD, durable, err);
     return rc;
 }
 
@@ -530,7 +597,7 @@ int mirror_intake_begin(struct mirror *m, bool background, struct mirror_intake 
     in->fresh = access(m->path, F_OK) != 0;
     in->path = in->fresh ? folder_incoming_path(m->all->folder, ".git") : xstrdup(m->path);
     if (in->fresh)
-        rc = make_bare(in->path, err);
+        rc = make_bare(in->path, true, err);
     if (rc == 0) {
         git_dir = xasprintf("--git-dir=%s", in->path);
         rc = process_start(
@@ -609,7 +676,7 @@ static int write_packed_refs(const char *path, const struct oid_list *tips, stru
         oid_to_hex(HASH_SHA1, &tips->items[i], hex);
         bytes_addf(&text, "%s %s%s\n", hex, TIP_PREFIX, hex);
     }
-    rc = write_file(file, text.data, text.len, err);
+    rc = write_file(file, text.data, text.len, true, err);
     bytes_clear(&text);
     free(file);
     return rc;
@@ -638,13 +705,6 @@ static int write_loose_refs(const char *path, const struct oid_list *tips, struc
     return rc;
 }
 
-static bool is_pack(const char *name)
-{
-    size_t len = strlen(name);
-
-    return len > 5 && strcmp(name + len - 5, ".pack") == 0 && strncmp(name, "pack-", 5) == 0;
-}
-
 /* The list is what makes a folder a mirror, so it comes last and by rename. */
 static int write_list(const char *path, struct err *err)
 {
@@ -669,7 +729,7 @@ static int write_list(const char *path, struct err *err)
             rc = err_set(err, ERR_STORAGE, "list the packs of a mirror");
     }
     if (rc == 0)
-        rc = write_file(temporary, text.data != NULL ? text.data : "", text.len, err);
+        rc = write_file(temporary, text.data != NULL ? text.data : "", text.len, true, err);
     if (rc == 0 && rename(temporary, file) != 0)
         rc = err_errno(err, ERR_STORAGE, "publish %s", file);
     if (dir != NULL)
@@ -790,32 +850,96 @@ static int pump(int fd, mirror_output_fn *fn, mirror_idle_fn *idle_fn, int idle_
     return rc;
 }
 
-int mirror_upload_pack(struct mirror *m, const struct fetch_request *req, mirror_output_fn *fn,
-                       mirror_idle_fn *idle_fn, int idle_ms, void *ctx, struct err *err)
+/* The tags that the mirror has, as packed refs.  What they peel to stands beside them, so git
+ * needn't look; their names are of no interest to anybody. */
+static size_t list_tags(struct mirror *m, const struct oid_list *tags,
+                        const struct oid_list *targets, struct bytes *out)
 {
+    git_repository *repo = tags->count > 0 ? open_repository(m) : NULL;
+    git_odb *odb = NULL;
+    size_t count = 0;
+
+    bytes_add_str(out, "# pack-refs with: peeled fully-peeled sorted \n");
+    if (repo != NULL && git_repository_odb(&odb, repo) != 0)
+        odb = NULL;
+    for (size_t i = 0; i < tags->count && odb != NULL; i++) {
+        char tag_hex[OID_HEX_SIZE], target_hex[OID_HEX_SIZE];
+        git_oid tag;
+
+        to_git_oid(&tags->items[i], &tag);
+        if (!git_odb_exists_ext(odb, &tag, GIT_ODB_LOOKUP_NO_REFRESH))
+            continue;
+        oid_to_hex(HASH_SHA1, &tags->items[i], tag_hex);
+        oid_to_hex(HASH_SHA1, &targets->items[i], target_hex);
+        bytes_addf(out, "%s refs/tags/%s\n^%s\n", tag_hex, tag_hex, target_hex);
+        count++;
+    }
+    git_odb_free(odb);
+    git_repository_free(repo);
+    return count;
+}
+
+/* *view is a bare repository without objects of its own, which sees the mirror's; or NULL when
+ * there are no tags to show and the mirror itself will do. */
+static int make_view(struct mirror *m, const struct oid_list *tags, const struct oid_list *targets,
+                     char **view, struct err *err)
+{
+    char *path = folder_incoming_path(m->all->folder, ".view");
+    char *alternates = xasprintf("%s/objects\n", m->path);
+    struct bytes refs;
+    int rc = 0;
+
+    *view = NULL;
+    bytes_init(&refs, SIZE_MAX / 2);
+    if (list_tags(m, tags, targets, &refs) > 0) {
+        rc = make_bare(path, false, err);
+        if (rc == 0)
+            rc = write_below(path, "packed-refs", refs.data, false, err);
+        if (rc == 0)
+            rc = write_below(path, "objects/info/alternates", alternates, false, err);
+        *view = path;
+        path = NULL;
+    }
+    bytes_clear(&refs);
+    free(alternates);
+    free(path);
+    return rc;
+}
+
+int mirror_upload_pack(struct mirror *m, const struct fetch_request *req,
+                       const struct oid_list *tags, const struct oid_list *targets,
+                       mirror_output_fn *fn, mirror_idle_fn *idle_fn, int idle_ms, void *ctx,
+                       struct err *err)
+{
+    struct process *p = NULL;
+    struct bytes body;
+    char *view;
+    int rc = make_view(m, tags, targets, &view, err);
     /* Which objects a client may have was decided before; here everything is allowed. */
     const char *const args[] = {"-c",          "uploadpack.allowFilter=true",
                                 "-c",          "uploadpack.allowAnySHA1InWant=true",
                                 "upload-pack", "--stateless-rpc",
-                                "--strict",    m->path,
+                                "--strict",    view != NULL ? view : m->path,
                                 NULL};
-    struct process *p = NULL;
-    struct bytes body;
-    int rc;
 
     bytes_init(&body, SIZE_MAX / 2);
     fetch_request_write(req, &body);
-    rc = process_start(m->all->processes,
-                       &(struct process_spec){.args = args,
-                                              .protocol = req->version == 2 ? "version=2" : NULL,
-                                              .input = body.data,
-                                              .input_len = body.len},
-                       &p, err);
+    if (rc == 0)
+        rc =
+            process_start(m->all->processes,
+                          &(struct process_spec){.args = args,
+                                                 .protocol = req->version == 2 ? "version=2" : NULL,
+                                                 .input = body.data,
+                                                 .input_len = body.len},
+                          &p, err);
     if (rc == 0)
         rc = pump(p->out_fd, fn, idle_fn, idle_ms, ctx, err);
     if (rc == 0)
         rc = process_finish(&p, err);
     process_kill(&p);
+    if (view != NULL)
+        remove_tree(view);
+    free(view);
     bytes_clear(&body);
     return rc;
 }

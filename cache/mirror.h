@@ -2,7 +2,8 @@
  * closed under reachability and, as refs/pannier/oid/<hex>, the tips that were asked for.
  *
  * No branch or tag names are kept: a mirror is never advertised, its tips only say what it has, and
- * `include-tag` can't hand out a tag that upstream has hidden or deleted since.
+ * `include-tag` can't hand out a tag that upstream has hidden or deleted since: see
+ * mirror_upload_pack().
  *
  *      absent -> intake (in incoming/) -> ready -> intake (in place) -> ready ... -> dropped
  *
@@ -40,12 +41,15 @@ void mirror_unref(struct mirror **m);
 /* True when it is on disk and whole; damage is found here, and dropped. */
 bool mirror_ready(struct mirror *m);
 /* Drop it: a git program found it broken.  Who reads from it goes on as long as it can. */
-void mirror_drop_damaged(struct mirror *m);
+void mirror_drop_damaged(struct mirror *m, const struct err *why);
 
 /* True when it holds every one of oids. */
 bool mirror_has_all(struct mirror *m, const struct oid_list *oids);
 /* Add to *out those that it lacks. */
 void mirror_missing(struct mirror *m, const struct oid_list *oids, struct oid_list *out);
+/* Add to *out those of tags that it lacks though it has what they peel to (pairs). */
+void mirror_missing_tags(struct mirror *m, const struct oid_list *tags,
+                         const struct oid_list *targets, struct oid_list *out);
 /* True when each of oids is a commit that is one of tips or an ancestor of one. */
 bool mirror_reaches_all(struct mirror *m, const struct oid_list *oids, const struct oid_list *tips);
 /* The most recent tips, at most max: what to tell upstream that we have. */
@@ -72,11 +76,15 @@ int mirror_intake_feed(struct mirror_intake *in, const void *data, size_t len, s
 int mirror_intake_commit(struct mirror_intake **in, const struct oid_list *tips, struct err *err);
 void mirror_intake_abort(struct mirror_intake **in);
 
-/* Run `git upload-pack` on it for req and give what it says to fn, piece by piece.  idle_fn, when
- * not NULL, is called each idle_ms without output.  -1: what fn returned, or ERR_PROCESS. */
+/* Run `git upload-pack` on it for req and give what it says to fn, piece by piece.  With
+ * include-tag only tags (pairs with targets) may be included, and of them those that it has: git
+ * sees the mirror's objects through a view that has just these tags.  idle_fn, when not NULL, is
+ * called each idle_ms without output.  -1: what fn returned, or ERR_PROCESS. */
 typedef int mirror_output_fn(void *ctx, const void *data, size_t len, struct err *err);
 typedef int mirror_idle_fn(void *ctx, struct err *err);
-int mirror_upload_pack(struct mirror *m, const struct fetch_request *req, mirror_output_fn *fn,
-                       mirror_idle_fn *idle_fn, int idle_ms, void *ctx, struct err *err);
+int mirror_upload_pack(struct mirror *m, const struct fetch_request *req,
+                       const struct oid_list *tags, const struct oid_list *targets,
+                       mirror_output_fn *fn, mirror_idle_fn *idle_fn, int idle_ms, void *ctx,
+                       struct err *err);
 
 #endif

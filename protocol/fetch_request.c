@@ -117,10 +117,15 @@ static int at_end(struct parser *ps)
 
 static int add_oid(struct parser *ps, struct text hex, struct oid_list *to)
 {
+    struct fetch_request *req = ps->req;
     struct oid oid;
 
     if (count_line(ps) != 0)
         return -1;
+    /* git's v0 client never names the object format in a fetch: the first id's length tells. */
+    if (req->version == 0 && to == &req->wants && to->count == 0 && !req->algo_named &&
+        hex.len == 2 * SHA256_SIZE)
+        req->algo = HASH_SHA256;
     if (ps->stranger)
         return 0;
     if (!oid_from_hex(ps->req->algo, hex.s, hex.len, &oid))

@@ -29,6 +29,8 @@ struct refs_reader {
     struct pkt_reader pkts;
     struct bytes capabilities; /* a line each */
     struct oid_list oids;
+    struct oid_list tags, targets; /* pairs */
+    struct oid last;               /* the ref before: what a "^{}" line in v0 belongs to */
     size_t max_oids;
     bool overflowed;
     size_t ref_count;
@@ -57,6 +59,8 @@ void refs_reader_free(struct refs_reader *r)
     pkt_reader_clear(&r->pkts);
     bytes_clear(&r->capabilities);
     oid_list_clear(&r->oids);
+    oid_list_clear(&r->tags);
+    oid_list_clear(&r->targets);
     free(r->error);
     free(r);
 }
@@ -74,6 +78,14 @@ static void collect(struct refs_reader *r, const struct oid *oid)
         r->overflowed = true;
     else
         oid_list_add(&r->oids, oid);
+}
+
+static void collect_tag(struct refs_reader *r, const struct oid *tag, const struct oid *target)
+{
+    if (r->overflowed || oid_is_zero(tag) || oid_is_zero(target))
+        return;
+    oid_list_add(&r->tags, tag);
+    oid_list_add(&r->targets, target);
 }
 
 /* An id and the space behind it at the start of *s; moves *s and *len past both. */
@@ -156,8 +168,12 @@ static int read_ref(struct refs_reader *r, const char *s, size_t len, struct err
         return malformed(err, "a line that is no ref");
     collect(r, &oid);
     /* "tag^{}" tells what a tag peels to, "capabilities^{}" stands in for no refs at all. */
-    if (!ends_with(s, len, "^{}"))
+    if (ends_with(s, len, "^{}")) {
+        collect_tag(r, &r->last, &oid);
+    } else {
         r->ref_count++;
+        r->last = oid;
+    }
     return 0;
 }
 
@@ -182,7 +198,8 @@ static bool is_shallow_line(const struct pkt *pkt)
     return pkt_skip_prefix(pkt, "shallow ", &rest, &len);
 }
 
-static int read_attributes(struct refs_reader *r, const char *s, size_t len, struct err *err)
+static int read_attributes(struct refs_reader *r, const struct oid *ref, const char *s, size_t len,
+                           struct err *err)
 {
     static const char peeled[] = "peeled:";
     const size_t n = sizeof(peeled) - 1;
@@ -196,6 +213,7 @@ static int read_attributes(struct refs_reader *r, const char *s, size_t len, str
             if (!oid_from_hex(r->algo, s + n, word - n, &oid))
                 return malformed(err, "a peeled id that is none");
             collect(r, &oid);
+            collect_tag(r, ref, &oid);
         }
         word += space != NULL;
         s += word;
@@ -210,7 +228,7 @@ static int read_ls_ref(struct refs_reader *r, const struct pkt *line, struct err
     const char *s = line->data;
     size_t len = line->len, name;
     const char *space;
-    struct oid oid;
+    struct oid oid = {0};
 
     if (!pkt_skip_prefix(line, "unborn ", &s, &len)) {
         if (!take_oid(r, &s, &len, &oid))
@@ -222,7 +240,7 @@ static int read_ls_ref(struct refs_reader *r, const struct pkt *line, struct err
     if (name == 0)
         return malformed(err, "a ref without a name");
     r->ref_count++;
-    return space == NULL ? 0 : read_attributes(r, space + 1, len - name - 1, err);
+    return space == NULL ? 0 : read_attributes(r, &oid, space + 1, len - name - 1, err);
 }
 
 static int read_start(struct refs_reader *r, const struct pkt *line, struct err *err)
@@ -325,6 +343,13 @@ int refs_reader_finish(struct refs_reader *r, struct err *err)
 const struct oid_list *refs_reader_oids(const struct refs_reader *r)
 {
     return &r->oids;
+}
+
+void refs_reader_tags(const struct refs_reader *r, const struct oid_list **tags,
+                      const struct oid_list **targets)
+{
+    *tags = &r->tags;
+    *targets = &r->targets;
 }
 
 bool refs_reader_overflowed(const struct refs_reader *r)

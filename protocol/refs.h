@@ -38,6 +38,10 @@ int refs_reader_finish(struct refs_reader *r, struct err *err);
 /* All oids that were advertised: refs, peeled tags, in any order and with duplicates.
  * Borrowed from r.  Zero ids ("capabilities^{}", unborn) are left out. */
 const struct oid_list *refs_reader_oids(const struct refs_reader *r);
+/* The annotated tags among them, with what each peels to: pairs at equal places.  Only where
+ * upstream told (v0; v2 when the request said `peel`).  Borrowed. */
+void refs_reader_tags(const struct refs_reader *r, const struct oid_list **tags,
+                      const struct oid_list **targets);
 bool refs_reader_overflowed(const struct refs_reader *r);
 size_t refs_reader_ref_count(const struct refs_reader *r);
 enum hash_algo refs_reader_algo(const struct refs_reader *r);

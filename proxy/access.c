@@ -83,14 +83,20 @@ void access_learn(const struct asker *a, const struct response_head *head)
 }
 
 void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
-                       const char *content_type, const struct bytes *v2_body)
+                       const char *content_type, const struct bytes *asked,
+                       const struct bytes *v2_body)
 {
     struct decisions *d = a->proxy->decisions;
     uint64_t now = now_ms(), ttl = a->upstream->access_ttl_ms;
     int version = refs_reader_version(refs);
 
-    if (!refs_reader_overflowed(refs) && refs_reader_oids(refs)->count > 0)
-        decisions_advertised(d, &a->subject, now, ttl, refs_reader_oids(refs));
+    if (!refs_reader_overflowed(refs) && (asked != NULL || version != 2)) {
+        struct listing listing = {.oids = refs_reader_oids(refs)};
+
+        refs_reader_tags(refs, &listing.tags, &listing.targets);
+        key_of(asked != NULL ? asked->data : "", asked != NULL ? asked->len : 0, &listing.question);
+        decisions_advertised(d, &a->subject, now, ttl, &listing);
+    }
     if (v2_body != NULL) {
         struct advert advert = {.version = version,
                                 .filter = refs_reader_fetch_feature(refs, "filter"),
@@ -120,7 +126,8 @@ struct question {
     const struct asker *asker;
     struct response_head head;
     struct refs_reader *refs;
-    struct bytes body; /* of an advertisement, up to DECISION_ADVERT_MAX */
+    struct bytes body;  /* of an advertisement, up to DECISION_ADVERT_MAX */
+    struct bytes asked; /* the body of an ls-refs; borrowed */
     struct fetch_response *fetched;
     bool broken;
 };
@@ -174,6 +181,7 @@ static int ask_refs(struct question *q, struct upstream_request *r, enum refs_fo
     if (rc == 0 && q->head.status == 200 && !q->broken &&
         refs_reader_finish(q->refs, &ignored) == 0 && refs_reader_error(q->refs) == NULL)
         access_learn_refs(a, q->refs, response_head_get(&q->head, "content-type"),
+                          form == REFS_LS_REFS ? &q->asked : NULL,
                           form == REFS_ADVERTISEMENT ? &q->body : NULL);
     else
         q->broken = true;
@@ -249,6 +257,7 @@ int access_list_refs(const struct asker *a, struct oid_list *out, struct err *er
         advert.version == 2) {
         r.body = body;
         r.body_len = sizeof(body) - 1;
+        q.asked = (struct bytes){.data = (char *)body, .len = r.body_len};
         rc = ask_refs(&q, &r, REFS_LS_REFS, advert.algo, err);
     } else {
         r = (struct upstream_request){.method = "GET", .rest = "info/refs?service=git-upload-pack"};

@@ -27,9 +27,11 @@ char *asker_wire_repo(const struct asker *a);
 void access_learn(const struct asker *a, const struct response_head *head);
 /* True for 401, 403 and 404 that are decisions, not throttling. */
 bool access_is_denial(const struct response_head *head);
-/* And from a whole, parsed advertisement or ls-refs response. */
+/* And from a whole, parsed advertisement or ls-refs response.  asked: the body that asked for it;
+ * NULL for an advertisement, of which v2_body then is what came. */
 void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
-                       const char *content_type, const struct bytes *v2_body);
+                       const char *content_type, const struct bytes *asked,
+                       const struct bytes *v2_body);
 
 /* The decision, asked for if none is fresh; once for all who wait for the same.
  * VERDICT_NONE: upstream made no decision, *err says why.  VERDICT_DENIED: *denial is filled. */

@@ -10,16 +10,18 @@
 #include "cache/lock.h"
 #include "protocol/base.h"
 
-/* One advertisement's object ids, shared by all to whom the same was advertised. */
+/* One listing's object ids, shared by all to whom the same was advertised. */
 struct oid_set {
     struct key digest;
     struct oid_list oids;
+    struct oid_list tags, targets; /* pairs */
     size_t refs;
     UT_hash_handle hh;
 };
 
 struct timed_set {
     struct oid_set *set; /* NULL: free */
+    struct key question;
     uint64_t until_ms;
 };
 
@@ -71,6 +73,21 @@ void advert_clear(struct advert *a)
     *a = (struct advert){0};
 }
 
+static size_t set_size(const struct oid_set *set)
+{
+    return set->oids.count + 2 * set->tags.count;
+}
+
+static void free_set(struct oid_set *set)
+{
+    if (set == NULL)
+        return;
+    oid_list_clear(&set->oids);
+    oid_list_clear(&set->tags);
+    oid_list_clear(&set->targets);
+    free(set);
+}
+
 static void drop_set_locked(struct decisions *d, struct timed_set *t)
 {
     struct oid_set *set = t->set;
@@ -79,9 +96,8 @@ static void drop_set_locked(struct decisions *d, struct timed_set *t)
     if (set == NULL || --set->refs > 0)
         return;
     HASH_DEL(d->sets, set);
-    d->oid_count -= set->oids.count;
-    oid_list_clear(&set->oids);
-    free(set);
+    d->oid_count -= set_size(set);
+    free_set(set);
 }
 
 /* All that goes with a verdict. */
@@ -214,59 +230,117 @@ void decisions_deny(struct decisions *d, const struct subject *s, uint64_t now_m
     lock_drop(&d->lock);
 }
 
-static struct oid_set *share_set_locked(struct decisions *d, struct oid_list *oids,
-                                        const struct key *digest)
+static struct oid_set *make_set(const struct listing *listing)
+{
+    struct oid_set *set = xcalloc(1, sizeof(*set));
+    struct key parts[3];
+
+    oid_list_copy(listing->oids, &set->oids);
+    oid_list_sort(&set->oids);
+    oid_list_copy(listing->tags, &set->tags);
+    oid_list_copy(listing->targets, &set->targets);
+    key_of(set->oids.items, set->oids.count * sizeof(struct oid), &parts[0]);
+    key_of(set->tags.items, set->tags.count * sizeof(struct oid), &parts[1]);
+    key_of(set->targets.items, set->targets.count * sizeof(struct oid), &parts[2]);
+    key_of(parts, sizeof(parts), &set->digest);
+    return set;
+}
+
+/* The set that equals *mine, or mine itself, which is then taken over; NULL beyond the bound. */
+static struct oid_set *share_set_locked(struct decisions *d, struct oid_set **mine)
 {
     struct oid_set *set;
 
-    HASH_FIND(hh, d->sets, digest, sizeof(*digest), set);
+    HASH_FIND(hh, d->sets, &(*mine)->digest, sizeof((*mine)->digest), set);
     if (set == NULL) {
-        if (d->oid_count + oids->count > DECISION_OIDS_MAX)
+        if (d->oid_count + set_size(*mine) > DECISION_OIDS_MAX)
             return NULL;
-        set = xcalloc(1, sizeof(*set));
-        set->digest = *digest;
-        set->oids = *oids;
-        *oids = (struct oid_list){0};
-        d->oid_count += set->oids.count;
+        set = *mine;
+        *mine = NULL;
+        d->oid_count += set_size(set);
         HASH_ADD(hh, d->sets, digest, sizeof(set->digest), set);
     }
     set->refs++;
     return set;
 }
 
-void decisions_advertised(struct decisions *d, const struct subject *s, uint64_t now_ms,
-                          uint64_t ttl_ms, const struct oid_list *oids)
+/* Where the answer to question goes: over the one before, in a free place, or else over the one
+ * that ends first. */
+static struct timed_set *place_for(struct decision *r, const struct key *question)
 {
-    struct oid_list sorted = {0};
-    struct timed_set *place;
-    struct decision *r;
-    struct oid_set *set;
-    struct key digest;
+    struct timed_set *place = &r->sets[0];
 
-    oid_list_copy(oids, &sorted);
-    oid_list_sort(&sorted);
-    key_of(sorted.items, sorted.count * sizeof(*sorted.items), &digest);
+    for (size_t i = 0; i < DECISION_SETS_MAX; i++) {
+        struct timed_set *t = &r->sets[i];
+
+        if (t->set != NULL && key_equal(&t->question, question))
+            return t;
+        if (place->set != NULL && (t->set == NULL || t->until_ms < place->until_ms))
+            place = t;
+    }
+    return place;
+}
+
+void decisions_advertised(struct decisions *d, const struct subject *s, uint64_t now_ms,
+                          uint64_t ttl_ms, const struct listing *listing)
+{
+    struct oid_set *mine = make_set(listing);
+    struct decision *r;
+
     lock_take(&d->lock);
     r = allowed_locked(d, s, now_ms);
-    set = r != NULL ? share_set_locked(d, &sorted, &digest) : NULL;
-    if (set != NULL) {
-        place = &r->sets[0];
-        for (size_t i = 0; i < DECISION_SETS_MAX; i++) {
-            struct timed_set *t = &r->sets[i];
+    if (r != NULL) {
+        struct timed_set *place = place_for(r, &listing->question);
 
-            if (t->set == set) {
-                place = t;
-                break;
-            }
-            /* A free place, or else the one that ends first. */
-            if (place->set != NULL && (t->set == NULL || t->until_ms < place->until_ms))
-                place = t;
-        }
         drop_set_locked(d, place);
-        *place = (struct timed_set){.set = set, .until_ms = now_ms + ttl_ms};
+        place->set = share_set_locked(d, &mine);
+        place->question = listing->question;
+        place->until_ms = now_ms + ttl_ms;
     }
     lock_drop(&d->lock);
-    oid_list_clear(&sorted);
+    free_set(mine);
+}
+
+struct tag {
+    struct oid tag, target;
+};
+
+static int by_tag(const void *a, const void *b)
+{
+    return oid_cmp(&((const struct tag *)a)->tag, &((const struct tag *)b)->tag);
+}
+
+bool decisions_tags(struct decisions *d, const struct subject *s, uint64_t now_ms,
+                    struct oid_list *tags, struct oid_list *targets)
+{
+    struct tag *all = NULL;
+    struct decision *r;
+    size_t count = 0;
+    bool listed = false;
+
+    lock_take(&d->lock);
+    r = allowed_locked(d, s, now_ms);
+    for (size_t i = 0; r != NULL && i < DECISION_SETS_MAX; i++) {
+        const struct timed_set *t = &r->sets[i];
+
+        if (t->set == NULL || now_ms >= t->until_ms)
+            continue;
+        listed = true;
+        all = xrealloc(all, (count + t->set->tags.count) * sizeof(*all));
+        for (size_t k = 0; k < t->set->tags.count; k++)
+            all[count++] = (struct tag){t->set->tags.items[k], t->set->targets.items[k]};
+    }
+    lock_drop(&d->lock);
+    if (count > 0)
+        qsort(all, count, sizeof(*all), by_tag);
+    for (size_t i = 0; i < count; i++) {
+        if (i > 0 && by_tag(&all[i], &all[i - 1]) == 0)
+            continue;
+        oid_list_add(tags, &all[i].tag);
+        oid_list_add(targets, &all[i].target);
+    }
+    free(all);
+    return listed;
 }
 
 /* Makes room by forgetting what has ended; false when all are in force. */

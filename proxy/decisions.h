@@ -52,9 +52,19 @@ void decisions_deny(struct decisions *d, const struct subject *s, uint64_t now_m
 
 /* What goes with an ALLOWED verdict and ends with it. */
 
-/* oids were advertised to s (copied; sorted here). */
+/* A listing of refs, as upstream gave it to s.  question tells which listing it is (a digest of
+ * what was asked): a newer one of the same question replaces the older, so that what upstream has
+ * hidden since is not taken for advertised.  Object ids are copied; tags[i] peels to targets[i]. */
+struct listing {
+    struct key question;
+    const struct oid_list *oids, *tags, *targets;
+};
 void decisions_advertised(struct decisions *d, const struct subject *s, uint64_t now_ms,
-                          uint64_t ttl_ms, const struct oid_list *oids);
+                          uint64_t ttl_ms, const struct listing *listing);
+/* False when no listing is in force.  *tags, *targets: all annotated tags that the listings name,
+ * sorted by tag, without duplicates, as pairs at equal places. */
+bool decisions_tags(struct decisions *d, const struct subject *s, uint64_t now_ms,
+                    struct oid_list *tags, struct oid_list *targets);
 /* Upstream has given these to s when asked by id. */
 void decisions_grant(struct decisions *d, const struct subject *s, uint64_t now_ms, uint64_t ttl_ms,
                      const struct oid_list *oids);

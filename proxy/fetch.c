@@ -27,6 +27,7 @@ struct fetch {
     struct fetch_request req;
     bool parsed;
     struct key key;
+    struct oid_list tags, targets; /* annotated tags as advertised, for include-tag */
     int attempts;
     bool leads;
     bool joined_filling; /* somebody else had begun it */
@@ -38,6 +39,8 @@ static void free_fetch(void *state)
 
     asker_clear(&f->asker);
     bytes_clear(&f->body);
+    oid_list_clear(&f->tags);
+    oid_list_clear(&f->targets);
     if (f->parsed)
         fetch_request_clear(&f->req);
     free(f);
@@ -71,8 +74,6 @@ static struct fetch *begin(struct exchange *x, struct err *err)
     }
     f->parsed = true;
     asker_init(&f->asker, x);
-    if (fetch_request_keepable(&f->req))
-        fetch_request_key(&f->req, &f->asker.repo_id, &f->key);
     x->state = f;
     x->free_state = free_fetch;
     return f;
@@ -95,6 +96,20 @@ static void serve_refs(struct exchange *x, struct fetch *f)
     refs_serve_ls(x, &f->req, &body);
     bytes_clear(&body);
     free_fetch(f);
+}
+
+/* ---- names of what requests share, per credential ---- */
+
+enum purpose { TO_JOIN, TO_LEAD, TO_SEE };
+
+static void shared_key(const struct fetch *f, enum purpose purpose, struct key *out)
+{
+    const struct {
+        struct key answer, subject;
+        uint8_t purpose;
+    } parts = {f->key, f->asker.subject.key, (uint8_t)purpose};
+
+    key_of(&parts, sizeof(parts), out);
 }
 
 /* ---- may this credential have these objects? ---- */
@@ -125,7 +140,7 @@ static bool known_visible(const struct fetch *f, struct mirror *m)
 }
 
 /* By asking upstream, which decides by handing them out. */
-static bool ask_visible(const struct fetch *f, struct mirror *m)
+static bool ask_upstream_visible(const struct fetch *f, struct mirror *m)
 {
     struct oid_list unknown = {0}, tips = {0};
     struct advert advert = {0};
@@ -146,6 +161,55 @@ static bool ask_visible(const struct fetch *f, struct mirror *m)
     oid_list_clear(&unknown);
     oid_list_clear(&tips);
     return visible;
+}
+
+/* The same, asked once for all who ask for the same with the same credential. */
+static bool ask_visible(const struct fetch *f, struct mirror *m)
+{
+    struct flights *flights = f->asker.proxy->flights;
+    struct key question;
+    bool visible;
+
+    shared_key(f, TO_SEE, &question);
+    while (!(visible = known_visible(f, m))) {
+        if (!flights_enter(flights, &question))
+            continue;
+        visible = known_visible(f, m) || ask_upstream_visible(f, m);
+        flights_leave(flights, &question);
+        break;
+    }
+    return visible;
+}
+
+/* include-tag makes the answer depend on which tags there are, so they belong to the question: as
+ * upstream advertised them to this credential, or as it does now.  False: it doesn't say. */
+static bool settle_tags(struct fetch *f)
+{
+    struct decisions *d = f->asker.proxy->decisions;
+    struct oid_list all = {0};
+    struct err ignored;
+    bool listed;
+
+    if (!f->req.include_tag)
+        return true;
+    listed = decisions_tags(d, &f->asker.subject, now_ms(), &f->tags, &f->targets) ||
+             (access_list_refs(&f->asker, &all, &ignored) == 0 &&
+              decisions_tags(d, &f->asker.subject, now_ms(), &f->tags, &f->targets));
+    oid_list_clear(&all);
+    return listed;
+}
+
+static void settle_key(struct fetch *f)
+{
+    struct key parts[3];
+
+    fetch_request_key(&f->req, &f->asker.repo_id, &f->key);
+    if (!f->req.include_tag)
+        return;
+    parts[0] = f->key;
+    key_of(f->tags.items, f->tags.count * sizeof(*f->tags.items), &parts[1]);
+    key_of(f->targets.items, f->targets.count * sizeof(*f->targets.items), &parts[2]);
+    key_of(parts, sizeof(parts), &f->key);
 }
 
 /* ---- answering ---- */
@@ -249,6 +313,11 @@ static void start_fill(struct exchange *x, const struct fetch *f, struct answer 
         .only_upstream = only_upstream,
     };
 
+    if (only_upstream)
+        shared_key(f, TO_LEAD, &fill.leading);
+    oid_list_copy(&f->tags, &fill.tags);
+    oid_list_copy(&f->targets, &fill.targets);
+
     asker_copy(&f->asker, &fill.asker);
     fetch_request_copy(&f->req, &fill.req);
     fill_start(&fill);
@@ -273,42 +342,84 @@ static void serve_round(struct exchange *x, struct fetch *f, struct mirror *m)
     answer_unref(&a);
 }
 
-/* Join the answer to f's key, or make it.  With only_upstream nothing that is here already may
- * be given out: false when somebody else has begun the answer, and nothing was done. */
-static bool serve_keyed(struct exchange *x, struct fetch *f, bool only_upstream)
+/* Join the answer to f's key, or make it. */
+static void serve_keyed(struct exchange *x, struct fetch *f)
 {
     struct answers *answers = x->proxy->answers;
     struct answer *a = answers_join(answers, &f->key, &f->leads);
     struct err why;
     bool found;
 
-    if (only_upstream && !f->leads) {
-        answer_unref(&a);
-        return false;
-    }
     f->joined_filling = !f->leads && answer_state(a) == ANSWER_FILLING;
-    found = f->leads && !only_upstream && answers_find_local(answers, &f->key, a);
+    found = f->leads && answers_find_local(answers, &f->key, a);
     if (exchange_follow(x, a, fetch_ready, &why) != 0) {
         if (f->leads && !found)
             answers_fail(answers, &f->key, a, &why);
         pass_on(x);
     } else if (f->leads && !found) {
-        start_fill(x, f, a, true, only_upstream);
+        start_fill(x, f, a, true, false);
     }
     answer_unref(&a);
-    return true;
+}
+
+/* Nothing is here that could leak: put the question to upstream itself, which judges.  Who asks the
+ * same with the same credential meanwhile may follow.  False: somebody else is in the way, and
+ * nothing was done. */
+static bool serve_judged(struct exchange *x, struct fetch *f)
+{
+    struct answers *answers = x->proxy->answers;
+    struct flights *flights = x->proxy->flights;
+    struct key leading;
+    struct answer *a;
+    struct err why;
+    bool may;
+
+    shared_key(f, TO_LEAD, &leading);
+    a = answers_join(answers, &f->key, &f->leads);
+    if (f->leads)
+        flights_lead(flights, &leading);
+    may = f->leads || flights_leads(flights, &leading);
+    f->joined_filling = !f->leads;
+    if (may && exchange_follow(x, a, fetch_ready, &why) != 0) {
+        if (f->leads) {
+            flights_landed(flights, &leading);
+            answers_fail(answers, &f->key, a, &why);
+        }
+        pass_on(x);
+    } else if (f->leads) {
+        start_fill(x, f, a, true, true);
+    }
+    answer_unref(&a);
+    return may;
+}
+
+/* True when x is answered or follows whoever asked upstream with the same credential. */
+static bool let_upstream_judge(struct exchange *x, struct fetch *f, struct mirror *m)
+{
+    struct flights *flights = x->proxy->flights;
+    struct key joining, leading;
+    bool done = false;
+
+    shared_key(f, TO_JOIN, &joining);
+    shared_key(f, TO_LEAD, &leading);
+    /* One at a time, so that the second finds the first leading. */
+    while (!flights_enter(flights, &joining))
+        ;
+    if (flights_leads(flights, &leading) ||
+        (!answers_have(x->proxy->answers, &f->key) && (m == NULL || !mirror_ready(m))))
+        done = serve_judged(x, f);
+    flights_leave(flights, &joining);
+    return done;
 }
 
 static void serve_kept(struct exchange *x, struct fetch *f, struct mirror *m)
 {
-    bool visible = known_visible(f, m);
-
-    /* Where nothing is here that could leak, upstream gets the question itself, and judges. */
-    if (!visible && !answers_have(x->proxy->answers, &f->key) && (m == NULL || !mirror_ready(m)) &&
-        serve_keyed(x, f, true))
+    if (known_visible(f, m))
+        serve_keyed(x, f);
+    else if (let_upstream_judge(x, f, m))
         return;
-    if (visible || ask_visible(f, m))
-        serve_keyed(x, f, false);
+    else if (ask_visible(f, m))
+        serve_keyed(x, f);
     else
         pass_on(x);
 }
@@ -317,12 +428,14 @@ static void serve_fetch(struct exchange *x, struct fetch *f)
 {
     struct mirror *m = mirror_of(x, f);
 
-    if (f->req.unknown || f->req.command != COMMAND_FETCH)
+    if (f->req.unknown || f->req.command != COMMAND_FETCH || !settle_tags(f)) {
         pass_on(x);
-    else if (fetch_request_keepable(&f->req))
+    } else if (fetch_request_keepable(&f->req)) {
+        settle_key(f);
         serve_kept(x, f, m);
-    else
+    } else {
         serve_round(x, f, m);
+    }
     mirror_unref(&m);
 }
 

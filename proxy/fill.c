@@ -8,6 +8,7 @@
 
 #include "cache/lock.h"
 #include "protocol/base.h"
+#include "proxy/flights.h"
 #include "proxy/log.h"
 #include "proxy/stream.h"
 
@@ -450,7 +451,8 @@ static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
 
     /* Until the pack begins a mirror that turns out broken can still be replaced by upstream. */
     s->hold = true;
-    rc = mirror_upload_pack(m, &f->req, on_output, on_idle, IDLE_MS, s, &why);
+    rc =
+        mirror_upload_pack(m, &f->req, &f->tags, &f->targets, on_output, on_idle, IDLE_MS, s, &why);
     if (rc == 0 && stream_refused(s) == NULL) {
         conclude(f, s);
         return true;
@@ -464,7 +466,7 @@ static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
     log_line(LOG_WARN, "mirror failed", "repository", LOG_STR, f->asker.wire_repo, "reason",
              LOG_STR, why.text, NULL);
     if (why.kind != ERR_BUSY)
-        mirror_drop_damaged(m);
+        mirror_drop_damaged(m, &why);
     if (stream_restart(s))
         return false;
     stream_break(s, &why);
@@ -472,29 +474,54 @@ static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
     return true;
 }
 
-/* True when the mirror now has all the wants. */
-static bool refresh(struct fill *f, struct mirror *m, struct stream *s)
+/* Fetch what is missing, if anything is.  *pulled is left or set to true. */
+static int pull_missing(struct fill *f, struct mirror *m, const struct oid_list *missing,
+                        struct stream *s, bool *pulled, struct err *err)
 {
-    struct oid_list missing = {0}, tips = {0};
+    struct oid_list tips = {0};
+    int rc;
+
+    if (missing->count == 0)
+        return 0;
+    *pulled = true;
+    mirror_tips(m, HAVES_MAX, &tips);
+    rc = pull(&f->asker, m, missing, &tips, false, s, err);
+    oid_list_clear(&tips);
+    return rc;
+}
+
+/* False when the mirror couldn't be brought to where it can answer.  *pulled: upstream was needed.
+ */
+static bool bring_forward(struct fill *f, struct mirror *m, struct stream *s, bool *pulled)
+{
+    struct oid_list missing = {0}, missing_tags = {0};
     uint64_t started = now_us();
     struct err why = {0};
-    int rc = 0;
+    int rc;
 
+    if (mirror_has_all(m, &f->req.wants)) {
+        mirror_missing_tags(m, &f->tags, &f->targets, &missing_tags);
+        if (missing_tags.count == 0)
+            return true;
+        oid_list_clear(&missing_tags);
+    }
     mirror_write_begin(m);
     mirror_missing(m, &f->req.wants, &missing);
-    if (missing.count > 0) {
-        mirror_tips(m, HAVES_MAX, &tips);
-        rc = pull(&f->asker, m, &missing, &tips, false, s, &why);
+    rc = pull_missing(f, m, &missing, s, pulled, &why);
+    /* Only now is it known which tags point into what the mirror has. */
+    if (rc == 0) {
+        mirror_missing_tags(m, &f->tags, &f->targets, &missing_tags);
+        rc = pull_missing(f, m, &missing_tags, s, pulled, &why);
     }
     mirror_write_end(m);
     if (rc != 0)
         log_line(LOG_WARN, "mirror not refreshed", "repository", LOG_STR, f->asker.wire_repo,
                  "reason", LOG_STR, why.text, NULL);
-    else if (missing.count > 0)
+    else if (*pulled)
         log_line(LOG_INFO, "mirror refreshed", "repository", LOG_STR, f->asker.wire_repo,
                  "total_ms", LOG_MS, now_us() - started, NULL);
     oid_list_clear(&missing);
-    oid_list_clear(&tips);
+    oid_list_clear(&missing_tags);
     return rc == 0;
 }
 
@@ -526,22 +553,22 @@ static void from_upstream(struct fill *f, struct mirror *m, struct stream *s)
 
 static bool try_mirror(struct fill *f, struct mirror *m, struct stream *s)
 {
-    if (m == NULL || f->only_upstream || !mirror_ready(m))
+    bool pulled = false;
+
+    if (m == NULL || f->only_upstream || !mirror_ready(m) || !bring_forward(f, m, s, &pulled))
         return false;
-    if (mirror_has_all(m, &f->req.wants)) {
-        answer_set_source(f->answer, SOURCE_MIRROR);
-    } else {
-        if (!refresh(f, m, s))
-            return false;
-        answer_set_source(f->answer, SOURCE_REFRESH);
-    }
+    answer_set_source(f->answer, pulled ? SOURCE_REFRESH : SOURCE_MIRROR);
     return from_mirror(f, m, s);
 }
 
 static void fill_free(struct fill *f)
 {
+    if (f->only_upstream)
+        flights_landed(f->asker.proxy->flights, &f->leading);
     asker_clear(&f->asker);
     fetch_request_clear(&f->req);
+    oid_list_clear(&f->tags);
+    oid_list_clear(&f->targets);
     answer_unref(&f->answer);
     free(f->url);
     free(f->mirror_upstream);

@@ -12,13 +12,15 @@
 #include "proxy/access.h"
 
 struct fill {
-    struct asker asker;       /* who leads: its credential is used upstream */
-    struct fetch_request req; /* canonical; owned */
-    struct answer *answer;    /* a reference */
-    bool kept;                /* by key; otherwise for one reader only */
+    struct asker asker;            /* who leads: its credential is used upstream */
+    struct fetch_request req;      /* canonical; owned */
+    struct oid_list tags, targets; /* with include-tag: those that may be included */
+    struct answer *answer;         /* a reference */
+    bool kept;                     /* by key; otherwise for one reader only */
     struct key key;
     char *url;                           /* of the repository, for the entry */
     char *mirror_upstream, *mirror_repo; /* names of the mirror */
+    struct key leading;                  /* with only_upstream: what to give to flights_landed() */
     bool only_upstream;                  /* the wants are upstream's to judge for this credential */
 };
 

@@ -46,10 +46,18 @@ struct asking {
     UT_hash_handle hh;
 };
 
+/* A credential whose own question upstream is answering right now. */
+struct leading {
+    struct key key;
+    size_t count;
+    UT_hash_handle hh;
+};
+
 struct flights {
     struct lock lock;
     pthread_cond_t decided;
     struct asking *asking;
+    struct leading *leading;
     struct group *groups;
 };
 
@@ -97,6 +105,45 @@ void flights_leave(struct flights *f, const struct key *key)
     pthread_cond_broadcast(&f->decided);
     lock_drop(&f->lock);
     free(a);
+}
+
+void flights_lead(struct flights *f, const struct key *key)
+{
+    struct leading *l;
+
+    lock_take(&f->lock);
+    HASH_FIND(hh, f->leading, key, sizeof(*key), l);
+    if (l == NULL) {
+        l = xcalloc(1, sizeof(*l));
+        l->key = *key;
+        HASH_ADD(hh, f->leading, key, sizeof(l->key), l);
+    }
+    l->count++;
+    lock_drop(&f->lock);
+}
+
+bool flights_leads(struct flights *f, const struct key *key)
+{
+    struct leading *l;
+
+    lock_take(&f->lock);
+    HASH_FIND(hh, f->leading, key, sizeof(*key), l);
+    lock_drop(&f->lock);
+    return l != NULL;
+}
+
+void flights_landed(struct flights *f, const struct key *key)
+{
+    struct leading *l;
+
+    lock_take(&f->lock);
+    HASH_FIND(hh, f->leading, key, sizeof(*key), l);
+    must(l != NULL);
+    if (--l->count == 0) {
+        HASH_DEL(f->leading, l);
+        free(l);
+    }
+    lock_drop(&f->lock);
 }
 
 /* ---- refs ---- */
@@ -230,6 +277,7 @@ static bool learn(struct flight *f, const char *moved)
         refs_reader_error(f->reader) != NULL)
         return false;
     access_learn_refs(a, f->reader, response_head_get(&f->head, "content-type"),
+                      f->form == REFS_LS_REFS ? &f->body : NULL,
                       f->form == REFS_ADVERTISEMENT ? &f->v2_body : NULL);
     return true;
 }
@@ -511,7 +559,7 @@ void flights_free(struct flights **fp)
     if (all == NULL)
         return;
     flights_forget(all, NULL);
-    must(all->groups == NULL && all->asking == NULL);
+    must(all->groups == NULL && all->asking == NULL && all->leading == NULL);
     pthread_cond_destroy(&all->decided);
     lock_clear(&all->lock);
     free(all);

@@ -24,6 +24,13 @@ void flights_free(struct flights **f);
 bool flights_enter(struct flights *f, const struct key *key);
 void flights_leave(struct flights *f, const struct key *key);
 
+/* Upstream is being asked key's question (an answer's key and a credential), and what it says is
+ * that credential's to have: who asks the same with the same credential may follow without a
+ * question of its own.  From flights_lead() until flights_landed(), which pair. */
+void flights_lead(struct flights *f, const struct key *key);
+bool flights_leads(struct flights *f, const struct key *key);
+void flights_landed(struct flights *f, const struct key *key);
+
 /* Handlers: answer x with upstream's refs.  GET info/refs?service=git-upload-pack, and POSTs
  * whose command is ls-refs (req; body is what to send, taken over). */
 void refs_serve_advertisement(struct exchange *x);

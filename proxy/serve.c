@@ -131,6 +131,13 @@ static void on_trouble(void *ctx, const struct err *trouble)
         log_line(LOG_INFO, "the disk works again", NULL);
 }
 
+static void on_damage(void *ctx, const char *what, const struct err *why)
+{
+    (void)ctx;
+    log_line(LOG_WARN, "damage found; dropped, to be made again", "what", LOG_STR, what, "reason",
+             LOG_STR, why->text, NULL);
+}
+
 static size_t git_processes(const struct config *c)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -161,7 +168,9 @@ static void raise_descriptor_limit(const struct config *c)
 
 static int build(struct proxy *p, const struct config *c, struct err *err)
 {
-    if (folder_open(c->data, on_trouble, NULL, &p->folder, err) != 0 ||
+    const struct folder_listener listener = {.trouble = on_trouble, .damage = on_damage};
+
+    if (folder_open(c->data, &listener, &p->folder, err) != 0 ||
         processes_new(git_processes(c), &p->processes, err) != 0)
         return -1;
     p->answers = answers_new(p->folder);

@@ -70,10 +70,11 @@ struct server_part {
     int refs;                          /* libmicrohttpd's one, and one per job */
     struct MHD_Connection *connection; /* NULL: gone */
     enum phase phase;
-    enum phase decided; /* what a handler decided; becomes the phase when it returns */
+    enum phase decided;  /* what a handler decided; becomes the phase when it returns */
     enum wait waits_for; /* not WAIT_NOTHING: suspended */
-    bool started; /* headers were looked at */
-    bool queued;  /* the response was handed over */
+    bool started;        /* headers were looked at */
+    bool queued;         /* the response was handed over */
+    bool refused;        /* a 413 has gone out by the back door */
     struct plan plan;
     exchange_fn *handler;
     struct upload *upload;
@@ -744,6 +745,26 @@ void exchange_end_upload(struct exchange *x)
     wake_up(p, WAIT_ROOM);
 }
 
+/* libmicrohttpd takes no response while a body comes, and a client may wait for one before it sends
+ * the rest; so this one goes straight to the socket.  (With TLS it would need another way.) */
+static void refuse_in_the_middle(struct server_part *p)
+{
+    static const char reply[] = "HTTP/1.1 413 Content Too Large\r\n"
+                                "Content-Type: text/plain; charset=utf-8\r\n"
+                                "Content-Length: 50\r\n"
+                                "Connection: close\r\n"
+                                "\r\n"
+                                "pannier: the request's body is over limits.body.\r\n";
+    struct connection *c = watched(p->connection);
+
+    if (c == NULL || send(c->fd, reply, sizeof(reply) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+        return;
+    shutdown(c->fd, SHUT_WR);
+    p->status = 413;
+    p->x.result = "refused";
+    p->refused = true;
+}
+
 static enum MHD_Result receive(struct server_part *p, const char *data, size_t *len)
 {
     p->body_seen += *len;
@@ -752,11 +773,10 @@ static enum MHD_Result receive(struct server_part *p, const char *data, size_t *
         receive_streamed(p, data, len);
         return MHD_YES;
     }
-    if (p->plan.kind == PLAN_KEEP_BODY && p->phase == RECEIVING &&
+    if (p->plan.kind == PLAN_KEEP_BODY && p->phase == RECEIVING && !p->refused &&
         bytes_add(&p->x.body, data, *len) != 0) {
         bytes_clear(&p->x.body);
-        reply_error(&p->x, &(struct err){ERR_LIMIT, "the request's body is over the limit"});
-        commit_phase(p);
+        refuse_in_the_middle(p);
     }
     *len = 0;
     return p->body_seen > p->x.config->limits.body_bytes + DISCARD_MAX ? MHD_NO : MHD_YES;
@@ -818,7 +838,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
     if (*upload_len > 0)
         return receive(p, upload, upload_len);
     watch(p, BUSY);
-    return advance(p);
+    return p->refused ? MHD_NO : advance(p);
 }
 
 /* ---- the watchman: deadlines that restart at no byte ---- */

@@ -29,6 +29,7 @@ void stream_init(struct stream *s, struct answer *a, const struct fetch_request 
     fetch_response_shape_of(req, &s->shape);
     s->watch = fetch_response_new(&s->shape, on_pack, s);
     bytes_init(&s->held, SIZE_MAX / 2); /* bounded by PKT_MAX, or by STREAM_HOLD_MAX */
+    bytes_init(&s->cut, 2 * PKT_MAX);
 }
 
 void stream_clear(struct stream *s)
@@ -36,6 +37,7 @@ void stream_clear(struct stream *s)
     fetch_response_free(s->watch);
     s->watch = NULL;
     bytes_clear(&s->held);
+    bytes_clear(&s->cut);
 }
 
 bool stream_restart(struct stream *s)
@@ -47,7 +49,7 @@ bool stream_restart(struct stream *s)
     fetch_response_free(s->watch);
     s->watch = fetch_response_new(&s->shape, on_pack, s);
     bytes_reset(&s->held);
-    s->seen = 0;
+    s->seen = s->taken = 0;
     s->raw = s->hold = s->pack_begun = s->broken = false;
     return true;
 }
@@ -78,16 +80,6 @@ static void set_note(struct stream *s)
     answer_set_note_offset(s->answer, at);
 }
 
-/* How many of the bytes that came may go out. */
-static uint64_t complete(const struct stream *s)
-{
-    if (s->raw)
-        return s->seen;
-    if (fetch_response_refused(s->watch))
-        return 0; /* whoever asked decides how to say it */
-    return fetch_response_complete(s->watch);
-}
-
 static bool still_held(struct stream *s)
 {
     if (s->hold && (s->pack_begun || s->raw || s->held.len > STREAM_HOLD_MAX ||
@@ -96,33 +88,91 @@ static bool still_held(struct stream *s)
     return s->hold;
 }
 
+/* A piece of a sideband pkt's payload, as a pkt. */
+static int hand_on_piece(struct stream *s, const char *data, size_t len, struct err *err)
+{
+    bytes_reset(&s->cut);
+    must(sideband_add(&s->cut, s->shape.sideband, s->cut_band, data, len) == 0);
+    s->taken += len;
+    return hand_on(s, s->cut.data, s->cut.len, err);
+}
+
+/* The beginning of a sideband pkt, if enough of it is there; returns how many bytes were taken. */
+static ssize_t begin_piece(struct stream *s, const char *data, size_t len, struct err *err)
+{
+    const struct pkt beginning = {PKT_DATA, data + PKT_HEADER, len - PKT_HEADER};
+    const char *payload;
+    size_t payload_len;
+    struct pkt whole;
+    struct err ignored;
+
+    if (pkt_header(data, &whole, &ignored) != 0 || whole.type != PKT_DATA ||
+        !sideband_split(&beginning, &s->cut_band, &payload, &payload_len))
+        return 0;
+    s->cut_left = PKT_HEADER + whole.len - len;
+    s->taken += len - payload_len;
+    return hand_on_piece(s, payload, payload_len, err) == 0 ? (ssize_t)len : -1;
+}
+
+/* Hand on what may go of data, which is all that has come and isn't taken yet.  Returns how much
+ * that was, or -1. */
+static ssize_t pass(struct stream *s, const char *data, size_t len, struct err *err)
+{
+    size_t at = 0;
+    uint64_t complete;
+
+    if (s->cut_left > 0 && len > 0) {
+        at = s->cut_left < len ? s->cut_left : len;
+        s->cut_left -= at;
+        if (hand_on_piece(s, data, at, err) != 0)
+            return -1;
+    }
+    set_note(s);
+    complete = s->raw ? s->seen : fetch_response_complete(s->watch);
+    if (complete > s->taken) {
+        size_t n = (size_t)(complete - s->taken);
+
+        s->taken = complete;
+        if (hand_on(s, data + at, n, err) != 0)
+            return -1;
+        at += n;
+    }
+    if (!s->raw && len - at > PKT_HEADER + 1 && s->cut_left == 0 &&
+        fetch_response_sideband_open(s->watch)) {
+        ssize_t n = begin_piece(s, data + at, len - at, err);
+
+        if (n < 0)
+            return -1;
+        at += (size_t)n;
+    }
+    return (ssize_t)at;
+}
+
 int stream_feed(struct stream *s, const void *data, size_t len, struct err *err)
 {
-    uint64_t out = s->seen - s->held.len; /* handed on before */
-    size_t ready;
-    int rc = 0;
+    ssize_t n;
 
     s->seen += len;
-    if (!s->raw && !s->broken && fetch_response_feed(s->watch, data, len, &s->why) != 0) {
+    if (!s->raw && fetch_response_feed(s->watch, data, len, &s->why) != 0) {
         s->broken = true;
         s->raw = true;
+        s->cut_left = 0;
     }
-    if (still_held(s) || complete(s) <= out)
-        return bytes_add(&s->held, data, len); /* the limit is out of reach */
-    ready = (size_t)(complete(s) - out);
-    set_note(s);
-    if (s->held.len > 0) {
-        size_t n = ready < s->held.len ? ready : s->held.len;
-
-        rc = hand_on(s, s->held.data, n, err);
-        bytes_drop_front(&s->held, n);
-        ready -= n;
+    if (fetch_response_refused(s->watch))
+        return 0; /* whoever asked decides how to say it */
+    if (still_held(s))
+        return bytes_add(&s->held, data, len); /* its limit is out of reach */
+    if (s->held.len == 0) {
+        n = pass(s, data, len, err);
+        if (n >= 0)
+            bytes_add(&s->held, (const char *)data + n, len - (size_t)n);
+    } else {
+        bytes_add(&s->held, data, len);
+        n = pass(s, s->held.data, s->held.len, err);
+        if (n >= 0)
+            bytes_drop_front(&s->held, (size_t)n);
     }
-    if (rc == 0 && ready > 0)
-        rc = hand_on(s, data, ready, err);
-    if (rc == 0)
-        must(bytes_add(&s->held, (const char *)data + ready, len - ready) == 0);
-    return rc;
+    return n < 0 ? -1 : 0;
 }
 
 int stream_idle(struct stream *s, struct err *err)
@@ -148,17 +198,15 @@ int stream_idle(struct stream *s, struct err *err)
 int stream_finish(struct stream *s, struct err *err)
 {
     struct err ignored;
-    int rc;
+    int rc = s->broken ? -1 : fetch_response_finish(s->watch, &s->why);
 
-    rc = s->broken ? -1 : fetch_response_finish(s->watch, &s->why);
     if (rc != 0)
         *err = s->why;
-    if (s->held.len > 0 && !fetch_response_refused(s->watch)) {
-        set_note(s);
-        if (hand_on(s, s->held.data, s->held.len, rc == 0 ? err : &ignored) != 0)
-            rc = -1;
-        bytes_reset(&s->held);
-    }
+    s->hold = false;
+    if (!fetch_response_refused(s->watch) &&
+        pass(s, s->held.data, s->held.len, rc == 0 ? err : &ignored) < 0)
+        rc = -1;
+    bytes_reset(&s->held);
     return rc;
 }
 

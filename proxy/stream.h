@@ -1,8 +1,9 @@
 /* A fetch's response on its way into an answer, watched.
  *
- * Only whole pkts are handed on, so that when the source breaks off a message can stand behind
- * them and git can say why.  While nothing comes, keepalives are put in where the protocol allows
- * it: clients' low-speed guards count the time that a server thinks.
+ * Readers always stand on a pkt boundary, so that when the source breaks off a message can stand
+ * behind what they have and git can say why: the part of a sideband pkt that has come goes out as a
+ * pkt of its own, and so does the rest, when it comes.  While nothing comes, keepalives are put in
+ * where the protocol allows it: clients' low-speed guards count the time that a server thinks.
  *
  * One producer's thread. */
 #ifndef PANNIER_PROXY_STREAM_H
@@ -27,8 +28,12 @@ struct stream {
     struct fetch_response *watch;
     struct bytes held; /* came, not handed on */
     uint64_t seen;     /* bytes of the response so far */
-    bool raw;          /* this is no response to a fetch: handed on as it comes */
-    bool hold;         /* hand nothing on before the pack has begun */
+    uint64_t taken;    /* of them, handed on */
+    size_t cut_left;   /* of a sideband pkt whose beginning went out as one of its own */
+    enum band cut_band;
+    struct bytes cut; /* where such pkts are put together */
+    bool raw;         /* this is no response to a fetch: handed on as it comes */
+    bool hold;        /* hand nothing on before the pack has begun */
     bool pack_begun;
     bool opened_early; /* "packfile" and a keepalive were sent before the response came */
     size_t skip;       /* bytes of the response that were sent early */
