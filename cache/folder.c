@@ -130,14 +130,15 @@ static int check_version(struct folder *f, struct err *err)
     char *path = folder_pathf(f, "version");
     char found[64] = "";
     int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, found, sizeof(found) - 1) : 0;
     int rc = 0;
 
-    if (fd < 0 && errno == ENOENT) {
-        rc = write_file(path, FOLDER_VERSION, strlen(FOLDER_VERSION), true, err);
-    } else if (fd < 0) {
+    if (fd < 0 && errno != ENOENT) {
         rc = err_errno(err, ERR_STORAGE, "open %s", path);
-    } else if (read(fd, found, sizeof(found) - 1) < 0) {
+    } else if (n < 0) {
         rc = err_errno(err, ERR_STORAGE, "read %s", path);
+    } else if (n == 0) { /* new; or a crash came between its making and its writing */
+        rc = write_file(path, FOLDER_VERSION, strlen(FOLDER_VERSION), true, err);
     } else if (strcmp(found, FOLDER_VERSION) != 0) {
         rc = err_set(err, ERR_STORAGE,
                      "the data folder %s was written by another version of pannier; use that one, "

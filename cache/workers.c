@@ -101,7 +101,9 @@ bool workers_submit(struct workers *w, worker_fn *fn, void *ctx)
 
     *job = (struct job){.fn = fn, .ctx = ctx};
     lock_take(&w->lock);
-    ok = !w->stopping && w->queued < w->queue_max;
+    /* Jobs that a free thread is about to take aren't waiting: a burst must not be refused while
+     * threads are idle. */
+    ok = !w->stopping && w->queued < w->queue_max + (w->threads_max - w->running);
     if (ok && w->queued >= w->idle && w->thread_count < w->threads_max)
         ok = start_thread_locked(w) || w->thread_count > 0;
     if (ok) {

@@ -15,7 +15,8 @@ typedef void worker_fn(void *ctx);
 
 struct workers;
 
-/* name: at most 10 bytes, shown as the threads' name. */
+/* name: at most 10 bytes, shown as the threads' name.  queue_max: jobs that may wait while all
+ * threads are busy; 0: none. */
 struct workers *workers_new(const char *name, size_t threads_max, size_t queue_max);
 
 /* Any thread, never blocks.  fn(ctx) runs in a worker exactly once when true is returned. */
