@@ -335,15 +335,19 @@ static void last_words(int fd, char out[160])
 static int reap(struct process *p)
 {
     struct processes *pool = p->pool;
+    siginfo_t ignored;
     int status = -1;
 
     close_fd(&p->in_fd);
     close_fd(&p->out_fd);
-    while (waitpid(p->pid, &status, 0) < 0 && errno == EINTR)
+    /* Off the list before its id is given back: processes_kill_all() must not hit a stranger. */
+    while (waitid(P_PID, (id_t)p->pid, &ignored, WEXITED | WNOWAIT) < 0 && errno == EINTR)
         ;
     lock_take(&pool->lock);
     DL_DELETE(pool->all, p);
     lock_drop(&pool->lock);
+    while (waitpid(p->pid, &status, 0) < 0 && errno == EINTR)
+        ;
     give_slot(pool, p->background);
     return status;
 }

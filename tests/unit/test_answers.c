@@ -1,0 +1,677 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cache/answers.h"
+#include "scratch.h"
+
+struct fixture {
+    struct scratch scratch;
+    struct folder *folder;
+    struct answers *answers;
+    unsigned damaged; /* as the folder's owner hears of it */
+};
+
+static void on_damage(void *ctx, const char *what, const struct err *why)
+{
+    struct fixture *f = ctx;
+
+    assert_non_null(strstr(what, "answers/"));
+    assert_int_equal(why->kind, ERR_CORRUPT);
+    f->damaged++;
+}
+
+static void open_all(struct fixture *f)
+{
+    const struct folder_listener listener = {.damage = on_damage, .ctx = f};
+    struct err err;
+
+    assert_int_equal(folder_open(f->scratch.dir, &listener, &f->folder, &err), 0);
+    f->answers = answers_new(f->folder);
+}
+
+static void close_all(struct fixture *f)
+{
+    answers_free(&f->answers);
+    folder_close(&f->folder);
+}
+
+static void restart(struct fixture *f)
+{
+    close_all(f);
+    open_all(f);
+}
+
+static int set_up(void **state)
+{
+    struct fixture *f = xcalloc(1, sizeof(*f));
+
+    scratch_init(&f->scratch);
+    open_all(f);
+    *state = f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct fixture *f = *state;
+
+    close_all(f);
+    scratch_clear(&f->scratch);
+    free(f);
+    return 0;
+}
+
+static struct key key_number(unsigned n)
+{
+    struct key key;
+
+    key_of(&n, sizeof(n), &key);
+    return key;
+}
+
+static char *path_of(const struct fixture *f, const struct key *key)
+{
+    char hex[KEY_HEX_SIZE];
+
+    key_to_hex(key, hex);
+    return folder_pathf(f->folder, "answers/%.2s/%s", hex, hex);
+}
+
+static struct answers_counts counts(const struct fixture *f)
+{
+    struct answers_counts c;
+
+    answers_count(f->answers, &c);
+    return c;
+}
+
+static void append(struct answer *a, size_t len)
+{
+    uint64_t at = answer_size(a);
+    char *data = pattern(at, len);
+    struct err err;
+
+    assert_int_equal(answer_append(a, data, len, &err), 0);
+    free(data);
+}
+
+static bool keep(const struct fixture *f, const struct key *key, struct answer *a)
+{
+    struct entry entry = {.repo_id = xstrdup("00"), .url = xstrdup("https://example.org/r")};
+    bool kept = answers_keep(f->answers, key, a, &entry);
+
+    entry_clear(&entry);
+    return kept;
+}
+
+static struct answer *lead(const struct fixture *f, const struct key *key)
+{
+    bool leads;
+    struct answer *a = answers_join(f->answers, key, &leads);
+
+    assert_true(leads);
+    return a;
+}
+
+static struct answer *follow(const struct fixture *f, const struct key *key)
+{
+    bool leads;
+    struct answer *a = answers_join(f->answers, key, &leads);
+
+    assert_false(leads);
+    return a;
+}
+
+/* Makes key's answer of len bytes, and lets it go. */
+static void make(const struct fixture *f, const struct key *key, size_t len)
+{
+    struct answer *a = lead(f, key);
+
+    answers_begin(f->answers, a);
+    answer_set_note_offset(a, 3);
+    append(a, len);
+    assert_true(keep(f, key, a));
+    answer_unref(&a);
+}
+
+static void ignore_wake(void *ctx)
+{
+    (void)ctx;
+}
+
+static void assert_body(struct answer *a, uint64_t size)
+{
+    struct answer_reader r;
+    char block[4096];
+    uint64_t at = 0;
+    ssize_t n;
+    struct err err;
+
+    assert_int_equal(answer_state(a), ANSWER_WHOLE);
+    assert_int_equal(answer_size(a), size);
+    assert_int_equal(answer_reader_open(&r, a, ignore_wake, NULL, &err), 0);
+    while ((n = answer_reader_read(&r, block, sizeof(block))) > 0) {
+        for (ssize_t i = 0; i < n; i++)
+            assert_int_equal(block[i], byte_at(at + (uint64_t)i));
+        at += (uint64_t)n;
+    }
+    assert_int_equal(n, READER_END);
+    assert_int_equal(at, size);
+    answer_reader_close(&r);
+}
+
+/* ---- who leads ---- */
+
+enum { JOINERS = 32, ROUNDS = 50 };
+
+struct joiner {
+    struct answers *answers;
+    pthread_barrier_t *barrier;
+    struct answer *got[ROUNDS];
+    bool leads[ROUNDS];
+};
+
+static void *join_all(void *ctx)
+{
+    struct joiner *j = ctx;
+
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        struct key key = key_number(i);
+
+        pthread_barrier_wait(j->barrier);
+        j->got[i] = answers_join(j->answers, &key, &j->leads[i]);
+    }
+    return NULL;
+}
+
+static void of_many_who_ask_at_once_one_leads(void **state)
+{
+    struct fixture *f = *state;
+    struct joiner *j = xcalloc(JOINERS, sizeof(*j));
+    pthread_barrier_t barrier;
+
+    pthread_barrier_init(&barrier, NULL, JOINERS);
+    for (size_t i = 0; i < JOINERS; i++) {
+        j[i].answers = f->answers;
+        j[i].barrier = &barrier;
+    }
+    run_together(JOINERS, join_all, j, sizeof(j[0]));
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        struct key key = key_number(round);
+        unsigned leaders = 0;
+
+        for (size_t i = 0; i < JOINERS; i++) {
+            leaders += j[i].leads[round];
+            assert_ptr_equal(j[i].got[round], j[0].got[round]);
+        }
+        assert_int_equal(leaders, 1);
+        answers_fail(f->answers, &key, j[0].got[round], &(struct err){ERR_CANCELLED, "over"});
+        for (size_t i = 0; i < JOINERS; i++)
+            answer_unref(&j[i].got[round]);
+    }
+    assert_int_equal(counts(f).filling, 0);
+    pthread_barrier_destroy(&barrier);
+    free(j);
+}
+
+static void after_a_failure_the_next_leads_anew(void **state)
+{
+    const struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *first = lead(f, &key), *other = follow(f, &key), *next;
+    struct err why;
+
+    assert_ptr_equal(first, other);
+    assert_int_equal(counts(f).filling, 1);
+    answers_begin(f->answers, first);
+    append(first, 10);
+    answers_fail(f->answers, &key, first, &(struct err){ERR_UPSTREAM, "broke off"});
+    answer_why(other, &why);
+    assert_string_equal(why.text, "broke off");
+    next = lead(f, &key);
+    assert_ptr_not_equal(next, first);
+    answers_fail(f->answers, &key, next, &why);
+    answer_unref(&first);
+    answer_unref(&other);
+    answer_unref(&next);
+    assert_int_equal(counts(f).filling, 0);
+    assert_false(answers_have(f->answers, &key));
+}
+
+static void what_is_ended_without_being_kept_is_for_those_who_have_it(void **state)
+{
+    const struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *a = lead(f, &key), *next;
+    char *incoming = folder_pathf(f->folder, "incoming");
+
+    answers_begin(f->answers, a);
+    append(a, 100);
+    answers_end(f->answers, &key, a);
+    assert_body(a, 100);
+    next = lead(f, &key);
+    answers_fail(f->answers, &key, next, &(struct err){ERR_CANCELLED, "over"});
+    answer_unref(&next);
+    answer_unref(&a);
+    assert_int_equal(count_entries(incoming), 0);
+    assert_int_equal(counts(f).kept, 0);
+    free(incoming);
+}
+
+static void a_late_failure_leaves_the_next_ones_answer_alone(void **state)
+{
+    const struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *a = lead(f, &key), *next;
+
+    /* Ended first: from then on the key belongs to whoever comes. */
+    answers_end(f->answers, &key, a);
+    next = lead(f, &key);
+    answer_unref(&a);
+    answers_begin(f->answers, next);
+    append(next, 5);
+    assert_true(keep(f, &key, next));
+    answer_unref(&next);
+    next = follow(f, &key);
+    assert_body(next, 5);
+    answer_unref(&next);
+}
+
+/* ---- keeping and finding ---- */
+
+static void a_kept_answer_is_at_hand(void **state)
+{
+    const struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *a;
+    char *path = path_of(f, &key), *incoming = folder_pathf(f->folder, "incoming");
+
+    assert_null(answers_peek(f->answers, &key));
+    assert_false(answers_have(f->answers, &key));
+    make(f, &key, 5000);
+    assert_true(exists(path));
+    assert_int_equal(count_entries(incoming), 0);
+    assert_true(answers_have(f->answers, &key));
+    a = follow(f, &key);
+    assert_body(a, 5000);
+    assert_int_equal(answer_note_offset(a), 3);
+    answer_unref(&a);
+    a = answers_peek(f->answers, &key);
+    assert_non_null(a);
+    answer_unref(&a);
+    assert_int_equal(counts(f).kept, 1);
+    assert_int_equal(counts(f).filling, 0);
+    free(path);
+    free(incoming);
+}
+
+static void readers_come_to_the_end_before_it_is_published_or_refused(void **state)
+{
+    const struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *a = lead(f, &key);
+    char *answers = folder_pathf(f->folder, "answers");
+
+    answers_begin(f->answers, a);
+    append(a, 5000);
+    /* Its place can't be made: the answer is right all the same. */
+    remove_tree(answers);
+    put_file(answers, "in the way", 10);
+    assert_false(keep(f, &key, a));
+    assert_body(a, 5000);
+    assert_true(folder_troubled(f->folder, &(struct err){0}));
+    answer_unref(&a);
+    assert_int_equal(unlink(answers), 0);
+    make(f, &key, 10); /* and the next one tries again */
+    assert_false(folder_troubled(f->folder, &(struct err){0}));
+    free(answers);
+}
+
+static void a_restart_finds_what_was_kept(void **state)
+{
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *a;
+
+    make(f, &key, 100000);
+    restart(f);
+    assert_true(answers_have(f->answers, &key));
+    a = lead(f, &key);
+    assert_true(answers_find_local(f->answers, &key, a));
+    assert_body(a, 100000);
+    assert_int_equal(answer_source(a), SOURCE_LOCAL);
+    assert_int_equal(answer_note_offset(a), 3);
+    answer_unref(&a);
+    a = follow(f, &key);
+    assert_body(a, 100000);
+    answer_unref(&a);
+    assert_int_equal(counts(f).damaged, 0);
+}
+
+static void what_was_half_filled_is_gone_after_a_restart(void **state)
+{
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *a = lead(f, &key);
+    char *half = folder_incoming_path(f->folder, ".answer");
+
+    put_file(half, "left by a crash", 15);
+    answers_fail(f->answers, &key, a, &(struct err){ERR_CANCELLED, "over"});
+    answer_unref(&a);
+    restart(f);
+    assert_false(exists(half));
+    a = lead(f, &key);
+    assert_false(answers_find_local(f->answers, &key, a));
+    answers_fail(f->answers, &key, a, &(struct err){ERR_CANCELLED, "over"});
+    answer_unref(&a);
+    assert_int_equal(counts(f).damaged, 0);
+    free(half);
+}
+
+/* ---- damage ---- */
+
+enum damage { FLIP_BODY, FLIP_RECORD, FLIP_TAIL, CUT, EXTEND, EMPTY, SWAP, DAMAGES };
+
+static void damage_file(const struct fixture *f, const struct key *key, enum damage how)
+{
+    struct key other = key_number(77);
+    char *path = path_of(f, key), *others = path_of(f, &other);
+    uint64_t size = size_of(path);
+
+    switch (how) {
+    case FLIP_BODY: flip_byte(path, 10); break;
+    case FLIP_RECORD: flip_byte(path, 5005); break;
+    case FLIP_TAIL: flip_byte(path, size - 1); break;
+    case CUT: assert_int_equal(truncate(path, (off_t)size - 1), 0); break;
+    case EXTEND: assert_int_equal(truncate(path, (off_t)size + 1), 0); break;
+    case EMPTY: assert_int_equal(truncate(path, 0), 0); break;
+    case SWAP: assert_int_equal(rename(others, path), 0); break;
+    case DAMAGES: break;
+    }
+    free(path);
+    free(others);
+}
+
+static void a_damaged_file_is_dropped_counted_and_made_again(void **state)
+{
+    struct fixture *f = *state;
+    struct key other = key_number(77);
+
+    for (unsigned how = 0; how < DAMAGES; how++) {
+        struct key key = key_number(how);
+        char *path = path_of(f, &key);
+        struct answer *a;
+
+        make(f, &key, 5000);
+        if (how == SWAP) /* sound, but another question's */
+            make(f, &other, 5000);
+        restart(f);
+        damage_file(f, &key, how);
+        f->damaged = 0;
+        a = lead(f, &key);
+        assert_false(answers_find_local(f->answers, &key, a));
+        assert_int_equal(counts(f).damaged, 1);
+        assert_int_equal(f->damaged, 1);
+        assert_false(exists(path));
+        answers_begin(f->answers, a);
+        append(a, 5000);
+        assert_true(keep(f, &key, a));
+        answer_unref(&a);
+        a = follow(f, &key);
+        assert_body(a, 5000);
+        answer_unref(&a);
+        free(path);
+    }
+}
+
+static void a_file_that_is_removed_or_changed_under_us_is_noticed_by_the_next(void **state)
+{
+    struct fixture *f = *state;
+
+    for (unsigned how = 0; how <= DAMAGES; how++) {
+        struct key key = key_number(how);
+        struct answer *a;
+        char *path;
+
+        if (how == SWAP)
+            continue; /* not damage of the file that is open */
+        path = path_of(f, &key);
+        make(f, &key, 5000);
+        if (how == DAMAGES)
+            assert_int_equal(unlink(path), 0);
+        else
+            damage_file(f, &key, how);
+        a = lead(f, &key);
+        assert_false(answers_find_local(f->answers, &key, a));
+        assert_int_equal(f->damaged, how < SWAP ? how + 1 : SWAP);
+        answers_fail(f->answers, &key, a, &(struct err){ERR_CANCELLED, "over"});
+        answer_unref(&a);
+        free(path);
+    }
+}
+
+static void who_reads_already_goes_on_when_the_file_is_dropped(void **state)
+{
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    char *path = path_of(f, &key);
+    struct answer *reads, *next;
+
+    make(f, &key, 5000);
+    reads = follow(f, &key);
+    assert_int_equal(unlink(path), 0);
+    next = lead(f, &key);
+    assert_body(reads, 5000);
+    answers_fail(f->answers, &key, next, &(struct err){ERR_CANCELLED, "over"});
+    answer_unref(&next);
+    answer_unref(&reads);
+    free(path);
+}
+
+static void a_touched_file_is_read_again_and_found_good(void **state)
+{
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    char *path = path_of(f, &key);
+    struct answer *a;
+
+    make(f, &key, 5000);
+    assert_int_equal(chmod(path, 0640), 0);
+    a = lead(f, &key); /* it isn't known any more that it is the one that was written */
+    assert_true(answers_find_local(f->answers, &key, a));
+    assert_body(a, 5000);
+    answer_unref(&a);
+    assert_int_equal(counts(f).damaged, 0);
+    free(path);
+}
+
+/* ---- bounds ---- */
+
+static size_t open_answers(void)
+{
+    return count_entries("/proc/self/fd");
+}
+
+static void answers_that_nobody_reads_do_not_stay_open_for_ever(void **state)
+{
+    enum { MORE = 40 };
+    struct fixture *f = *state;
+    size_t before = open_answers();
+    struct answer *a;
+    struct key key;
+
+    for (unsigned i = 0; i < ANSWERS_IDLE_OPEN_MAX + MORE; i++) {
+        key = key_number(i);
+        make(f, &key, 10);
+        if (i % 10 == 0) { /* the first one is asked for again and again */
+            key = key_number(0);
+            a = follow(f, &key);
+            answer_unref(&a);
+        }
+    }
+    assert_int_equal(open_answers() - before, ANSWERS_IDLE_OPEN_MAX);
+    key = key_number(0);
+    a = answers_peek(f->answers, &key);
+    assert_non_null(a);
+    answer_unref(&a);
+    key = key_number(1);
+    assert_null(answers_peek(f->answers, &key));
+    a = lead(f, &key);
+    assert_true(answers_find_local(f->answers, &key, a));
+    assert_body(a, 10);
+    answer_unref(&a);
+    assert_int_equal(open_answers() - before, ANSWERS_IDLE_OPEN_MAX);
+}
+
+/* Bytes that this process has read from files, or 0 where the kernel doesn't tell. */
+static uint64_t bytes_read(void)
+{
+    FILE *io = fopen("/proc/self/io", "re");
+    unsigned long long n = 0;
+
+    if (io != NULL && fscanf(io, "rchar: %llu", &n) != 1)
+        n = 0;
+    if (io != NULL)
+        fclose(io);
+    return n;
+}
+
+static void a_file_that_was_written_or_verified_before_is_not_read_again(void **state)
+{
+    enum { BODY = 4 << 20 };
+    struct fixture *f = *state;
+    struct key key = key_number(ANSWERS_IDLE_OPEN_MAX + 1);
+    uint64_t before;
+    struct answer *a;
+
+    make(f, &key, BODY);
+    for (unsigned i = 0; i < ANSWERS_IDLE_OPEN_MAX; i++) {
+        struct key other = key_number(i);
+
+        make(f, &other, 10);
+    }
+    assert_null(answers_peek(f->answers, &key)); /* closed, but remembered */
+    before = bytes_read();
+    if (before == 0)
+        skip();
+    a = lead(f, &key);
+    assert_true(answers_find_local(f->answers, &key, a));
+    assert_true(bytes_read() - before < BODY / 2);
+    answer_unref(&a);
+}
+
+static void what_is_being_filled_is_never_trimmed(void **state)
+{
+    struct fixture *f = *state;
+    struct key first = key_number(100000);
+    struct answer *a = lead(f, &first), *again;
+
+    for (unsigned i = 0; i < ANSWERS_IDLE_OPEN_MAX + 10; i++) {
+        struct key key = key_number(i);
+
+        make(f, &key, 1);
+    }
+    again = follow(f, &first);
+    assert_ptr_equal(a, again);
+    answers_fail(f->answers, &first, a, &(struct err){ERR_CANCELLED, "over"});
+    answer_unref(&a);
+    answer_unref(&again);
+}
+
+/* ---- all at once ---- */
+
+struct user {
+    struct fixture *f;
+    pthread_barrier_t *barrier;
+    unsigned seed;
+    atomic_uint *led;
+};
+
+/* Leads, follows, keeps, fails, and now and then takes a file away. */
+static void *use_all(void *ctx)
+{
+    struct user *u = ctx;
+
+    pthread_barrier_wait(u->barrier);
+    for (int i = 0; i < 300; i++) {
+        struct key key = key_number((unsigned)rand_r(&u->seed) % 8);
+        unsigned dice = (unsigned)rand_r(&u->seed) % 10;
+        bool leads;
+        struct answer *a = answers_join(u->f->answers, &key, &leads);
+
+        if (leads && !answers_find_local(u->f->answers, &key, a)) {
+            atomic_fetch_add(u->led, 1);
+            answers_begin(u->f->answers, a);
+            append(a, 2000);
+            if (dice == 0)
+                answers_fail(u->f->answers, &key, a, &(struct err){ERR_UPSTREAM, "dice"});
+            else if (dice == 1)
+                answers_end(u->f->answers, &key, a);
+            else
+                keep(u->f, &key, a); /* not when its file is taken away at once */
+        } else if (!leads && answer_state(a) == ANSWER_WHOLE) {
+            assert_body(a, 2000);
+        }
+        if (dice == 2) {
+            char *path = path_of(u->f, &key);
+
+            unlink(path);
+            free(path);
+        }
+        answer_unref(&a);
+    }
+    return NULL;
+}
+
+static void all_of_it_at_once_holds(void **state)
+{
+    enum { USERS = 8 };
+    struct fixture *f = *state;
+    struct user users[USERS];
+    pthread_barrier_t barrier;
+    atomic_uint led = 0;
+    char *incoming = folder_pathf(f->folder, "incoming");
+
+    pthread_barrier_init(&barrier, NULL, USERS);
+    for (unsigned i = 0; i < USERS; i++)
+        users[i] = (struct user){f, &barrier, i + 1, &led};
+    run_together(USERS, use_all, users, sizeof(users[0]));
+    assert_true(led > 0);
+    assert_int_equal(counts(f).filling, 0);
+    assert_int_equal(counts(f).damaged, 0);
+    assert_int_equal(count_entries(incoming), 0);
+    pthread_barrier_destroy(&barrier);
+    free(incoming);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        TEST(of_many_who_ask_at_once_one_leads),
+        TEST(after_a_failure_the_next_leads_anew),
+        TEST(what_is_ended_without_being_kept_is_for_those_who_have_it),
+        TEST(a_late_failure_leaves_the_next_ones_answer_alone),
+        TEST(a_kept_answer_is_at_hand),
+        TEST(readers_come_to_the_end_before_it_is_published_or_refused),
+        TEST(a_restart_finds_what_was_kept),
+        TEST(what_was_half_filled_is_gone_after_a_restart),
+        TEST(a_damaged_file_is_dropped_counted_and_made_again),
+        TEST(a_file_that_is_removed_or_changed_under_us_is_noticed_by_the_next),
+        TEST(who_reads_already_goes_on_when_the_file_is_dropped),
+        TEST(a_touched_file_is_read_again_and_found_good),
+        TEST(answers_that_nobody_reads_do_not_stay_open_for_ever),
+        TEST(a_file_that_was_written_or_verified_before_is_not_read_again),
+        TEST(what_is_being_filled_is_never_trimmed),
+        TEST(all_of_it_at_once_holds),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
