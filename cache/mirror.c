@@ -23,6 +23,8 @@ enum {
     SEGMENT_MAX = 240,  /* NAME_MAX less ".git" and some room */
     LIST_MAX = 1 << 20, /* of a mirror's list of packs */
     OUTPUT_BLOCK = 256 * 1024,
+    /* upload-pack sends a keepalive every 5 seconds; one that is silent this long hangs. */
+    SILENCE_MAX_MS = 5 * 60 * 1000,
     READ_BLOCK = 1 << 20,
     /* libgit2 maps packs; what is mapped counts as our memory. */
     MAPPED_MAX = 24 << 20,
@@ -534,6 +536,20 @@ void mirror_write_begin(struct mirror *m)
     lock_drop(&m->all->lock);
 }
 
+bool mirror_write_try(struct mirror *m, uint64_t timeout_ms)
+{
+    uint64_t deadline = now_ms() + timeout_ms;
+    bool mine;
+
+    lock_take(&m->all->lock);
+    while (m->writing && lock_wait_until(&m->all->lock, &m->all->written, deadline))
+        ;
+    mine = !m->writing;
+    m->writing = true;
+    lock_drop(&m->all->lock);
+    return mine;
+}
+
 void mirror_write_end(struct mirror *m)
 {
     lock_take(&m->all->lock);
@@ -826,16 +842,21 @@ static int pump(int fd, mirror_output_fn *fn, mirror_idle_fn *idle_fn, int idle_
                 struct err *err)
 {
     char *block = xmalloc(OUTPUT_BLOCK);
+    uint64_t last_ms = now_ms();
     int rc = 0;
 
     while (rc == 0) {
         struct pollfd ready = {.fd = fd, .events = POLLIN};
         ssize_t n;
 
-        if (idle_fn != NULL && poll(&ready, 1, idle_ms) == 0) {
-            rc = idle_fn(ctx, err);
+        if (poll(&ready, 1, idle_ms) == 0) {
+            if (now_ms() - last_ms > SILENCE_MAX_MS)
+                rc = err_set(err, ERR_TIMEOUT, "git upload-pack said nothing for too long");
+            else if (idle_fn != NULL)
+                rc = idle_fn(ctx, err);
             continue;
         }
+        last_ms = now_ms();
         n = read(fd, block, OUTPUT_BLOCK);
         if (n < 0 && errno == EINTR)
             continue;

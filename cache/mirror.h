@@ -58,6 +58,8 @@ void mirror_tips(struct mirror *m, size_t max, struct oid_list *out);
 /* One writer at a time.  Waits for the one before.  After mirror_write_begin() look again whether
  * there is still something to do. */
 void mirror_write_begin(struct mirror *m);
+/* The same, but only for timeout_ms: false when the one before is still at it. */
+bool mirror_write_try(struct mirror *m, uint64_t timeout_ms);
 void mirror_write_end(struct mirror *m);
 
 /* Takes a pack in; between mirror_write_begin and _end.

@@ -49,10 +49,23 @@ void asker_clear(struct asker *a)
         config_unref((struct config **)&a->config);
     free(a->base_url);
     free(a->wire_repo);
+    asker_forget_credential(a);
+    *a = (struct asker){0};
+}
+
+void asker_forget_credential(struct asker *a)
+{
     if (a->authorization != NULL)
         explicit_bzero(a->authorization, strlen(a->authorization));
     free(a->authorization);
-    *a = (struct asker){0};
+    a->authorization = NULL;
+}
+
+uint32_t question_share(const struct asker *a)
+{
+    uint32_t all = a->config->limits.queries;
+
+    return all < 4 ? all : all - all / 4;
 }
 
 char *asker_wire_repo(const struct asker *a)
@@ -73,13 +86,23 @@ bool access_is_denial(const struct response_head *head)
     return head->status == 401 || head->status == 403 || head->status == 404;
 }
 
+/* Only what goes to clients is worth remembering. */
+static void deny(const struct asker *a, const struct response_head *head)
+{
+    struct response_head kept = {.status = head->status};
+
+    for (size_t i = 0; i < head->header_count; i++)
+        if (strcmp(head->headers[i].name, "www-authenticate") == 0)
+            kept.headers[kept.header_count++] = head->headers[i];
+    decisions_deny(a->proxy->decisions, &a->subject, now_ms(), a->upstream->denied_ttl_ms, &kept);
+}
+
 void access_learn(const struct asker *a, const struct response_head *head)
 {
     if (head->status == 200)
         decisions_allow(a->proxy->decisions, &a->subject, now_ms(), a->upstream->access_ttl_ms);
     else if (access_is_denial(head))
-        decisions_deny(a->proxy->decisions, &a->subject, now_ms(), a->upstream->denied_ttl_ms,
-                       head);
+        deny(a, head);
 }
 
 void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
@@ -171,6 +194,7 @@ static int ask_refs(struct question *q, struct upstream_request *r, enum refs_fo
     r->authorization = a->authorization;
     r->git_protocol = "version=2";
     r->decode = true;
+    r->share = question_share(a);
     r->head_fn = question_head;
     r->data_fn = refs_data;
     r->ctx = q;
@@ -198,9 +222,9 @@ static void question_clear(struct question *q)
     bytes_clear(&q->body);
 }
 
-static enum verdict ask_for_decision(const struct asker *a, struct response_head *denial,
-                                     struct err *err)
+static int ask_for_decision(void *ctx, struct response_head *denial, struct err *err)
 {
+    const struct asker *a = ctx;
     struct question q = {.asker = a};
     struct upstream_request r = {.method = "GET", .rest = "info/refs?service=git-upload-pack"};
     enum verdict verdict = VERDICT_NONE;
@@ -222,19 +246,12 @@ static enum verdict ask_for_decision(const struct asker *a, struct response_head
 
 enum verdict access_check(const struct asker *a, struct response_head *denial, struct err *err)
 {
-    struct flights *flights = a->proxy->flights;
+    enum verdict v = decisions_get(a->proxy->decisions, &a->subject, now_ms(), denial);
 
-    for (;;) {
-        enum verdict v = decisions_get(a->proxy->decisions, &a->subject, now_ms(), denial);
-
-        if (v != VERDICT_NONE)
-            return v;
-        if (flights_enter(flights, &a->subject.key)) {
-            v = ask_for_decision(a, denial, err);
-            flights_leave(flights, &a->subject.key);
-            return v;
-        }
-    }
+    if (v != VERDICT_NONE)
+        return v;
+    return (enum verdict)flights_ask_once(a->proxy->flights, &a->subject.key, ask_for_decision,
+                                          (void *)a, denial, err);
 }
 
 int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err)
@@ -329,6 +346,7 @@ bool access_probe(const struct asker *a, const struct oid_list *oids)
                                   .accept = content_type_response(SERVICE_UPLOAD_PACK),
                                   .body = body.data,
                                   .body_len = body.len,
+                                  .share = question_share(a),
                                   .head_fn = question_head,
                                   .data_fn = probe_data,
                                   .ctx = &q};

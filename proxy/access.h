@@ -20,6 +20,11 @@ void asker_init(struct asker *a, const struct exchange *x);
 void asker_copy(const struct asker *from, struct asker *to);
 void asker_clear(struct asker *a);
 
+/* It asks upstream no more; what it is remembered for needs no credential. */
+void asker_forget_credential(struct asker *a);
+/* How many of the workers that ask may wait for one upstream. */
+uint32_t question_share(const struct asker *a);
+
 /* The path to ask for now: where redirects led, or as typed.  Yours to free. */
 char *asker_wire_repo(const struct asker *a);
 

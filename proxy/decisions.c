@@ -295,6 +295,8 @@ void decisions_advertised(struct decisions *d, const struct subject *s, uint64_t
         drop_set_locked(d, place);
         place->set = share_set_locked(d, &mine);
         place->question = listing->question;
+        /* A newer word than that on what upstream handed out before. */
+        r->grant_count = 0;
         place->until_ms = now_ms + ttl_ms;
     }
     lock_drop(&d->lock);

@@ -18,6 +18,8 @@
 enum {
     /* How often a request may lead after others' credentials failed before it goes its own way. */
     ATTEMPTS_MAX = 5,
+    /* Wants of one request that history is walked for; a request with more is upstream's. */
+    WALKS_MAX = 64,
 };
 
 /* What one fetch has found out so far; lives as long as its exchange. */
@@ -130,7 +132,7 @@ static bool known_visible(const struct fetch *f, struct mirror *m)
 
     decisions_unknown(d, &f->asker.subject, now_ms(), &f->req.wants, &unknown);
     visible = unknown.count == 0;
-    if (!visible && m != NULL && mirror_ready(m)) {
+    if (!visible && unknown.count <= WALKS_MAX && m != NULL && mirror_ready(m)) {
         decisions_all_advertised(d, &f->asker.subject, now_ms(), &tips);
         visible = tips.count > 0 && mirror_reaches_all(m, &unknown, &tips);
     }
@@ -163,22 +165,29 @@ static bool ask_upstream_visible(const struct fetch *f, struct mirror *m)
     return visible;
 }
 
+struct sight {
+    const struct fetch *fetch;
+    struct mirror *mirror;
+};
+
+static int look(void *ctx, struct response_head *head, struct err *err)
+{
+    const struct sight *s = ctx;
+
+    (void)head;
+    *err = (struct err){ERR_NONE, ""};
+    return known_visible(s->fetch, s->mirror) || ask_upstream_visible(s->fetch, s->mirror);
+}
+
 /* The same, asked once for all who ask for the same with the same credential. */
 static bool ask_visible(const struct fetch *f, struct mirror *m)
 {
-    struct flights *flights = f->asker.proxy->flights;
+    struct sight sight = {f, m};
     struct key question;
-    bool visible;
+    struct err ignored;
 
     shared_key(f, TO_SEE, &question);
-    while (!(visible = known_visible(f, m))) {
-        if (!flights_enter(flights, &question))
-            continue;
-        visible = known_visible(f, m) || ask_upstream_visible(f, m);
-        flights_leave(flights, &question);
-        break;
-    }
-    return visible;
+    return flights_ask_once(f->asker.proxy->flights, &question, look, &sight, NULL, &ignored) != 0;
 }
 
 /* include-tag makes the answer depend on which tags there are, so they belong to the question: as
@@ -260,8 +269,9 @@ static void handle_failure(struct exchange *x, struct fetch *f, const struct err
         reply_refusal(x, why);
     else if (why->kind == ERR_REFUSED || f->attempts >= ATTEMPTS_MAX)
         exchange_again(x, pass_on);
-    else if (why->kind == ERR_DENIED || (!f->leads && why->kind == ERR_CANCELLED))
-        exchange_again(x, fetch_serve);
+    else if (why->kind == ERR_DENIED ||
+             (!f->leads && (why->kind == ERR_CANCELLED || why->kind == ERR_BUSY)))
+        exchange_again(x, fetch_serve); /* rights and rate limits are each credential's own */
     else
         reply_error(x, why);
 }
@@ -329,11 +339,12 @@ static void serve_round(struct exchange *x, struct fetch *f, struct mirror *m)
     struct answer *a;
     struct err why;
 
-    if (m == NULL || !mirror_ready(m) || !known_visible(f, m)) {
+    /* Mirrors have no names, so `deepen-not` is upstream's. */
+    if (m == NULL || f->req.deepen_not_count > 0 || !mirror_ready(m) || !known_visible(f, m)) {
         pass_on(x);
         return;
     }
-    a = answer_new_passing();
+    a = answer_new_filling();
     f->leads = true;
     if (exchange_follow(x, a, fetch_ready, &why) != 0)
         reply_error(x, &why);
@@ -403,8 +414,7 @@ static bool let_upstream_judge(struct exchange *x, struct fetch *f, struct mirro
     shared_key(f, TO_JOIN, &joining);
     shared_key(f, TO_LEAD, &leading);
     /* One at a time, so that the second finds the first leading. */
-    while (!flights_enter(flights, &joining))
-        ;
+    flights_enter(flights, &joining);
     if (flights_leads(flights, &leading) ||
         (!answers_have(x->proxy->answers, &f->key) && (m == NULL || !mirror_ready(m))))
         done = serve_judged(x, f);

@@ -15,6 +15,7 @@
 enum {
     HAVES_MAX = 256, /* tips that upstream is told of: more than that adds little */
     IDLE_MS = 1000,
+    WRITER_WAIT_MS = 20 * 1000,
     FEED_BLOCK = 256 * 1024,
     REPOSITORIES_MAX = 65536, /* counted; beyond it all are forgotten */
 };
@@ -90,8 +91,10 @@ struct transfer {
     struct response_head head;
     struct stream *stream; /* NULL: into the mirror */
     struct fetch_response *watch;
-    struct mirror_intake *intake;
-    struct stream *waiting; /* kept alive meanwhile; may be NULL */
+    struct mirror *mirror; /* takes the pack in */
+    bool background;
+    struct mirror_intake *intake; /* begun at the pack's first byte: git slots are few */
+    struct stream *waiting;       /* kept alive meanwhile; may be NULL */
 };
 
 static int on_head(void *ctx, const struct response_head *head, struct err *err)
@@ -124,13 +127,16 @@ static int on_tick(void *ctx, struct err *err)
     struct transfer *t = ctx;
     struct stream *s = t->stream != NULL ? t->stream : t->waiting;
 
-    return s != NULL ? stream_idle(s, err) : 0;
+    /* Not before upstream has let us in: a 401 must leave the way open for the next credential. */
+    return s != NULL && t->head.status == 200 ? stream_idle(s, err) : 0;
 }
 
 static int on_intake(void *ctx, const void *data, size_t len, struct err *err)
 {
     struct transfer *t = ctx;
 
+    if (t->intake == NULL && mirror_intake_begin(t->mirror, t->background, &t->intake, err) != 0)
+        return -1;
     return mirror_intake_feed(t->intake, data, len, err);
 }
 
@@ -183,7 +189,7 @@ static int pull(const struct asker *a, struct mirror *m, const struct oid_list *
         .sideband = SIDEBAND_64K,
     };
     struct fetch_response_shape shape;
-    struct transfer t = {.asker = a, .waiting = waiting};
+    struct transfer t = {.asker = a, .mirror = m, .background = background, .waiting = waiting};
     int rc;
 
     if (decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert))
@@ -191,9 +197,7 @@ static int pull(const struct asker *a, struct mirror *m, const struct oid_list *
     advert_clear(&advert);
     fetch_response_shape_of(&req, &shape);
     t.watch = fetch_response_new(&shape, on_intake, &t);
-    rc = mirror_intake_begin(m, background, &t.intake, err);
-    if (rc == 0)
-        rc = transfer(&t, &req, err);
+    rc = transfer(&t, &req, err);
     if (rc == 0 && fetch_response_refused(t.watch))
         rc = err_set(err, ERR_REFUSED, "upstream says: %s", fetch_response_error(t.watch));
     if (rc == 0)
@@ -243,7 +247,7 @@ static void wait_for_more(struct making *k, struct answer_reader *r)
 static int make_from_answer(struct making *k, struct err *err)
 {
     struct fetch_response_shape shape;
-    struct transfer t = {.asker = &k->asker};
+    struct transfer t = {.asker = &k->asker, .mirror = k->mirror, .background = true};
     struct answer_reader r = {0};
     char *block = xmalloc(FEED_BLOCK);
     int rc;
@@ -251,8 +255,6 @@ static int make_from_answer(struct making *k, struct err *err)
     fetch_response_shape_of(&k->req, &shape);
     t.watch = fetch_response_new(&shape, on_intake, &t);
     rc = answer_reader_open(&r, k->answer, on_more, k, err);
-    if (rc == 0)
-        rc = mirror_intake_begin(k->mirror, true, &t.intake, err);
     while (rc == 0) {
         ssize_t n = answer_reader_read(&r, block, FEED_BLOCK);
 
@@ -352,7 +354,7 @@ static void consider_mirror(const struct fill *f, struct mirror *m)
     cold = count_cold(f->asker.proxy->repositories, &f->asker.repo_id);
     if (f->kept && fetch_request_is_closed(&f->req))
         start_making(f, m, true);
-    else if (c->cache.mirror_after > 0 && cold == c->cache.mirror_after)
+    else if (c->cache.mirror_after > 0 && cold % c->cache.mirror_after == 0)
         start_making(f, m, false);
 }
 
@@ -412,6 +414,9 @@ static void conclude(struct fill *f, struct stream *s)
     struct err why;
 
     if (stream_finish(s, &why) == 0) {
+        if (answer_source(f->answer) == SOURCE_UPSTREAM)
+            decisions_grant(f->asker.proxy->decisions, &f->asker.subject, now_ms(),
+                            f->asker.upstream->access_ttl_ms, &f->req.wants);
         succeed(f, s);
         return;
     }
@@ -490,6 +495,22 @@ static int pull_missing(struct fill *f, struct mirror *m, const struct oid_list 
     return rc;
 }
 
+/* Another one's pull may take long; the client must hear something meanwhile, and upstream may well
+ * be the faster way. */
+static bool wait_for_writer(struct mirror *m, struct stream *s)
+{
+    uint64_t until = now_ms() + WRITER_WAIT_MS;
+    struct err ignored;
+
+    while (now_ms() < until) {
+        if (mirror_write_try(m, IDLE_MS))
+            return true;
+        if (stream_idle(s, &ignored) != 0)
+            break;
+    }
+    return false;
+}
+
 /* False when the mirror couldn't be brought to where it can answer.  *pulled: upstream was needed.
  */
 static bool bring_forward(struct fill *f, struct mirror *m, struct stream *s, bool *pulled)
@@ -505,7 +526,8 @@ static bool bring_forward(struct fill *f, struct mirror *m, struct stream *s, bo
             return true;
         oid_list_clear(&missing_tags);
     }
-    mirror_write_begin(m);
+    if (!wait_for_writer(m, s))
+        return false;
     mirror_missing(m, &f->req.wants, &missing);
     rc = pull_missing(f, m, &missing, s, pulled, &why);
     /* Only now is it known which tags point into what the mirror has. */
@@ -535,11 +557,6 @@ static void from_upstream(struct fill *f, struct mirror *m, struct stream *s)
     consider_mirror(f, m);
     rc = transfer(&t, &f->req, &why);
     if (rc == 0) {
-        bool granted = stream_refused(s) == NULL && !stream_said_error(s);
-
-        if (granted)
-            decisions_grant(f->asker.proxy->decisions, &f->asker.subject, now_ms(),
-                            f->asker.upstream->access_ttl_ms, &f->req.wants);
         conclude(f, s);
     } else {
         if (t.head.status == 200)
@@ -585,8 +602,7 @@ static void run(void *ctx)
 
     if (f->asker.config->cache.mirrors && f->req.algo == HASH_SHA1)
         m = mirrors_get(proxy->mirrors, f->mirror_upstream, f->mirror_repo);
-    if (f->kept)
-        answers_begin(proxy->answers, f->answer);
+    answers_begin(proxy->answers, f->answer);
     stream_init(&s, f->answer, &f->req);
     if (!try_mirror(f, m, &s))
         from_upstream(f, m, &s);

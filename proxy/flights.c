@@ -29,6 +29,7 @@ struct flight {
     bool broken;       /* what came is not refs; it is passed on all the same */
     struct bytes held; /* an unfinished pkt */
     struct bytes v2_body;
+    unsigned pushes;        /* of its group when it started */
     uint64_t kept_until_ms; /* with refs_ttl: who asks before then gets this answer again */
 };
 
@@ -38,11 +39,17 @@ struct group {
     int running;
     struct flight *gathering; /* not started: who comes may still join */
     struct flight *kept;      /* landed, and good until its kept_until_ms */
+    unsigned pushes;          /* seen; an answer from before the last one isn't kept */
     UT_hash_handle hh;
 };
 
 struct asking {
     struct key key;
+    size_t refs; /* who asks, and who waits */
+    bool done;
+    int verdict;
+    struct response_head head;
+    struct err err;
     UT_hash_handle hh;
 };
 
@@ -72,39 +79,97 @@ struct flights *flights_new(void)
 
 /* ---- decisions ---- */
 
-bool flights_enter(struct flights *f, const struct key *key)
+static struct asking *join_asking_locked(struct flights *f, const struct key *key, bool *leads)
 {
     struct asking *a;
-    bool leads;
 
-    lock_take(&f->lock);
     HASH_FIND(hh, f->asking, key, sizeof(*key), a);
-    leads = a == NULL;
-    if (leads) {
+    *leads = a == NULL;
+    if (a == NULL) {
         a = xcalloc(1, sizeof(*a));
         a->key = *key;
         HASH_ADD(hh, f->asking, key, sizeof(a->key), a);
-    } else {
-        do {
-            lock_wait(&f->lock, &f->decided);
-            HASH_FIND(hh, f->asking, key, sizeof(*key), a);
-        } while (a != NULL);
     }
+    a->refs++;
+    return a;
+}
+
+/* True when the caller was the last and is to free it, without the lock. */
+static bool leave_asking_locked(struct asking *a)
+{
+    return --a->refs == 0;
+}
+
+static void free_asking(struct asking *a)
+{
+    response_head_clear(&a->head);
+    free(a);
+}
+
+int flights_ask_once(struct flights *f, const struct key *key, flights_ask_fn *ask, void *ctx,
+                     struct response_head *head, struct err *err)
+{
+    struct asking *a;
+    bool leads, last;
+    int verdict;
+
+    lock_take(&f->lock);
+    a = join_asking_locked(f, key, &leads);
+    if (leads) {
+        lock_drop(&f->lock);
+        verdict = ask(ctx, &a->head, &a->err); /* nobody else looks before it is done */
+        lock_take(&f->lock);
+        a->verdict = verdict;
+        a->done = true;
+        HASH_DEL(f->asking, a);
+        pthread_cond_broadcast(&f->decided);
+    }
+    while (!a->done)
+        lock_wait(&f->lock, &f->decided);
+    verdict = a->verdict;
+    if (head != NULL)
+        response_head_copy(&a->head, head);
+    *err = a->err;
+    last = leave_asking_locked(a);
     lock_drop(&f->lock);
-    return leads;
+    if (last)
+        free_asking(a);
+    return verdict;
+}
+
+void flights_enter(struct flights *f, const struct key *key)
+{
+    bool leads, last;
+
+    do {
+        struct asking *a;
+
+        lock_take(&f->lock);
+        a = join_asking_locked(f, key, &leads);
+        while (!leads && !a->done)
+            lock_wait(&f->lock, &f->decided);
+        last = !leads && leave_asking_locked(a);
+        lock_drop(&f->lock);
+        if (last)
+            free_asking(a);
+    } while (!leads);
 }
 
 void flights_leave(struct flights *f, const struct key *key)
 {
     struct asking *a;
+    bool last;
 
     lock_take(&f->lock);
     HASH_FIND(hh, f->asking, key, sizeof(*key), a);
     must(a != NULL);
+    a->done = true;
     HASH_DEL(f->asking, a);
     pthread_cond_broadcast(&f->decided);
+    last = leave_asking_locked(a);
     lock_drop(&f->lock);
-    free(a);
+    if (last)
+        free_asking(a);
 }
 
 void flights_lead(struct flights *f, const struct key *key)
@@ -252,6 +317,7 @@ static int ask(struct flight *f, char **moved, struct err *err)
         .content_type = post ? content_type_request(SERVICE_UPLOAD_PACK) : NULL,
         .accept = post ? content_type_response(SERVICE_UPLOAD_PACK) : NULL,
         .decode = true,
+        .share = question_share(&f->asker),
         .body = post ? f->body.data : NULL,
         .body_len = f->body.len,
         .head_fn = on_head,
@@ -314,6 +380,48 @@ static void start(struct flight *f)
     fly(f); /* only lands it: there is nothing left to ask */
 }
 
+static void drop_if_idle_locked(struct flights *all, struct group *g)
+{
+    if (g->running > 0 || g->gathering != NULL || g->kept != NULL)
+        return;
+    HASH_DEL(all->groups, g);
+    free(g);
+}
+
+/* Takes out one kept answer that has expired or, with repo_id, that is of this repository (NULL in
+ * both: any); NULL when there is none. */
+static struct flight *take_kept_locked(struct flights *all, bool expired, const struct key *repo_id)
+{
+    uint64_t now = now_ms();
+    struct group *g, *next;
+
+    HASH_ITER(hh, all->groups, g, next)
+    {
+        struct flight *f = g->kept;
+
+        if (f == NULL || (expired && now < f->kept_until_ms) ||
+            (repo_id != NULL && !key_equal(&f->asker.repo_id, repo_id)))
+            continue;
+        g->kept = NULL;
+        drop_if_idle_locked(all, g);
+        return f;
+    }
+    return NULL;
+}
+
+static void drop_kept(struct flights *all, bool expired, const struct key *repo_id)
+{
+    struct flight *f;
+
+    do {
+        lock_take(&all->lock);
+        f = take_kept_locked(all, expired, repo_id);
+        lock_drop(&all->lock);
+        if (f != NULL)
+            flight_unref(f);
+    } while (f != NULL);
+}
+
 static struct flight *land_locked(struct flights *all, struct flight *f, struct flight **dropped)
 {
     struct flight *next = NULL;
@@ -323,18 +431,18 @@ static struct flight *land_locked(struct flights *all, struct flight *f, struct 
     HASH_FIND(hh, all->groups, &f->key, sizeof(f->key), g);
     must(g != NULL);
     g->running--;
-    if (f->kept_until_ms > 0) {
+    if (f->kept_until_ms > 0 && f->pushes == g->pushes) {
         *dropped = g->kept;
         g->kept = f;
         f->refs++;
     }
     if (g->gathering != NULL) {
         next = g->gathering;
+        next->pushes = g->pushes;
         g->gathering = NULL;
         g->running++;
-    } else if (g->running == 0 && g->kept == NULL) {
-        HASH_DEL(all->groups, g);
-        free(g);
+    } else {
+        drop_if_idle_locked(all, g);
     }
     return next;
 }
@@ -352,7 +460,8 @@ static void fly(void *ctx)
         answer_store_at(f->answer, path);
         free(path);
         rc = ask(f, &moved, &why);
-        if (rc == 0 && learn(f, moved) && f->asker.upstream->refs_ttl_ms > 0)
+        if (rc == 0 && learn(f, moved) && f->asker.upstream->refs_ttl_ms > 0 &&
+            !answer_storage_trouble(f->answer, &why))
             f->kept_until_ms = now_ms() + f->asker.upstream->refs_ttl_ms;
         finish(f, rc, &why);
         free(moved);
@@ -360,9 +469,11 @@ static void fly(void *ctx)
     lock_take(&all->lock);
     next = land_locked(all, f, &dropped);
     lock_drop(&all->lock);
+    asker_forget_credential(&f->asker);
     flight_unref(f);
     if (dropped != NULL)
         flight_unref(dropped);
+    drop_kept(all, true, NULL);
     if (next != NULL)
         start(next);
 }
@@ -397,6 +508,7 @@ static struct flight *board(struct flights *all, struct flight *mine, bool kept_
         f->refs++; /* the run's */
         if (g->running < FLIGHTS_PER_KEY) {
             g->running++;
+            f->pushes = g->pushes;
             *starts = true;
         } else {
             g->gathering = f;
@@ -528,27 +640,11 @@ void flights_forget(struct flights *all, const struct key *repo_id)
 {
     struct group *g, *next;
 
-    for (;;) {
-        struct flight *kept = NULL;
-
-        lock_take(&all->lock);
-        HASH_ITER(hh, all->groups, g, next)
-        {
-            if (kept == NULL && g->kept != NULL &&
-                (repo_id == NULL || key_equal(&g->kept->asker.repo_id, repo_id))) {
-                kept = g->kept;
-                g->kept = NULL;
-                if (g->running == 0 && g->gathering == NULL) {
-                    HASH_DEL(all->groups, g);
-                    free(g);
-                }
-            }
-        }
-        lock_drop(&all->lock);
-        if (kept == NULL)
-            return;
-        flight_unref(kept);
-    }
+    lock_take(&all->lock);
+    HASH_ITER(hh, all->groups, g, next)
+    g->pushes++; /* of any repository: it only costs that something isn't kept */
+    lock_drop(&all->lock);
+    drop_kept(all, false, repo_id);
 }
 
 void flights_free(struct flights **fp)
@@ -558,7 +654,7 @@ void flights_free(struct flights **fp)
     *fp = NULL;
     if (all == NULL)
         return;
-    flights_forget(all, NULL);
+    drop_kept(all, false, NULL);
     must(all->groups == NULL && all->asking == NULL && all->leading == NULL);
     pthread_cond_destroy(&all->decided);
     lock_clear(&all->lock);

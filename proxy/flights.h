@@ -19,9 +19,15 @@ struct flights;
 struct flights *flights_new(void);
 void flights_free(struct flights **f);
 
-/* True: you are to ask; call flights_leave() afterwards.  False: somebody else has, while this call
- * waited; look again. */
-bool flights_enter(struct flights *f, const struct key *key);
+/* Ask, once for all who come with the same key meanwhile: all get what the one got.  ask()
+ * returns a verdict of the caller's own making and fills *head and *err as it likes; head (a
+ * copy, clear it) may be NULL. */
+typedef int flights_ask_fn(void *ctx, struct response_head *head, struct err *err);
+int flights_ask_once(struct flights *f, const struct key *key, flights_ask_fn *ask, void *ctx,
+                     struct response_head *head, struct err *err);
+
+/* One at a time: waits for whoever has entered with the same key to leave. */
+void flights_enter(struct flights *f, const struct key *key);
 void flights_leave(struct flights *f, const struct key *key);
 
 /* Upstream is being asked key's question (an answer's key and a credential), and what it says is

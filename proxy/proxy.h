@@ -26,8 +26,9 @@ struct proxy {
     struct flights *flights;
     struct repositories *repositories;
 
-    /* Short questions (refs, access); answers being made and relays; mirrors being built. */
-    struct workers *queries, *fills, *background;
+    /* Short questions (refs, access); answers being made; what is passed on at its client's pace;
+     * mirrors being built. */
+    struct workers *queries, *fills, *relays, *background;
 };
 
 #endif

@@ -19,6 +19,8 @@ struct relay {
     char *git_protocol, *content_type, *content_encoding, *accept, *range;
     enum service service;
     bool streams_body;
+    bool upload_ended;
+    uint64_t response_bytes;
     int64_t content_length;
     struct bytes body;
 
@@ -81,6 +83,13 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
 {
     struct relay *r = ctx;
 
+    /* An upstream that talks at length before it has read all: its words wait in the window for a
+     * client that is still sending, and both would wait for ever. */
+    r->response_bytes += len;
+    if (r->streams_body && !r->upload_ended && r->response_bytes > ANSWER_WINDOW / 2) {
+        r->upload_ended = true;
+        exchange_end_upload(r->x);
+    }
     if (r->watched && r->head->status == 200)
         return stream_feed(&r->stream, data, len, err);
     return answer_append(r->answer, data, len, err);
@@ -89,8 +98,10 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
 static ssize_t on_upload(void *ctx, void *buf, size_t len)
 {
     struct relay *r = ctx;
+    ssize_t n = exchange_read_upload(r->x, buf, len);
 
-    return exchange_read_upload(r->x, buf, len);
+    r->upload_ended = n == 0;
+    return n;
 }
 
 static int on_tick(void *ctx, struct err *err)
@@ -265,7 +276,7 @@ static void start(struct exchange *x, struct relay *r)
         relay_free(r);
         return;
     }
-    if (workers_submit(x->proxy->fills, run, r))
+    if (workers_submit(x->proxy->relays, run, r))
         return;
     exchange_end_upload(x);
     answer_fail(r->answer, &(struct err){ERR_BUSY, "too many transfers are under way"});

@@ -181,6 +181,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->repositories = repositories_new();
     p->queries = workers_new("query", c->limits.queries, c->limits.queue);
     p->fills = workers_new("fill", c->limits.fills, c->limits.queue);
+    p->relays = workers_new("relay", c->limits.fills, c->limits.queue);
     p->background = workers_new("mirror", BACKGROUND_THREADS, BACKGROUND_QUEUE);
     return 0;
 }
@@ -192,6 +193,7 @@ static void tear_down(struct proxy *p)
         origins_cancel(p->origins);
     workers_free(&p->queries);
     workers_free(&p->fills);
+    workers_free(&p->relays);
     workers_free(&p->background);
     repositories_free(&p->repositories);
     flights_free(&p->flights);
@@ -232,6 +234,8 @@ static void catch_signals(sigset_t *while_waiting)
     sigaction(SIGINT, &stop, NULL);
     sigaction(SIGHUP, &reload, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
+    sigaction(SIGXFSZ, &ignore,
+              NULL); /* a file over `ulimit -f` is trouble with the disk, no more */
     /* Blocked everywhere, so that all threads inherit that and only sigsuspend() lets them in. */
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGTERM);

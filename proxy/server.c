@@ -28,6 +28,7 @@ enum {
     BLOCK_SIZE = 32 * 1024, /* of a whole answer that can't go by sendfile */
     UPLOAD_WINDOW = 256 * 1024,
     WATCH_INTERVAL_MS = 250,
+    STOP_WAIT_MS = 5000,
     RETRY_AFTER_S = 5,
     /* A body that is refused is read on and thrown away up to here, so that the client reads
      * the reply instead of a reset. */
@@ -474,7 +475,8 @@ void exchange_again(struct exchange *x, exchange_fn *handler)
     struct server_part *p = part_of(x);
 
     answer_reader_close(&p->reader);
-    start_work(p, handler);
+    p->handler = handler;
+    p->decided = WORKING; /* advance() starts it, once ready() has returned */
 }
 
 uint64_t exchange_age_us(const struct exchange *x)
@@ -642,12 +644,24 @@ static void start_upload(struct server_part *p)
     lock_cond_init(&p->upload->more);
 }
 
+static bool is_stopping(struct server *s)
+{
+    bool stopping;
+
+    lock_take(&s->lock);
+    stopping = s->stopping;
+    lock_drop(&s->lock);
+    return stopping;
+}
+
 /* The first call for a request: its headers are known. */
 static enum MHD_Result begin(struct server_part *p, const char *method)
 {
     struct exchange *x = &p->x;
 
     p->started = true;
+    if (is_stopping(p->server))
+        return MHD_NO; /* nobody would be there to wake it */
     read_headers(p, method);
     p->plan = p->server->plan(x);
     commit_phase(p);
@@ -818,7 +832,9 @@ static enum MHD_Result advance(struct server_part *p)
         }
         p->decided = FOLLOWING;
         p->ready(&p->x);
-        if (p->decided == REPLYING)
+        if (p->decided == WORKING)
+            start_work(p, p->handler);
+        else
             commit_phase(p);
     }
 }
@@ -1071,11 +1087,16 @@ void server_stop(struct server **sp)
 
     *sp = NULL;
     lock_take(&s->lock);
-    must(s->active == 0 || s->exchanges != NULL);
     s->stopping = true;
     pthread_cond_broadcast(&s->changed);
     lock_drop(&s->lock);
     pthread_join(s->watchman, NULL);
+    /* A request that slipped in before `stopping` was seen: libmicrohttpd aborts when it is stopped
+     * with a connection asleep. */
+    lock_take(&s->lock);
+    for (uint64_t until = now_ms() + STOP_WAIT_MS; s->active > 0 && now_ms() < until;)
+        lock_wait_until(&s->lock, &s->changed, until);
+    lock_drop(&s->lock);
     MHD_stop_daemon(s->daemon);
     config_unref(&s->config);
     pthread_cond_destroy(&s->changed);

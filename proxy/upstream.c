@@ -13,7 +13,8 @@
 #include "protocol/base.h"
 
 enum {
-    IDLE_MAX = 16, /* connections kept per origin while nobody uses them */
+    IDLE_MAX = 16,      /* connections kept per origin while nobody uses them */
+    IDLE_ALL_MAX = 128, /* and of all origins */
     RECEIVE_SIZE = 128 * 1024,
     LOCATION_MAX = 4096,
 };
@@ -26,6 +27,8 @@ struct origin {
     CURL *idle[IDLE_MAX]; /* each keeps its own connection; the last used is used first */
     size_t idle_count;
     size_t in_use;
+    size_t questions; /* of them */
+    size_t waiting;   /* for one to come free */
     UT_hash_handle hh;
 };
 
@@ -33,6 +36,7 @@ struct origins {
     struct lock lock;
     pthread_cond_t freed;
     struct origin *by_url;
+    size_t idle_count; /* of all */
     atomic_bool cancelled;
 };
 
@@ -115,29 +119,41 @@ static struct origin *find_origin_locked(struct origins *o, const char *base_url
     return origin;
 }
 
+static size_t limit_for(const struct upstream_config *config, const struct upstream_request *r)
+{
+    size_t max = config->max_connections;
+
+    return r->share > 0 || max < 4 ? max : max - max / 4;
+}
+
 static CURL *take_handle(struct origins *o, const struct upstream_config *config,
-                         const char *base_url, struct err *err)
+                         const struct upstream_request *r, struct err *err)
 {
     uint64_t deadline = now_ms() + config->connect_timeout_ms;
+    size_t limit = limit_for(config, r);
     struct origin *origin;
     CURL *curl = NULL;
     bool got;
 
     lock_take(&o->lock);
-    origin = find_origin_locked(o, base_url);
-    while (origin->in_use >= config->max_connections &&
+    origin = find_origin_locked(o, r->base_url);
+    origin->waiting++; /* so that it stays */
+    while (origin->in_use >= limit && (r->share == 0 || origin->questions < r->share) &&
            lock_wait_until(&o->lock, &o->freed, deadline))
         ;
-    got = origin->in_use < config->max_connections;
+    origin->waiting--;
+    got = origin->in_use < limit && (r->share == 0 || origin->questions < r->share);
     if (got) {
         origin->in_use++;
-        if (origin->idle_count > 0)
+        origin->questions += r->share > 0;
+        if (origin->idle_count > 0) {
             curl = origin->idle[--origin->idle_count];
+            o->idle_count--;
+        }
     }
     lock_drop(&o->lock);
     if (!got) {
-        err_set(err, ERR_BUSY, "all %u connections to %s are in use", config->max_connections,
-                config->name);
+        err_set(err, ERR_BUSY, "too many requests to %s are under way", config->name);
         return NULL;
     }
     if (curl == NULL)
@@ -146,17 +162,27 @@ static CURL *take_handle(struct origins *o, const struct upstream_config *config
     return curl;
 }
 
-static void give_handle(struct origins *o, const char *base_url, CURL *curl)
+/* Only a connection that worked is worth keeping; and origins without one go, as clients can make
+ * up hosts where the upstream is a pattern. */
+static void give_handle(struct origins *o, const struct upstream_request *r, CURL *curl,
+                        bool worked)
 {
     struct origin *origin;
 
     curl_easy_reset(curl); /* forgets options, keeps the connection */
     lock_take(&o->lock);
-    origin = find_origin_locked(o, base_url);
+    origin = find_origin_locked(o, r->base_url);
     origin->in_use--;
-    if (origin->idle_count < IDLE_MAX) {
+    origin->questions -= r->share > 0;
+    if (worked && origin->idle_count < IDLE_MAX && o->idle_count < IDLE_ALL_MAX) {
         origin->idle[origin->idle_count++] = curl;
+        o->idle_count++;
         curl = NULL;
+    }
+    if (origin->in_use + origin->idle_count + origin->waiting == 0) {
+        HASH_DEL(o->by_url, origin);
+        free(origin->base_url);
+        free(origin);
     }
     pthread_cond_broadcast(&o->freed); /* waiters of all origins share the condition */
     lock_drop(&o->lock);
@@ -282,6 +308,8 @@ static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t
     uint64_t now = now_ms();
     uint64_t limit = t->got_data ? t->config->stall_timeout_ms : t->config->response_timeout_ms;
 
+    if (r->share > 0 && !t->got_data && limit > QUESTION_TIMEOUT_MS)
+        limit = QUESTION_TIMEOUT_MS;
     (void)dl_total, (void)dl, (void)ul_total;
     if (ul != t->last_up)
         t->last_progress_ms = now;
@@ -341,11 +369,13 @@ static void set_body(CURL *curl, struct transfer *t)
         curl_easy_setopt(curl, CURLOPT_UPLOAD, 1L);
         curl_easy_setopt(curl, CURLOPT_READFUNCTION, on_read);
         curl_easy_setopt(curl, CURLOPT_READDATA, t);
+        /* What streams can't be sent again when a kept connection turns out closed. */
+        curl_easy_setopt(curl, CURLOPT_FRESH_CONNECT, 1L);
         if (r->content_length >= 0)
             curl_easy_setopt(curl, CURLOPT_INFILESIZE_LARGE, (curl_off_t)r->content_length);
-    } else if (r->body != NULL) {
+    } else if (r->body != NULL || strcmp(r->method, "POST") == 0) {
         curl_easy_setopt(curl, CURLOPT_POST, 1L);
-        curl_easy_setopt(curl, CURLOPT_POSTFIELDS, r->body);
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDS, r->body != NULL ? r->body : "");
         curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->body_len);
     }
     if (strcmp(r->method, "HEAD") == 0)
@@ -392,6 +422,8 @@ static int run(CURL *curl, struct transfer *t, const char *url)
     curl_easy_setopt(curl, CURLOPT_BUFFERSIZE, (long)RECEIVE_SIZE);
     curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)t->config->connect_timeout_ms);
     curl_easy_setopt(curl, CURLOPT_TCP_KEEPALIVE, 1L);
+    /* A forward proxy's "200 Connection established" is not upstream's. */
+    curl_easy_setopt(curl, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
     curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header);
     curl_easy_setopt(curl, CURLOPT_HEADERDATA, t);
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
@@ -442,7 +474,7 @@ static char *follow(const struct upstream_request *r, const char *location)
 int upstream_perform(struct origins *o, const struct upstream_config *config,
                      const struct upstream_request *r, char **moved_repo, struct err *err)
 {
-    CURL *curl = take_handle(o, config, r->base_url, err);
+    CURL *curl = take_handle(o, config, r, err);
     char *repo = NULL;
     int rc = -1;
 
@@ -475,7 +507,7 @@ int upstream_perform(struct origins *o, const struct upstream_config *config,
         repo = next;
         curl_easy_reset(curl);
     }
-    give_handle(o, r->base_url, curl);
+    give_handle(o, r, curl, rc == 0);
     if (moved_repo != NULL && rc == 0)
         *moved_repo = repo;
     else

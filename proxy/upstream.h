@@ -25,6 +25,7 @@ enum {
     REDIRECTS_MAX = 5,
     UPSTREAM_HEADERS_MAX = 64,        /* further ones are dropped */
     UPSTREAM_HEADER_SIZE_MAX = 16384, /* a longer line is dropped */
+    QUESTION_TIMEOUT_MS = 30 * 1000,
 };
 
 struct origins;
@@ -71,6 +72,12 @@ struct upstream_request {
 
     /* The head of the final response; -1 with err filled stops.  May be NULL. */
     int (*head_fn)(void *ctx, const struct response_head *head, struct err *err);
+    /* A short question (access, refs): its first byte must come within QUESTION_TIMEOUT_MS, and
+     * questions may use all connections, but only `share` at once (ERR_BUSY beyond): one hanging
+     * host must not take all who ask.  0: a transfer, which leaves a quarter of the connections to
+     * questions. */
+    uint32_t share;
+
     /* Bytes of the body of any status. */
     int (*data_fn)(void *ctx, const void *data, size_t len, struct err *err);
     /* About once a second, also while nothing comes.  May be NULL. */
