@@ -10,6 +10,8 @@
 #include "cache/lock.h"
 #include "protocol/base.h"
 
+enum { UNKNOWN_PIECE = 1024 }; /* ids looked up while the lock is held */
+
 /* One listing's object ids, shared by all to whom the same was advertised. */
 struct oid_set {
     struct key digest;
@@ -216,6 +218,16 @@ void decisions_allow(struct decisions *d, const struct subject *s, uint64_t now_
     lock_drop(&d->lock);
 }
 
+/* Names that clients make up are denied, too: only what will be told is worth its memory. */
+static void copy_denial(const struct response_head *from, struct response_head *to)
+{
+    *to = (struct response_head){.status = from->status};
+    for (size_t i = 0; i < from->header_count; i++)
+        if (strcmp(from->headers[i].name, "www-authenticate") == 0)
+            to->headers[to->header_count++] =
+                (struct header){xstrdup(from->headers[i].name), xstrdup(from->headers[i].value)};
+}
+
 void decisions_deny(struct decisions *d, const struct subject *s, uint64_t now_ms, uint64_t ttl_ms,
                     const struct response_head *head)
 {
@@ -226,7 +238,7 @@ void decisions_deny(struct decisions *d, const struct subject *s, uint64_t now_m
     reset_locked(d, r);
     r->verdict = VERDICT_DENIED;
     r->until_ms = now_ms + ttl_ms;
-    response_head_copy(head, &r->denial);
+    copy_denial(head, &r->denial);
     lock_drop(&d->lock);
 }
 
@@ -246,14 +258,47 @@ static struct oid_set *make_set(const struct listing *listing)
     return set;
 }
 
-/* The set that equals *mine, or mine itself, which is then taken over; NULL beyond the bound. */
-static struct oid_set *share_set_locked(struct decisions *d, struct oid_set **mine)
+/* Nothing of it is in force any more. */
+static bool has_ended(const struct decision *r, uint64_t now_ms)
+{
+    return now_ms >= r->until_ms && (r->moved == NULL || now_ms >= r->moved_until_ms);
+}
+
+/* Makes room for size more object ids: first what has ended goes, then the listings of those whose
+ * decisions are oldest.  False for more than the bound itself. */
+static bool set_room_locked(struct decisions *d, const struct decision *keep, uint64_t now_ms,
+                            size_t size)
+{
+    struct decision *r, *next;
+
+    if (size > DECISION_OIDS_MAX)
+        return false;
+    if (d->oid_count + size <= DECISION_OIDS_MAX)
+        return true;
+    DL_FOREACH_SAFE(d->order, r, next)
+    {
+        if (r != keep && has_ended(r, now_ms))
+            remove_locked(d, r);
+    }
+    DL_FOREACH(d->order, r)
+    {
+        for (size_t i = 0; i < DECISION_SETS_MAX; i++)
+            if (r->sets[i].set != NULL && d->oid_count + size > DECISION_OIDS_MAX)
+                drop_set_locked(d, &r->sets[i]);
+    }
+    return true;
+}
+
+/* The set that equals *mine, or mine itself, which is then taken over; NULL beyond the bound.  For
+ * keep, which stays. */
+static struct oid_set *share_set_locked(struct decisions *d, const struct decision *keep,
+                                        uint64_t now_ms, struct oid_set **mine)
 {
     struct oid_set *set;
 
     HASH_FIND(hh, d->sets, &(*mine)->digest, sizeof((*mine)->digest), set);
     if (set == NULL) {
-        if (d->oid_count + set_size(*mine) > DECISION_OIDS_MAX)
+        if (!set_room_locked(d, keep, now_ms, set_size(*mine)))
             return NULL;
         set = *mine;
         *mine = NULL;
@@ -293,7 +338,7 @@ void decisions_advertised(struct decisions *d, const struct subject *s, uint64_t
         struct timed_set *place = place_for(r, &listing->question);
 
         drop_set_locked(d, place);
-        place->set = share_set_locked(d, &mine);
+        place->set = share_set_locked(d, r, now_ms, &mine);
         place->question = listing->question;
         /* A newer word than that on what upstream handed out before. */
         r->grant_count = 0;
@@ -345,6 +390,29 @@ bool decisions_tags(struct decisions *d, const struct subject *s, uint64_t now_m
     return listed;
 }
 
+/* Where oid is among the grants, which are sorted, or would have to be. */
+static size_t grant_place(const struct decision *r, const struct oid *oid)
+{
+    size_t low = 0, high = r->grant_count;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+
+        if (oid_cmp(&r->grants[middle].oid, oid) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static struct grant *find_grant(const struct decision *r, const struct oid *oid)
+{
+    size_t at = grant_place(r, oid);
+
+    return at < r->grant_count && oid_cmp(&r->grants[at].oid, oid) == 0 ? &r->grants[at] : NULL;
+}
+
 /* Makes room by forgetting what has ended; false when all are in force. */
 static bool grant_room_locked(struct decision *r, uint64_t now_ms)
 {
@@ -365,6 +433,25 @@ static bool grant_room_locked(struct decision *r, uint64_t now_ms)
     return true;
 }
 
+static bool grant_locked(struct decision *r, uint64_t now_ms, uint64_t until_ms,
+                         const struct oid *oid)
+{
+    struct grant *known = find_grant(r, oid);
+    size_t at;
+
+    if (known != NULL) {
+        known->until_ms = until_ms;
+        return true;
+    }
+    if (!grant_room_locked(r, now_ms))
+        return false;
+    at = grant_place(r, oid);
+    memmove(&r->grants[at + 1], &r->grants[at], (r->grant_count - at) * sizeof(*r->grants));
+    r->grants[at] = (struct grant){*oid, until_ms};
+    r->grant_count++;
+    return true;
+}
+
 void decisions_grant(struct decisions *d, const struct subject *s, uint64_t now_ms, uint64_t ttl_ms,
                      const struct oid_list *oids)
 {
@@ -372,34 +459,38 @@ void decisions_grant(struct decisions *d, const struct subject *s, uint64_t now_
 
     lock_take(&d->lock);
     r = allowed_locked(d, s, now_ms);
-    for (size_t i = 0; r != NULL && i < oids->count && grant_room_locked(r, now_ms); i++)
-        r->grants[r->grant_count++] = (struct grant){oids->items[i], now_ms + ttl_ms};
+    for (size_t i = 0; r != NULL && i < oids->count; i++)
+        if (!grant_locked(r, now_ms, now_ms + ttl_ms, &oids->items[i]))
+            break;
     lock_drop(&d->lock);
 }
 
 static bool is_known_locked(const struct decision *r, uint64_t now_ms, const struct oid *oid)
 {
+    const struct grant *granted = find_grant(r, oid);
+
     for (size_t i = 0; i < DECISION_SETS_MAX; i++)
         if (r->sets[i].set != NULL && now_ms < r->sets[i].until_ms &&
             oid_list_contains(&r->sets[i].set->oids, oid))
             return true;
-    for (size_t i = 0; i < r->grant_count; i++)
-        if (now_ms < r->grants[i].until_ms && oid_cmp(&r->grants[i].oid, oid) == 0)
-            return true;
-    return false;
+    return granted != NULL && now_ms < granted->until_ms;
 }
 
 void decisions_unknown(struct decisions *d, const struct subject *s, uint64_t now_ms,
                        const struct oid_list *oids, struct oid_list *unknown)
 {
-    struct decision *r;
+    /* In pieces: a request may want a million objects, and others wait for the lock. */
+    for (size_t from = 0; from < oids->count; from += UNKNOWN_PIECE) {
+        size_t to = oids->count - from > UNKNOWN_PIECE ? from + UNKNOWN_PIECE : oids->count;
+        const struct decision *r;
 
-    lock_take(&d->lock);
-    r = allowed_locked(d, s, now_ms);
-    for (size_t i = 0; i < oids->count; i++)
-        if (r == NULL || !is_known_locked(r, now_ms, &oids->items[i]))
-            oid_list_add(unknown, &oids->items[i]);
-    lock_drop(&d->lock);
+        lock_take(&d->lock);
+        r = allowed_locked(d, s, now_ms);
+        for (size_t i = from; i < to; i++)
+            if (r == NULL || !is_known_locked(r, now_ms, &oids->items[i]))
+                oid_list_add(unknown, &oids->items[i]);
+        lock_drop(&d->lock);
+    }
 }
 
 void decisions_all_advertised(struct decisions *d, const struct subject *s, uint64_t now_ms,

@@ -20,7 +20,7 @@ struct decisions;
 enum {
     DECISIONS_MAX = 100000,      /* credential and repository pairs; the oldest go first */
     DECISION_SETS_MAX = 8,       /* advertisements remembered for one pair */
-    DECISION_OIDS_MAX = 500000,  /* object ids in all sets (16 MB); beyond it none are kept */
+    DECISION_OIDS_MAX = 500000,  /* object ids in all sets (16 MB); the oldest sets go first */
     DECISION_GRANTS_MAX = 4096,  /* objects handed out by id, for one pair */
     DECISION_ADVERT_MAX = 16384, /* bytes of a v2 capability advertisement */
 };
@@ -41,8 +41,8 @@ void decisions_free(struct decisions **d);
 void decisions_subject(struct decisions *d, const char *authorization, const char *base_url,
                        const char *wire_repo, const struct key *repo_id, struct subject *out);
 
-/* The verdict, if it is fresh at now_ms.  VERDICT_DENIED: *denial, when not NULL, is a copy of
- * upstream's head (clear it). */
+/* The verdict, if it is fresh at now_ms.  VERDICT_DENIED: *denial, when not NULL, has
+ * upstream's status and WWW-Authenticate (clear it). */
 enum verdict decisions_get(struct decisions *d, const struct subject *s, uint64_t now_ms,
                            struct response_head *denial);
 void decisions_allow(struct decisions *d, const struct subject *s, uint64_t now_ms,
