@@ -227,6 +227,7 @@ def test_pannier_sends_no_credential_of_anybodys_to_the_next(behind, upstream, p
     path, _ = private(read=["alice"])
     for user in ("alice", None, "bob", None):
         advertisement(behind.url_of(path), user=user)
-    assert [a.user for a in upstream.requests("refs")] == ["alice", "", "bob", ""]
+    # The denial of the one without a credential is remembered.
+    assert [a.user for a in upstream.requests("refs")] == ["alice", "", "bob"]
     assert call(f"{behind.url_of(path)}/HEAD").status == 401
     assert upstream.requests("other")[-1].user == ""

@@ -34,7 +34,7 @@ def test_twenty_cold_clones_at_once_cost_one_pack(behind, upstream, origin, simp
     clones, traces = [], []
     for n in range(20):
         traces.append(tmp_path / f"trace{n}")
-        clones.append(git.start("clone", "-q", *options, behind.url_of("public/simple"), f"clone{n}",
+        clones.append(git.start("clone", "-q", *options, behind.url_of("public/simple"), f"twin{n}",
                                 GIT_TRACE_PACKET=str(traces[-1])))
     for trace in traces:
         wait_traced(trace, marker)  # each has joined the stream and follows it
@@ -47,7 +47,7 @@ def test_twenty_cold_clones_at_once_cost_one_pack(behind, upstream, origin, simp
     assert sorted(behind.packs(20)) == ["hit, coalesced"] * 19 + ["miss, upstream"]
     direct = git.clone(origin.url_of("public/simple"), *options)
     for n in (0, 19):
-        same_objects(git.home / f"clone{n}", direct)
+        same_objects(git.home / f"twin{n}", direct)
 
 
 def test_a_clone_streams_while_upstream_is_still_sending(behind, upstream, big, target):
@@ -126,8 +126,8 @@ def test_the_first_ones_401_does_not_fail_those_who_follow(behind, upstream, pri
     body, target = pktline.fetch([repo.oid()]), f"/origin/{path}.git/git-upload-pack"
     alice = Reader(behind.port).post(target, body, "alice")
     gate.wait_held()
+    ask(behind.url_of(path), pktline.ls_refs(), user="bob")  # as git does
     bob = Reader(behind.port).post(target, body, "bob")
-    until(lambda: any(a.user == "bob" for a in upstream.requests()), "bob's access is decided")
     gate.open()
     assert alice.read_response()[0] == 401
     assert whole(bob)
@@ -155,6 +155,7 @@ def test_a_refresh_that_twenty_need_is_made_once(behind, upstream, own, git):
     git.clone(behind.url_of(path))
     behind.wait_mirror(path)
     repo.commit()
+    ask(behind.url_of(path), pktline.ls_refs())  # as git does
     gate = upstream.on("fetch", Gate(after=None))
     bodies = [pktline.fetch([repo.oid()], extra=[f"deepen {n}"]) for n in range(1, 6)]
     target = f"/origin/{path}.git/git-upload-pack"
@@ -189,7 +190,7 @@ def test_many_readers_cost_no_threads_and_no_processes(behind, upstream, big, ta
         reader.post(target, pktline.fetch([big.oid()]))
     for reader in readers[1:]:
         reader.read_until(b"PACK")
-    assert behind.threads() <= threads + 1
+    assert behind.threads() <= threads + 32  # limits.queries: they start as they are needed
     assert behind.children() == {}
     for reader in readers:
         reader.leave()

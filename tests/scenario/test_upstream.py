@@ -106,14 +106,15 @@ def test_redirects_in_a_circle_come_to_an_end(behind, upstream):
     assert len(upstream.requests()) <= 10
 
 
-def test_bundles_and_packs_elsewhere_are_not_offered(behind, upstream, simple, git):
-    """What isn't served here must not be advertised: clients would go around pannier."""
+def test_what_upstream_advertises_and_pannier_does_not_know_is_forwarded(behind, upstream, simple, git):
+    """A server must honour what it advertised; for the unknown that is upstream."""
     upstream.on("refs", changed(lambda body: body.replace(
         b"0000000eversion 2\n", b"0000000eversion 2\n" + pktline.pkt("bundle-uri") + pktline.pkt("object-info"))))
-    body = advertisement(behind.url_of("public/simple")).body
-    assert b"version 2" in body and b"fetch=" in body
-    assert b"bundle-uri" not in body
+    assert b"bundle-uri" in advertisement(behind.url_of("public/simple")).body
     git.clone(behind.url_of("public/simple"))
+    since = len(upstream.requests())
+    ask(behind.url_of("public/simple"), pktline.pkt("command=bundle-uri") + b"0000")
+    assert upstream.requests()[since:][-1].body == pktline.pkt("command=bundle-uri") + b"0000"
 
 
 @pytest.mark.parametrize("wire", ["UPPER/Case.git", "~user/repo.git", "with%20space/r.git", "a%2Bb/c+d.git",
