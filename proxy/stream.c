@@ -50,7 +50,7 @@ bool stream_restart(struct stream *s)
     s->watch = fetch_response_new(&s->shape, on_pack, s);
     bytes_reset(&s->held);
     s->seen = s->taken = 0;
-    s->raw = s->hold = s->pack_begun = s->broken = false;
+    s->raw = s->hold = s->pack_begun = s->broken = s->astray = false;
     return true;
 }
 
@@ -97,8 +97,10 @@ static int hand_on_piece(struct stream *s, const char *data, size_t len, struct 
     return hand_on(s, s->cut.data, s->cut.len, err);
 }
 
-/* The beginning of a sideband pkt, if enough of it is there; returns how many bytes were taken. */
-static ssize_t begin_piece(struct stream *s, const char *data, size_t len, struct err *err)
+/* The beginning of a sideband pkt, if enough of it is there; returns how many bytes were taken.
+ * last: nothing follows. */
+static ssize_t begin_piece(struct stream *s, const char *data, size_t len, bool last,
+                           struct err *err)
 {
     const struct pkt beginning = {PKT_DATA, data + PKT_HEADER, len - PKT_HEADER};
     const char *payload;
@@ -109,14 +111,17 @@ static ssize_t begin_piece(struct stream *s, const char *data, size_t len, struc
     if (pkt_header(data, &whole, &ignored) != 0 || whole.type != PKT_DATA ||
         !sideband_split(&beginning, &s->cut_band, &payload, &payload_len))
         return 0;
+    /* git ends at the first pkt of this band, and would show half of why. */
+    if (s->cut_band == BAND_ERROR && !last)
+        return 0;
     s->cut_left = PKT_HEADER + whole.len - len;
     s->taken += len - payload_len;
     return hand_on_piece(s, payload, payload_len, err) == 0 ? (ssize_t)len : -1;
 }
 
 /* Hand on what may go of data, which is all that has come and isn't taken yet.  Returns how much
- * that was, or -1. */
-static ssize_t pass(struct stream *s, const char *data, size_t len, struct err *err)
+ * that was, or -1.  last: nothing follows. */
+static ssize_t pass(struct stream *s, const char *data, size_t len, bool last, struct err *err)
 {
     size_t at = 0;
     uint64_t complete;
@@ -139,7 +144,7 @@ static ssize_t pass(struct stream *s, const char *data, size_t len, struct err *
     }
     if (!s->raw && len - at > PKT_HEADER + 1 && s->cut_left == 0 &&
         fetch_response_sideband_open(s->watch)) {
-        ssize_t n = begin_piece(s, data + at, len - at, err);
+        ssize_t n = begin_piece(s, data + at, len - at, last, err);
 
         if (n < 0)
             return -1;
@@ -148,31 +153,54 @@ static ssize_t pass(struct stream *s, const char *data, size_t len, struct err *
     return (ssize_t)at;
 }
 
+/* What was sent early must be what comes. */
+static void compare_early(struct stream *s, const char *data, size_t len)
+{
+    for (size_t i = 0; i < len && s->seen + i < EARLY_PREFIX_LEN; i++)
+        if (data[i] != EARLY_PREFIX[s->seen + i])
+            s->astray = true;
+}
+
+/* The response goes no further: upstream refused, or what comes doesn't fit what was sent early.
+ * Whoever asked decides how to say it. */
+static bool is_mute(const struct stream *s)
+{
+    return fetch_response_refused(s->watch) || s->astray || (s->broken && !s->raw);
+}
+
 int stream_feed(struct stream *s, const void *data, size_t len, struct err *err)
 {
     ssize_t n;
 
+    if (s->opened_early)
+        compare_early(s, data, len);
     s->seen += len;
     if (!s->raw && fetch_response_feed(s->watch, data, len, &s->why) != 0) {
         s->broken = true;
-        s->raw = true;
-        s->cut_left = 0;
+        s->raw = !s->opened_early; /* behind what was sent early it makes no sense to anybody */
     }
-    if (fetch_response_refused(s->watch))
-        return 0; /* whoever asked decides how to say it */
+    if (is_mute(s))
+        return 0;
     if (still_held(s))
         return bytes_add(&s->held, data, len); /* its limit is out of reach */
     if (s->held.len == 0) {
-        n = pass(s, data, len, err);
+        n = pass(s, data, len, false, err);
         if (n >= 0)
             bytes_add(&s->held, (const char *)data + n, len - (size_t)n);
     } else {
         bytes_add(&s->held, data, len);
-        n = pass(s, s->held.data, s->held.len, err);
+        n = pass(s, s->held.data, s->held.len, false, err);
         if (n >= 0)
             bytes_drop_front(&s->held, (size_t)n);
     }
     return n < 0 ? -1 : 0;
+}
+
+/* Do readers stand where sideband pkts may?  Behind what was sent early they do until the
+ * response's own beginning has come; from there on the response tells. */
+static bool is_open(const struct stream *s)
+{
+    return s->skip > 0 || fetch_response_sideband_open(s->watch);
 }
 
 int stream_idle(struct stream *s, struct err *err)
@@ -188,7 +216,7 @@ int stream_idle(struct stream *s, struct err *err)
         if (hand_on(s, EARLY_PREFIX, EARLY_PREFIX_LEN, err) != 0)
             return -1;
         s->skip = EARLY_PREFIX_LEN;
-    } else if (!s->opened_early && !fetch_response_sideband_open(s->watch)) {
+    } else if (!is_open(s)) {
         return 0;
     }
     s->last_ms = now_ms();
@@ -200,11 +228,12 @@ int stream_finish(struct stream *s, struct err *err)
     struct err ignored;
     int rc = s->broken ? -1 : fetch_response_finish(s->watch, &s->why);
 
+    if (rc == 0 && s->astray)
+        rc = err_set(&s->why, ERR_UPSTREAM, "the response begins with something else than a pack");
     if (rc != 0)
         *err = s->why;
     s->hold = false;
-    if (!fetch_response_refused(s->watch) &&
-        pass(s, s->held.data, s->held.len, rc == 0 ? err : &ignored) < 0)
+    if (!is_mute(s) && pass(s, s->held.data, s->held.len, true, rc == 0 ? err : &ignored) < 0)
         rc = -1;
     bytes_reset(&s->held);
     return rc;
@@ -222,17 +251,16 @@ bool stream_said_error(const struct stream *s)
 
 void stream_break(struct stream *s, const struct err *why)
 {
-    bool open = s->opened_early || fetch_response_sideband_open(s->watch);
     enum sideband form = s->shape.sideband;
     struct bytes message;
     struct err ignored;
     char text[ERR_TEXT_MAX + 16];
 
-    if (!s->handed_on || (s->raw && !s->opened_early))
+    if (!s->handed_on || s->raw)
         return;
     bytes_init(&message, PKT_MAX);
     snprintf(text, sizeof(text), "pannier: %s\n", why->text);
-    if (open)
+    if (is_open(s))
         sideband_add(&message, form, BAND_ERROR, text, strlen(text));
     else if (form != SIDEBAND_NONE)
         pkt_addf(&message, "ERR %s", text);

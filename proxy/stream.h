@@ -37,6 +37,7 @@ struct stream {
     bool pack_begun;
     bool opened_early; /* "packfile" and a keepalive were sent before the response came */
     size_t skip;       /* bytes of the response that were sent early */
+    bool astray;       /* the response begins otherwise than was sent early */
     bool handed_on;    /* readers have bytes */
     bool note_set;
     uint64_t last_ms;
