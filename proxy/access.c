@@ -115,10 +115,20 @@ void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
 
     if (!refs_reader_overflowed(refs) && (asked != NULL || version != 2)) {
         struct listing listing = {.oids = refs_reader_oids(refs)};
+        struct fetch_request question = {0};
+        struct err ignored;
 
         refs_reader_tags(refs, &listing.tags, &listing.targets);
         key_of(asked != NULL ? asked->data : "", asked != NULL ? asked->len : 0, &listing.question);
-        decisions_advertised(d, &a->subject, now, ttl, &listing);
+        if (asked != NULL &&
+            fetch_request_parse(2, asked->data, asked->len, &question, &ignored) == 0) {
+            listing.prefixes = question.ls_prefixes;
+            listing.prefix_count = question.ls_prefix_count;
+        }
+        /* With arguments that nobody here knows it isn't known either what was left out. */
+        if (!question.unknown)
+            decisions_advertised(d, &a->subject, now, ttl, &listing);
+        fetch_request_clear(&question);
     }
     if (v2_body != NULL) {
         struct advert advert = {.version = version,

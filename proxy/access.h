@@ -32,8 +32,8 @@ char *asker_wire_repo(const struct asker *a);
 void access_learn(const struct asker *a, const struct response_head *head);
 /* True for 401, 403 and 404 that are decisions, not throttling. */
 bool access_is_denial(const struct response_head *head);
-/* And from a whole, parsed advertisement or ls-refs response.  asked: the body that asked for it;
- * NULL for an advertisement, of which v2_body then is what came. */
+/* And from a whole, parsed advertisement or ls-refs response.  asked: the body that asked for the
+ * latter, in canonical form; NULL for an advertisement, of which v2_body then is what came. */
 void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
                        const char *content_type, const struct bytes *asked,
                        const struct bytes *v2_body);

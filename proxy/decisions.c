@@ -24,6 +24,7 @@ struct oid_set {
 struct timed_set {
     struct oid_set *set; /* NULL: free */
     struct key question;
+    struct bytes prefixes; /* of the refs that were asked for, each with its NUL; none: all */
     uint64_t until_ms;
 };
 
@@ -94,6 +95,7 @@ static void drop_set_locked(struct decisions *d, struct timed_set *t)
 {
     struct oid_set *set = t->set;
 
+    bytes_clear(&t->prefixes);
     t->set = NULL;
     if (set == NULL || --set->refs > 0)
         return;
@@ -309,17 +311,36 @@ static struct oid_set *share_set_locked(struct decisions *d, const struct decisi
     return set;
 }
 
-/* Where the answer to question goes: over the one before, in a free place, or else over the one
- * that ends first. */
-static struct timed_set *place_for(struct decision *r, const struct key *question)
+static bool starts_with_one_of(const char *s, const struct listing *listing)
+{
+    for (size_t i = 0; i < listing->prefix_count; i++)
+        if (strncmp(s, listing->prefixes[i], strlen(listing->prefixes[i])) == 0)
+            return true;
+    return listing->prefix_count == 0;
+}
+
+/* Would a ref that stood in old stand in the listing, too, if upstream still showed it?  HEAD
+ * points to a branch, so it doesn't count; to drop too much costs a question, to keep too much a
+ * secret. */
+static bool covers(const struct listing *listing, const struct timed_set *old)
+{
+    if (key_equal(&old->question, &listing->question) || listing->prefix_count == 0)
+        return true;
+    for (size_t at = 0; at < old->prefixes.len; at += strlen(old->prefixes.data + at) + 1)
+        if (strcmp(old->prefixes.data + at, "HEAD") != 0 &&
+            !starts_with_one_of(old->prefixes.data + at, listing))
+            return false;
+    return old->prefixes.len > 0;
+}
+
+/* A free place, or else that of the one that ends first. */
+static struct timed_set *place_for(struct decision *r)
 {
     struct timed_set *place = &r->sets[0];
 
     for (size_t i = 0; i < DECISION_SETS_MAX; i++) {
         struct timed_set *t = &r->sets[i];
 
-        if (t->set != NULL && key_equal(&t->question, question))
-            return t;
         if (place->set != NULL && (t->set == NULL || t->until_ms < place->until_ms))
             place = t;
     }
@@ -335,9 +356,16 @@ void decisions_advertised(struct decisions *d, const struct subject *s, uint64_t
     lock_take(&d->lock);
     r = allowed_locked(d, s, now_ms);
     if (r != NULL) {
-        struct timed_set *place = place_for(r, &listing->question);
+        struct timed_set *place;
 
+        for (size_t i = 0; i < DECISION_SETS_MAX; i++)
+            if (r->sets[i].set != NULL && covers(listing, &r->sets[i]))
+                drop_set_locked(d, &r->sets[i]);
+        place = place_for(r);
         drop_set_locked(d, place);
+        bytes_init(&place->prefixes, SIZE_MAX / 2);
+        for (size_t i = 0; i < listing->prefix_count; i++)
+            bytes_add(&place->prefixes, listing->prefixes[i], strlen(listing->prefixes[i]) + 1);
         place->set = share_set_locked(d, r, now_ms, &mine);
         place->question = listing->question;
         /* A newer word than that on what upstream handed out before. */

@@ -52,11 +52,14 @@ void decisions_deny(struct decisions *d, const struct subject *s, uint64_t now_m
 
 /* What goes with an ALLOWED verdict and ends with it. */
 
-/* A listing of refs, as upstream gave it to s.  question tells which listing it is (a digest of
- * what was asked): a newer one of the same question replaces the older, so that what upstream has
- * hidden since is not taken for advertised.  Object ids are copied; tags[i] peels to targets[i]. */
+/* A listing of refs, as upstream gave it to s.  It replaces older ones that it covers (those of the
+ * same question, and those whose prefixes all begin with one of its own; no prefixes: all refs),
+ * so that what upstream has hidden since is not taken for advertised.  Object ids are copied;
+ * tags[i] peels to targets[i]. */
 struct listing {
-    struct key question;
+    struct key question;   /* a digest of what was asked */
+    char *const *prefixes; /* borrowed, like the rest */
+    size_t prefix_count;
     const struct oid_list *oids, *tags, *targets;
 };
 void decisions_advertised(struct decisions *d, const struct subject *s, uint64_t now_ms,

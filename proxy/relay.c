@@ -121,7 +121,10 @@ static void forget_refs(const struct relay *r)
 static int transfer(struct relay *r, struct err *err)
 {
     struct decisions *d = r->asker.proxy->decisions;
-    char *repo = asker_wire_repo(&r->asker), *moved = NULL;
+    /* An advertisement is asked for where the client typed: redirects are learned from it. */
+    char *repo = r->service == SERVICE_RECEIVE_PACK_REFS ? xstrdup(r->asker.wire_repo)
+                                                         : asker_wire_repo(&r->asker);
+    char *moved = NULL;
     const struct upstream_request request = {
         .method = r->method,
         .base_url = r->asker.base_url,

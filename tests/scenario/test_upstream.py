@@ -106,14 +106,15 @@ def test_redirects_in_a_circle_come_to_an_end(behind, upstream):
     assert len(upstream.requests()) <= 10
 
 
-def test_what_upstream_advertises_and_pannier_does_not_know_is_forwarded(behind, upstream, simple, git):
+def test_what_upstream_advertises_and_pannier_does_not_know_is_forwarded(behind, upstream, own, git):
     """A server must honour what it advertised; for the unknown that is upstream."""
     upstream.on("refs", changed(lambda body: body.replace(
-        b"0000000eversion 2\n", b"0000000eversion 2\n" + pktline.pkt("bundle-uri") + pktline.pkt("object-info"))))
-    assert b"bundle-uri" in advertisement(behind.url_of("public/simple")).body
-    git.clone(behind.url_of("public/simple"))
+        b"000eversion 2\n", b"000eversion 2\n" + pktline.pkt("bundle-uri") + pktline.pkt("object-info"))))
+    path, _ = own()
+    assert b"bundle-uri" in advertisement(behind.url_of(path)).body
+    git.clone(behind.url_of(path))
     since = len(upstream.requests())
-    ask(behind.url_of("public/simple"), pktline.pkt("command=bundle-uri") + b"0000")
+    ask(behind.url_of(path), pktline.pkt("command=bundle-uri") + b"0000")
     assert upstream.requests()[since:][-1].body == pktline.pkt("command=bundle-uri") + b"0000"
 
 

@@ -9,7 +9,7 @@ from support.gitclient import Reader, advertisement, ask
 from support.net import free_port
 
 HTML = b"<html>\n<body>\nDown for maintenance\n</body>\n</html>\n"
-WHY = re.compile(r"remote: |remote error: ")
+WHY = re.compile(r"remote: |remote error: |HTTP 50[24]")  # a status, before the first byte
 
 
 def html(x):
