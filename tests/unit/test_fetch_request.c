@@ -349,7 +349,8 @@ static void what_makes_no_sense_is_refused(void **state)
         {0, "want " ID1 "|-|done|-"},
         {0, "want " ID1 "|-|have " ID2},
         {0, "want " ID1 "|-|have nothing|done"},
-        {0, "want " ID256 "|-|done"},
+        {0, "want " ID256 "|want " ID1 "|-|done"},
+        {0, "want " ID1 "|want " ID256 "|-|done"},
         {0, "want " ID1 " object-format=sha256|-|done"},
     };
 
@@ -380,6 +381,28 @@ static void bytes_that_are_no_pkts_are_refused(void **state)
             assert_int_equal(err.kind, ERR_INPUT);
         }
     }
+}
+
+static void long_ids_mean_sha256_in_v0(void **state)
+{
+    static const char body[] = "0049want " ID256 "\n"
+                               "00000009done\n";
+    struct fetch_request req;
+    struct err err = {0};
+
+    (void)state;
+    assert_int_equal(fetch_request_parse(0, body, sizeof(body) - 1, &req, &err), 0);
+    assert_int_equal(req.algo, HASH_SHA256);
+    assert_int_equal(req.wants.count, 1);
+    fetch_request_clear(&req);
+    /* In v2 it has to be said. */
+    assert_int_equal(
+        fetch_request_parse(2, "0012command=fetch00010048want " ID256 "0009done
+0000",
+                            sizeof("0012command=fetch00010048want " ID256 "0009done
+0000") - 1,
+                            &req, &err),
+        -1);
 }
 
 static void too_many_lines_are_over_the_limit(void **state)
@@ -653,6 +676,7 @@ int main(void)
         cmocka_unit_test(filters_are_known_or_not),
         cmocka_unit_test(answers_that_depend_on_more_than_the_request_are_not_kept),
         cmocka_unit_test(what_makes_no_sense_is_refused),
+        cmocka_unit_test(long_ids_mean_sha256_in_v0),
         cmocka_unit_test(bytes_that_are_no_pkts_are_refused),
         cmocka_unit_test(too_many_lines_are_over_the_limit),
         cmocka_unit_test(the_longest_line_can_be_written_again),
