@@ -395,14 +395,6 @@ static void long_ids_mean_sha256_in_v0(void **state)
     assert_int_equal(req.algo, HASH_SHA256);
     assert_int_equal(req.wants.count, 1);
     fetch_request_clear(&req);
-    /* In v2 it has to be said. */
-    assert_int_equal(
-        fetch_request_parse(2, "0012command=fetch00010048want " ID256 "0009done
-0000",
-                            sizeof("0012command=fetch00010048want " ID256 "0009done
-0000") - 1,
-                            &req, &err),
-        -1);
 }
 
 static void too_many_lines_are_over_the_limit(void **state)
