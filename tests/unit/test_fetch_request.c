@@ -385,7 +385,7 @@ static void bytes_that_are_no_pkts_are_refused(void **state)
 
 static void long_ids_mean_sha256_in_v0(void **state)
 {
-    static const char body[] = "0049want " ID256 "\n"
+    static const char body[] = "004awant " ID256 "\n"
                                "00000009done\n";
     struct fetch_request req;
     struct err err = {0};
