@@ -7,6 +7,7 @@
 #define LOCK_TABLE(X)                                                                              \
     X(SERVER, "the list of connections and exchanges")                                             \
     X(FLIGHTS, "questions to upstream that several requests share")                                \
+    X(REFS, "the flights of questions about refs")                                                 \
     X(REPOSITORIES, "how often each repository was asked for")                                     \
     X(DECISIONS, "what upstream decided and advertised, per credential and repository")            \
     X(ORIGINS, "the upstreams in use and their idle connections")                                  \

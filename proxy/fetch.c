@@ -13,6 +13,7 @@
 #include "proxy/access.h"
 #include "proxy/fill.h"
 #include "proxy/flights.h"
+#include "proxy/refs.h"
 #include "proxy/relay.h"
 
 enum {

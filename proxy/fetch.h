@@ -1,6 +1,6 @@
 /* POST git-upload-pack: access first, then the question, then its answer.
  *
- *     access ─▶ inflate ─▶ parse ─▶ refs? ── flights.h
+ *     access ─▶ inflate ─▶ parse ─▶ refs? ── refs.h
  *                                   keyed? ─ may this credential have these objects? ─ answers
  *                                   else ─── a round of negotiation, or forwarded as it came
  *

@@ -1,23 +1,18 @@
-/* Questions to upstream that several requests share.
+/* Questions to upstream that several workers share: single flight, in three forms.
  *
- * Two kinds.  Decisions: who needs the same one waits for the first to ask (flights_enter/_leave,
- * for workers).  Refs: an answer may only be shared by requests that came before upstream was
- * asked, or a push between the two would be missed; so at most FLIGHTS_PER_KEY questions run at
- * once, those who come meanwhile gather behind one that has not started, and it starts when one
- * lands.  A hundred equal ls-refs at once cost three or four upstream, and none sees old refs. */
+ * Keys are the callers' digests of who asks what.  Worker threads: all but flights_lead(),
+ * flights_leads() and flights_landed() may block as long as the question takes. */
 #ifndef PANNIER_PROXY_FLIGHTS_H
 #define PANNIER_PROXY_FLIGHTS_H
 
 #include <stdbool.h>
 
-#include "protocol/fetch_request.h"
-#include "proxy/exchange.h"
-
-enum { FLIGHTS_PER_KEY = 2 };
+#include "protocol/digest.h"
+#include "proxy/upstream.h"
 
 struct flights;
 struct flights *flights_new(void);
-void flights_free(struct flights **f);
+void flights_free(struct flights **f); /* nobody may be asking any more */
 
 /* Ask, once for all who come with the same key meanwhile: all get what the one got.  ask()
  * returns a verdict of the caller's own making and fills *head and *err as it likes; head (a
@@ -36,13 +31,5 @@ void flights_leave(struct flights *f, const struct key *key);
 void flights_lead(struct flights *f, const struct key *key);
 bool flights_leads(struct flights *f, const struct key *key);
 void flights_landed(struct flights *f, const struct key *key);
-
-/* Handlers: answer x with upstream's refs.  GET info/refs?service=git-upload-pack, and POSTs
- * whose command is ls-refs (req; body is what to send, taken over). */
-void refs_serve_advertisement(struct exchange *x);
-void refs_serve_ls(struct exchange *x, const struct fetch_request *req, struct bytes *body);
-
-/* After a push: what was kept for refs_ttl is dropped. */
-void flights_forget(struct flights *f, const struct key *repo_id);
 
 #endif

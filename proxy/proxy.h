@@ -14,6 +14,7 @@
 struct decisions;
 struct flights;
 struct origins;
+struct refs;
 struct repositories;
 
 struct proxy {
@@ -24,6 +25,7 @@ struct proxy {
     struct origins *origins;
     struct decisions *decisions;
     struct flights *flights;
+    struct refs *refs;
     struct repositories *repositories;
 
     /* Short questions (refs, access); answers being made; what is passed on at its client's pace;

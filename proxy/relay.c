@@ -6,8 +6,8 @@
 #include "cache/lock.h"
 #include "protocol/base.h"
 #include "proxy/access.h"
-#include "proxy/flights.h"
 #include "proxy/log.h"
+#include "proxy/refs.h"
 #include "proxy/stream.h"
 
 struct relay {
@@ -115,7 +115,7 @@ static int on_tick(void *ctx, struct err *err)
 static void forget_refs(const struct relay *r)
 {
     decisions_forget(r->asker.proxy->decisions, &r->asker.repo_id);
-    flights_forget(r->asker.proxy->flights, &r->asker.repo_id);
+    refs_forget(r->asker.proxy->refs, &r->asker.repo_id);
 }
 
 static int transfer(struct relay *r, struct err *err)

@@ -17,6 +17,7 @@
 #include "proxy/flights.h"
 #include "proxy/log.h"
 #include "proxy/proxy.h"
+#include "proxy/refs.h"
 #include "proxy/relay.h"
 #include "proxy/server.h"
 
@@ -178,6 +179,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->origins = origins_new();
     p->decisions = decisions_new();
     p->flights = flights_new();
+    p->refs = refs_new();
     p->repositories = repositories_new();
     p->queries = workers_new("query", c->limits.queries, c->limits.queue);
     p->fills = workers_new("fill", c->limits.fills, c->limits.queue);
@@ -196,6 +198,7 @@ static void tear_down(struct proxy *p)
     workers_free(&p->relays);
     workers_free(&p->background);
     repositories_free(&p->repositories);
+    refs_free(&p->refs);
     flights_free(&p->flights);
     decisions_free(&p->decisions);
     origins_free(&p->origins);
