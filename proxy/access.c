@@ -25,6 +25,7 @@ void asker_init(struct asker *a, const struct exchange *x)
         .proxy = x->proxy,
         .config = config_ref(x->config),
         .upstream = x->upstream,
+        .name = xasprintf("%s/%s", x->path.upstream, x->path.repo),
         .base_url = xstrdup(x->base_url),
         .wire_repo = xstrdup(x->path.wire_repo),
         .authorization = x->authorization != NULL ? xstrdup(x->authorization) : NULL,
@@ -38,6 +39,7 @@ void asker_copy(const struct asker *from, struct asker *to)
 {
     *to = *from;
     to->config = config_ref(from->config);
+    to->name = xstrdup(from->name);
     to->base_url = xstrdup(from->base_url);
     to->wire_repo = xstrdup(from->wire_repo);
     to->authorization = from->authorization != NULL ? xstrdup(from->authorization) : NULL;
@@ -47,6 +49,7 @@ void asker_clear(struct asker *a)
 {
     if (a->config != NULL)
         config_unref((struct config **)&a->config);
+    free(a->name);
     free(a->base_url);
     free(a->wire_repo);
     asker_forget_credential(a);

@@ -12,6 +12,7 @@ struct asker {
     struct proxy *proxy;
     const struct config *config; /* a reference of its own */
     const struct upstream_config *upstream;
+    char *name; /* "<upstream>/<repository>", for logs */
     char *base_url, *wire_repo, *authorization;
     struct key repo_id;
     struct subject subject;

@@ -41,6 +41,7 @@ struct decision {
     struct timed_set sets[DECISION_SETS_MAX];
     struct grant *grants;
     size_t grant_count, grant_cap;
+    uint64_t old_refs_ms; /* 0: none were given */
     bool has_advert;
     struct advert advert;
     uint64_t advert_until_ms;
@@ -370,10 +371,35 @@ void decisions_advertised(struct decisions *d, const struct subject *s, uint64_t
         place->question = listing->question;
         /* A newer word than that on what upstream handed out before. */
         r->grant_count = 0;
+        r->old_refs_ms = 0;
         place->until_ms = now_ms + ttl_ms;
     }
     lock_drop(&d->lock);
     free_set(mine);
+}
+
+void decisions_gave_old_refs(struct decisions *d, const struct subject *s, uint64_t then_ms)
+{
+    struct decision *r;
+
+    lock_take(&d->lock);
+    r = find_locked(d, s);
+    if (r != NULL)
+        r->old_refs_ms = then_ms;
+    lock_drop(&d->lock);
+}
+
+uint64_t decisions_refs_age(struct decisions *d, const struct subject *s, uint64_t now_ms)
+{
+    struct decision *r;
+    uint64_t age = 0;
+
+    lock_take(&d->lock);
+    r = find_locked(d, s);
+    if (r != NULL && r->old_refs_ms > 0 && now_ms > r->old_refs_ms)
+        age = now_ms - r->old_refs_ms;
+    lock_drop(&d->lock);
+    return age;
 }
 
 struct tag {

@@ -68,6 +68,11 @@ void decisions_advertised(struct decisions *d, const struct subject *s, uint64_t
  * sorted by tag, without duplicates, as pairs at equal places. */
 bool decisions_tags(struct decisions *d, const struct subject *s, uint64_t now_ms,
                     struct oid_list *tags, struct oid_list *targets);
+/* s was given refs that upstream said at then_ms, kept since (refs_ttl); the next listing ends
+ * that. */
+void decisions_gave_old_refs(struct decisions *d, const struct subject *s, uint64_t then_ms);
+/* How old the refs are that s goes by: milliseconds, 0 when they are upstream's newest. */
+uint64_t decisions_refs_age(struct decisions *d, const struct subject *s, uint64_t now_ms);
 /* Upstream has given these to s when asked by id. */
 void decisions_grant(struct decisions *d, const struct subject *s, uint64_t now_ms, uint64_t ttl_ms,
                      const struct oid_list *oids);

@@ -283,6 +283,7 @@ static void fetch_ready(struct exchange *x)
     struct answer *a = exchange_answer(x);
     const char *result, *cache_status;
     char note[NOTE_MAX];
+    uint64_t age_ms;
 
     if (answer_state(a) == ANSWER_FAILED && answer_size(a) == 0) {
         struct err why;
@@ -292,7 +293,12 @@ static void fetch_ready(struct exchange *x)
         return;
     }
     describe_result(f, answer_source(a), &result, &cache_status);
-    snprintf(note, sizeof(note), "pannier: %s\n", result);
+    age_ms = decisions_refs_age(x->proxy->decisions, &f->asker.subject, now_ms());
+    if (age_ms > 0) /* only with refs_ttl */
+        snprintf(note, sizeof(note), "pannier: %s; refs as of %.1f s ago\n", result,
+                 (double)age_ms / 1000);
+    else
+        snprintf(note, sizeof(note), "pannier: %s\n", result);
     reply_header(x, "Cache-Control", "no-cache, max-age=0, must-revalidate");
     reply_header(x, "Cache-Status", cache_status);
     reply_stream(x, 200, content_type_response(SERVICE_UPLOAD_PACK),

@@ -306,10 +306,10 @@ static void make_mirror(void *ctx)
     mirror_write_end(k->mirror);
     if (rc != 0)
         log_line(why.kind == ERR_CANCELLED ? LOG_DEBUG : LOG_WARN, "mirror not made", "repository",
-                 LOG_STR, k->asker.wire_repo, "reason", LOG_STR, why.text, NULL);
+                 LOG_STR, k->asker.name, "reason", LOG_STR, why.text, NULL);
     else if (needed)
-        log_line(LOG_INFO, "mirror made", "repository", LOG_STR, k->asker.wire_repo, "total_ms",
-                 LOG_MS, now_us() - started, NULL);
+        log_line(LOG_INFO, "mirror made", "repository", LOG_STR, k->asker.name, "total_ms", LOG_MS,
+                 now_us() - started, NULL);
     answer_unref(&k->answer);
     mirror_unref(&k->mirror);
     asker_clear(&k->asker);
@@ -431,7 +431,7 @@ static void conclude(struct fill *f, struct stream *s)
     } else if (stream_said_error(s) || s->raw || !f->req.done) {
         end_unkept(f); /* the client has upstream's own words, or a round of negotiation */
     } else {
-        log_line(LOG_WARN, "answer not whole", "repository", LOG_STR, f->asker.wire_repo, "reason",
+        log_line(LOG_WARN, "answer not whole", "repository", LOG_STR, f->asker.name, "reason",
                  LOG_STR, why.text, NULL);
         stream_break(s, &why);
         give_up(f, &why);
@@ -468,8 +468,8 @@ static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
         give_up(f, &why);
         return true;
     }
-    log_line(LOG_WARN, "mirror failed", "repository", LOG_STR, f->asker.wire_repo, "reason",
-             LOG_STR, why.text, NULL);
+    log_line(LOG_WARN, "mirror failed", "repository", LOG_STR, f->asker.name, "reason", LOG_STR,
+             why.text, NULL);
     if (why.kind != ERR_BUSY)
         mirror_drop_damaged(m, &why);
     if (stream_restart(s))
@@ -537,11 +537,11 @@ static bool bring_forward(struct fill *f, struct mirror *m, struct stream *s, bo
     }
     mirror_write_end(m);
     if (rc != 0)
-        log_line(LOG_WARN, "mirror not refreshed", "repository", LOG_STR, f->asker.wire_repo,
-                 "reason", LOG_STR, why.text, NULL);
+        log_line(LOG_WARN, "mirror not refreshed", "repository", LOG_STR, f->asker.name, "reason",
+                 LOG_STR, why.text, NULL);
     else if (*pulled)
-        log_line(LOG_INFO, "mirror refreshed", "repository", LOG_STR, f->asker.wire_repo,
-                 "total_ms", LOG_MS, now_us() - started, NULL);
+        log_line(LOG_INFO, "mirror refreshed", "repository", LOG_STR, f->asker.name, "total_ms",
+                 LOG_MS, now_us() - started, NULL);
     oid_list_clear(&missing);
     oid_list_clear(&missing_tags);
     return rc == 0;
@@ -560,8 +560,8 @@ static void from_upstream(struct fill *f, struct mirror *m, struct stream *s)
         conclude(f, s);
     } else {
         if (t.head.status == 200)
-            log_line(LOG_WARN, "upstream broke off", "repository", LOG_STR, f->asker.wire_repo,
-                     "reason", LOG_STR, why.text, NULL);
+            log_line(LOG_WARN, "upstream broke off", "repository", LOG_STR, f->asker.name, "reason",
+                     LOG_STR, why.text, NULL);
         stream_break(s, &why);
         give_up(f, &why);
     }

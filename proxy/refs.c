@@ -29,7 +29,8 @@ struct flight {
     bool broken;       /* what came is not refs; it is passed on all the same */
     struct bytes held; /* an unfinished pkt */
     struct bytes v2_body;
-    unsigned pushes;        /* of its group when it started */
+    unsigned pushes; /* of its group when it started */
+    uint64_t asked_ms;
     uint64_t kept_until_ms; /* with refs_ttl: who asks before then gets this answer again */
 };
 
@@ -302,6 +303,7 @@ static void fly(void *ctx)
         path = folder_incoming_path(f->asker.proxy->folder, ".refs");
         answer_store_at(f->answer, path);
         free(path);
+        f->asked_ms = now_ms();
         rc = ask(f, &moved, &why);
         if (rc == 0 && learn(f, moved) && f->asker.upstream->refs_ttl_ms > 0 &&
             !answer_storage_trouble(f->answer, &why))
@@ -326,9 +328,11 @@ static bool is_kept(const struct flight *f)
     return f != NULL && now_ms() < f->kept_until_ms;
 }
 
-/* The flight that mine may join, or mine itself; *starts when it is to start now.  The reference
+/* The flight that mine may join, or mine itself; *starts when it is to start now, *old when it has
+ * landed before (refs_ttl).  The reference
  * is the caller's; mine is consumed when another one serves. */
-static struct flight *board(struct refs *all, struct flight *mine, bool kept_will_do, bool *starts)
+static struct flight *board(struct refs *all, struct flight *mine, bool kept_will_do, bool *starts,
+                            bool *old)
 {
     struct flight *f;
     struct group *g;
@@ -341,7 +345,8 @@ static struct flight *board(struct refs *all, struct flight *mine, bool kept_wil
         g->key = mine->key;
         HASH_ADD(hh, all->groups, key, sizeof(g->key), g);
     }
-    if (kept_will_do && is_kept(g->kept)) {
+    *old = kept_will_do && is_kept(g->kept);
+    if (*old) {
         f = g->kept;
     } else if (g->gathering != NULL) {
         f = g->gathering;
@@ -400,7 +405,7 @@ static void serve(struct exchange *x, enum refs_form form, enum hash_algo algo, 
     struct refs *all = x->proxy->refs;
     struct flight *f = xcalloc(1, sizeof(*f));
     struct err why;
-    bool starts;
+    bool starts, old;
 
     f->all = all;
     f->refs = 1;
@@ -421,7 +426,9 @@ static void serve(struct exchange *x, enum refs_form form, enum hash_algo algo, 
     f = board(all, f,
               decisions_get(x->proxy->decisions, &f->asker.subject, now_ms(), NULL) ==
                   VERDICT_ALLOWED,
-              &starts);
+              &starts, &old);
+    if (old)
+        decisions_gave_old_refs(x->proxy->decisions, &f->asker.subject, f->asked_ms);
     x->state = f;
     x->free_state = flight_release;
     if (exchange_follow(x, f->answer, refs_ready, &why) != 0)

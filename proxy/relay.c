@@ -179,8 +179,8 @@ static void conclude(struct relay *r, int rc, struct err *why)
     }
     if (fetched)
         stream_break(&r->stream, why);
-    log_line(LOG_WARN, "relay failed", "repository", LOG_STR, r->asker.wire_repo, "service",
-             LOG_STR, service_name(r->service), "reason", LOG_STR, why->text, NULL);
+    log_line(LOG_WARN, "relay failed", "repository", LOG_STR, r->asker.name, "service", LOG_STR,
+             service_name(r->service), "reason", LOG_STR, why->text, NULL);
     answer_fail(r->answer, why);
 }
 

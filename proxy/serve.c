@@ -107,6 +107,12 @@ static struct plan plan(struct exchange *x)
 
     if (strcmp(x->target, "/healthz") == 0 && is_get(x))
         return health(x);
+    if (strcmp(x->target, "/") == 0) {
+        reply_text(x, 404, "refused",
+                   "pannier: a caching proxy for git; repositories are at "
+                   "/<upstream>/<path of the repository>");
+        return replied();
+    }
     if (smart_path_parse(x->target, &x->path, &why) != 0) {
         reply_error(x, &why);
         return replied();

@@ -1,4 +1,6 @@
 """Fetches: by sha, after a push, deeper, with tags; and ls-remote."""
+import re
+
 import pytest
 
 from support import repos
@@ -215,3 +217,6 @@ def test_refs_are_remembered_only_where_the_operator_says_so(start, origin, own,
     since = origin.mark()
     assert git.run("ls-remote", pannier.url_of(path), "refs/heads/main").split()[0] == before
     assert [s for s in origin.requests(since) if s.kind == "ls-refs"] == []
+    git.clone(pannier.url_of(path))
+    shown = git.on_terminal("clone", pannier.url_of(path), git.place())
+    assert re.search(r"remote: pannier: hit, local; refs as of \d+\.\d s ago", shown)
