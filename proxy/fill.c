@@ -222,6 +222,17 @@ struct making {
     bool woken;
 };
 
+static void making_free(struct making *k)
+{
+    answer_unref(&k->answer);
+    mirror_unref(&k->mirror);
+    asker_clear(&k->asker);
+    fetch_request_clear(&k->req);
+    pthread_cond_destroy(&k->more);
+    lock_clear(&k->lock);
+    free(k);
+}
+
 static void on_more(void *ctx)
 {
     struct making *k = ctx;
@@ -310,13 +321,7 @@ static void make_mirror(void *ctx)
     else if (needed)
         log_line(LOG_INFO, "mirror made", "repository", LOG_STR, k->asker.name, "total_ms", LOG_MS,
                  now_us() - started, NULL);
-    answer_unref(&k->answer);
-    mirror_unref(&k->mirror);
-    asker_clear(&k->asker);
-    fetch_request_clear(&k->req);
-    pthread_cond_destroy(&k->more);
-    lock_clear(&k->lock);
-    free(k);
+    making_free(k);
 }
 
 static void start_making(const struct fill *f, struct mirror *m, bool from_answer)
@@ -331,15 +336,8 @@ static void start_making(const struct fill *f, struct mirror *m, bool from_answe
     fetch_request_copy(&f->req, &k->req);
     lock_init(&k->lock, LOCK_EXCHANGE);
     lock_cond_init(&k->more);
-    if (workers_submit(f->asker.proxy->background, make_mirror, k))
-        return;
-    answer_unref(&k->answer);
-    mirror_unref(&k->mirror);
-    asker_clear(&k->asker);
-    fetch_request_clear(&k->req);
-    pthread_cond_destroy(&k->more);
-    lock_clear(&k->lock);
-    free(k);
+    if (!workers_submit(f->asker.proxy->background, make_mirror, k))
+        making_free(k);
 }
 
 /* A pack that is closed under reachability makes the mirror by the way; for the rest a mirror
