@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <git2.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -47,6 +48,7 @@ struct mirror {
     char *path;
     int refs; /* under all->lock, as is all below */
     bool writing;
+    bool checking; /* somebody reads it to see whether it is whole */
     struct verified_pack *verified;
     size_t verified_count;
     UT_hash_handle hh;
@@ -56,7 +58,7 @@ struct mirrors {
     struct folder *folder;
     struct processes *processes;
     struct lock lock;
-    pthread_cond_t written; /* some mirror's writer is done */
+    pthread_cond_t done; /* some mirror's writer is, or who checks it */
     struct mirror *by_name;
     atomic_uint_fast64_t damaged;
 };
@@ -77,7 +79,7 @@ struct mirrors *mirrors_new(struct folder *folder, struct processes *processes)
     all->folder = folder;
     all->processes = processes;
     lock_init(&all->lock, LOCK_MIRRORS);
-    lock_cond_init(&all->written);
+    lock_cond_init(&all->done);
     return all;
 }
 
@@ -112,7 +114,7 @@ void mirrors_free(struct mirrors **allp)
         must(m->refs == 0);
         free_mirror_locked(m);
     }
-    pthread_cond_destroy(&all->written);
+    pthread_cond_destroy(&all->done);
     lock_clear(&all->lock);
     free(all);
     git_libgit2_shutdown();
@@ -179,40 +181,66 @@ void mirror_unref(struct mirror **mp)
 
 /* ---- is it whole? ---- */
 
-/* Reads the list of packs; NULL when there is none, so no mirror. */
-static char *read_list(const struct mirror *m)
+/* What is gone or can't be read is damage.  A want of descriptors or memory is not: that must not
+ * cost a mirror. */
+static int cannot_look(const char *name, struct err *err)
 {
+    bool damage = errno == ENOENT || errno == ENOTDIR || errno == EIO;
+
+    return err_errno(err, damage ? ERR_CORRUPT : ERR_STORAGE, "look at its %s", name);
+}
+
+/* The list of packs, yours to free.  -1: ERR_NOT_FOUND where there is no mirror, or as
+ * cannot_look(). */
+static int read_list(const struct mirror *m, char **out, struct err *err)
+{
+    static const char name[] = "list of packs";
     char *path = xasprintf("%s/pannier-packs", m->path);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
     char *text = NULL;
+    int fd = -1, rc = 0;
     struct stat st;
+    size_t len;
 
-    if (fd >= 0 && fstat(fd, &st) == 0 && st.st_size <= LIST_MAX) {
-        size_t len = (size_t)st.st_size;
-
+    /* First the folder, then the list: a mirror appears with both. */
+    if (access(m->path, F_OK) != 0 && errno == ENOENT)
+        rc = err_set(err, ERR_NOT_FOUND, "there is no mirror");
+    else if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0 || fstat(fd, &st) != 0)
+        rc = cannot_look(name, err);
+    else if (st.st_size > LIST_MAX)
+        rc = err_set(err, ERR_CORRUPT, "its %s is too long", name);
+    if (rc == 0) {
+        len = (size_t)st.st_size;
         text = xmalloc(len + 1);
         if (read(fd, text, len) != (ssize_t)len)
-            len = 0;
+            rc = err_set(err, ERR_CORRUPT, "its %s can't be read", name);
         text[len] = '\0';
+    }
+    if (rc == 0) {
+        *out = text;
+        text = NULL;
     }
     if (fd >= 0)
         close(fd);
+    free(text);
     free(path);
-    return text;
+    return rc;
 }
 
 /* Packs and indexes both end in a SHA-1 of all before it. */
-static bool checksum_is_right(const char *path)
+static int check_sum(const char *path, const char *name, struct err *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct digest *d = digest_new(HASH_SHA1);
-    char *block = xmalloc(READ_BLOCK);
+    struct digest *d;
+    char *block;
     uint8_t found[SHA1_SIZE], stored[SHA1_SIZE];
     struct stat st;
-    off_t left = -1;
+    off_t left;
 
-    if (fd >= 0 && fstat(fd, &st) == 0)
-        left = st.st_size - SHA1_SIZE;
+    if (fd < 0)
+        return cannot_look(name, err);
+    d = digest_new(HASH_SHA1);
+    block = xmalloc(READ_BLOCK);
+    left = fstat(fd, &st) == 0 ? st.st_size - SHA1_SIZE : -1;
     while (left > 0) {
         ssize_t n = read(fd, block, left < READ_BLOCK ? (size_t)left : READ_BLOCK);
 
@@ -227,9 +255,10 @@ static bool checksum_is_right(const char *path)
         left = -1;
     digest_free(d);
     free(block);
-    if (fd >= 0)
-        close(fd);
-    return left == 0 && memcmp(found, stored, sizeof(found)) == 0;
+    close(fd);
+    return left == 0 && memcmp(found, stored, sizeof(found)) == 0
+               ? 0
+               : err_set(err, ERR_CORRUPT, "%s is not what was written", name);
 }
 
 static bool was_verified(struct mirror *m, const char *name, const struct file_identity *identity)
@@ -269,22 +298,26 @@ static bool is_pack(const char *name)
 }
 
 /* name: "pack-<hash>.pack" or ".idx". */
-static bool file_is_good(struct mirror *m, const char *name, const uint64_t *size)
+static int check_file(struct mirror *m, const char *name, const uint64_t *size, struct err *err)
 {
     char *path = xasprintf("%s/objects/pack/%s", m->path, name);
     struct file_identity identity;
-    bool good = file_identity_at(path, &identity) && (size == NULL || identity.size == *size);
+    int rc = 0;
 
-    if (good && !was_verified(m, name, &identity)) {
-        good = checksum_is_right(path);
-        if (good)
+    if (!file_identity_at(path, &identity))
+        rc = cannot_look(name, err);
+    else if (size != NULL && identity.size != *size)
+        rc = err_set(err, ERR_CORRUPT, "%s is not what was written", name);
+    else if (!was_verified(m, name, &identity)) {
+        rc = check_sum(path, name, err);
+        if (rc == 0)
             remember_verified(m, name, &identity);
     }
     free(path);
-    return good;
+    return rc;
 }
 
-static bool list_is_good(struct mirror *m, char *list, struct err *err)
+static int check_packs(struct mirror *m, char *list, struct err *err)
 {
     char *save = NULL;
     size_t packs = 0;
@@ -295,63 +328,83 @@ static bool list_is_good(struct mirror *m, char *list, struct err *err)
         uint64_t size;
 
         if (sscanf(line, "%100s %" SCNu64, name, &size) != 2 || strchr(name, '/') != NULL ||
-            !is_pack(name)) {
-            err_set(err, ERR_CORRUPT, "its list of packs is damaged");
-            return false;
-        }
-        if (!file_is_good(m, name, &size)) {
-            err_set(err, ERR_CORRUPT, "%s is not what was written", name);
-            return false;
-        }
+            !is_pack(name))
+            return err_set(err, ERR_CORRUPT, "its list of packs is damaged");
+        if (check_file(m, name, &size, err) != 0)
+            return -1;
         snprintf(name + strlen(name) - strlen("pack"), sizeof("idx"), "idx");
-        if (!file_is_good(m, name, NULL)) {
-            err_set(err, ERR_CORRUPT, "%s is not what was written", name);
-            return false;
-        }
+        if (check_file(m, name, NULL, err) != 0)
+            return -1;
         packs++;
     }
-    if (packs == 0)
-        err_set(err, ERR_CORRUPT, "its list of packs is empty");
-    return packs > 0;
+    return packs > 0 ? 0 : err_set(err, ERR_CORRUPT, "its list of packs is empty");
 }
 
 /* What git needs around the packs. */
-static bool frame_is_good(struct mirror *m, struct err *err)
+static int check_frame(struct mirror *m, struct err *err)
 {
     static const struct {
         const char *name, *content;
     } files[] = {{"config", CONFIG}, {"HEAD", HEAD}};
-    bool good = true;
+    int rc = 0;
 
-    for (size_t i = 0; i < ARRAY_LEN(files) && good; i++) {
+    for (size_t i = 0; i < ARRAY_LEN(files) && rc == 0; i++) {
         char *path = xasprintf("%s/%s", m->path, files[i].name);
         char found[256] = "";
         int fd = open(path, O_RDONLY | O_CLOEXEC);
 
-        good = fd >= 0 && read(fd, found, sizeof(found) - 1) >= 0 &&
-               strcmp(found, files[i].content) == 0;
-        if (!good)
-            err_set(err, ERR_CORRUPT, "its %s is not what was written", files[i].name);
+        if (fd < 0)
+            rc = cannot_look(files[i].name, err);
+        else if (read(fd, found, sizeof(found) - 1) < 0 || strcmp(found, files[i].content) != 0)
+            rc = err_set(err, ERR_CORRUPT, "its %s is not what was written", files[i].name);
         if (fd >= 0)
             close(fd);
         free(path);
     }
-    return good;
+    return rc;
+}
+
+static int check(struct mirror *m, struct err *err)
+{
+    char *list;
+    int rc = read_list(m, &list, err);
+
+    if (rc != 0)
+        return -1;
+    rc = check_packs(m, list, err);
+    if (rc == 0)
+        rc = check_frame(m, err);
+    free(list);
+    return rc;
 }
 
 bool mirror_ready(struct mirror *m)
 {
-    char *list = read_list(m);
+    struct lock *lock = &m->all->lock;
     struct err why;
     bool good;
 
-    if (list == NULL)
-        return false;
-    good = list_is_good(m, list, &why) && frame_is_good(m, &why);
-    free(list);
-    if (!good)
+    /* One at a time: after a restart a hundred requests must not read the same packs at once. */
+    lock_take(lock);
+    while (m->checking)
+        lock_wait(lock, &m->all->done);
+    m->checking = true;
+    lock_drop(lock);
+    good = check(m, &why) == 0;
+    if (!good && why.kind == ERR_CORRUPT)
         mirror_drop_damaged(m, &why);
+    lock_take(lock);
+    m->checking = false;
+    pthread_cond_broadcast(&m->all->done);
+    lock_drop(lock);
     return good;
+}
+
+void mirror_doubt(struct mirror *m)
+{
+    lock_take(&m->all->lock);
+    forget_verified_locked(m);
+    lock_drop(&m->all->lock);
 }
 
 void mirror_drop_damaged(struct mirror *m, const struct err *why)
@@ -366,9 +419,7 @@ void mirror_drop_damaged(struct mirror *m, const struct err *why)
         remove_tree(away);
     }
     free(away);
-    lock_take(&m->all->lock);
-    forget_verified_locked(m);
-    lock_drop(&m->all->lock);
+    mirror_doubt(m);
 }
 
 /* ---- questions that must not cost a process ---- */
@@ -396,7 +447,7 @@ void mirror_missing(struct mirror *m, const struct oid_list *oids, struct oid_li
         git_oid id;
 
         to_git_oid(&oids->items[i], &id);
-        if (odb == NULL || !git_odb_exists(odb, &id))
+        if (odb == NULL || !git_odb_exists_ext(odb, &id, GIT_ODB_LOOKUP_NO_REFRESH))
             oid_list_add(out, &oids->items[i]);
     }
     git_odb_free(odb);
@@ -531,7 +582,7 @@ void mirror_write_begin(struct mirror *m)
 {
     lock_take(&m->all->lock);
     while (m->writing)
-        lock_wait(&m->all->lock, &m->all->written);
+        lock_wait(&m->all->lock, &m->all->done);
     m->writing = true;
     lock_drop(&m->all->lock);
 }
@@ -542,7 +593,7 @@ bool mirror_write_try(struct mirror *m, uint64_t timeout_ms)
     bool mine;
 
     lock_take(&m->all->lock);
-    while (m->writing && lock_wait_until(&m->all->lock, &m->all->written, deadline))
+    while (m->writing && lock_wait_until(&m->all->lock, &m->all->done, deadline))
         ;
     mine = !m->writing;
     m->writing = true;
@@ -554,13 +605,14 @@ void mirror_write_end(struct mirror *m)
 {
     lock_take(&m->all->lock);
     m->writing = false;
-    pthread_cond_broadcast(&m->all->written);
+    pthread_cond_broadcast(&m->all->done);
     lock_drop(&m->all->lock);
 }
 
 struct mirror_intake {
     struct mirror *mirror;
     bool fresh; /* path is in incoming/, to be renamed */
+    bool committed;
     char *path;
     struct process *index_pack;
 };
@@ -593,11 +645,44 @@ static int make_bare(const char *path, bool durable, struct err *err)
     return rc;
 }
 
+static int remove_lock(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    size_t len = strlen(path);
+
+    (void)st;
+    (void)ftw;
+    if (flag == FTW_F && len > 5 && strcmp(path + len - 5, ".lock") == 0)
+        unlink(path);
+    return 0;
+}
+
+/* What an index-pack that was killed leaves beside the packs, and a crash beside the refs; the
+ * latter would keep a tip from ever being recorded.  There is one writer, so nobody needs them. */
+static void sweep_leftovers(const char *path)
+{
+    enum { OPEN_FOLDERS_MAX = 16 };
+    char *packs = xasprintf("%s/objects/pack", path);
+    char *refs = xasprintf("%s/refs", path);
+    DIR *dir = opendir(packs);
+    struct dirent *d;
+
+    while (dir != NULL && (d = readdir(dir)) != NULL)
+        if (strncmp(d->d_name, "tmp_", 4) == 0)
+            unlinkat(dirfd(dir), d->d_name, 0);
+    if (dir != NULL)
+        closedir(dir);
+    nftw(refs, remove_lock, OPEN_FOLDERS_MAX, FTW_PHYS);
+    free(packs);
+    free(refs);
+}
+
 static void free_intake(struct mirror_intake *in)
 {
     process_kill(&in->index_pack);
     if (in->fresh)
         remove_tree(in->path);
+    else if (!in->committed)
+        sweep_leftovers(in->path);
     free(in->path);
     free(in);
 }
@@ -614,6 +699,8 @@ int mirror_intake_begin(struct mirror *m, bool background, struct mirror_intake 
     in->path = in->fresh ? folder_incoming_path(m->all->folder, ".git") : xstrdup(m->path);
     if (in->fresh)
         rc = make_bare(in->path, true, err);
+    else
+        sweep_leftovers(in->path);
     if (rc == 0) {
         git_dir = xasprintf("--git-dir=%s", in->path);
         rc = process_start(
@@ -778,9 +865,12 @@ static int publish_fresh(struct mirror_intake *in, struct err *err)
 /* An index-pack that finished has written what it was given, so its bytes need no reading back. */
 static void trust_packs(struct mirror *m)
 {
-    char *list = read_list(m), *save = NULL;
+    char *list = NULL, *save = NULL;
+    struct err ignored;
 
-    for (char *line = list != NULL ? strtok_r(list, "\n", &save) : NULL; line != NULL;
+    if (read_list(m, &list, &ignored) != 0)
+        return;
+    for (char *line = strtok_r(list, "\n", &save); line != NULL;
          line = strtok_r(NULL, "\n", &save)) {
         size_t len = strcspn(line, " ");
         char *name = xstrndup(line, len);
@@ -822,6 +912,7 @@ int mirror_intake_commit(struct mirror_intake **inp, const struct oid_list *tips
         if (rc == 0)
             trust_packs(in->mirror);
     }
+    in->committed = rc == 0;
     oid_list_clear(&kept);
     free_intake(in);
     return rc;

@@ -40,7 +40,10 @@ void mirror_unref(struct mirror **m);
 
 /* True when it is on disk and whole; damage is found here, and dropped. */
 bool mirror_ready(struct mirror *m);
-/* Drop it: a git program found it broken.  Who reads from it goes on as long as it can. */
+/* A git program failed on it, perhaps for a reason of its own (a request that git refuses, a
+ * machine without memory): what was read before is read again before it is trusted further. */
+void mirror_doubt(struct mirror *m);
+/* Drop it: it was found broken.  Who reads from it goes on as long as it can. */
 void mirror_drop_damaged(struct mirror *m, const struct err *why);
 
 /* True when it holds every one of oids. */

@@ -446,6 +446,16 @@ static int on_idle(void *ctx, struct err *err)
     return stream_idle(ctx, err);
 }
 
+/* git failed on the mirror.  With a filter or a date it may be the question that it refuses, and a
+ * client must not be able to have good mirrors thrown away; a plain one can only mean damage. */
+static void distrust(const struct fill *f, struct mirror *m, const struct err *why)
+{
+    if (f->req.filter != NULL || f->req.deepen_since != 0)
+        mirror_doubt(m);
+    else
+        mirror_drop_damaged(m, why);
+}
+
 /* True when the answer is settled, well or badly; false: try the next source. */
 static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
 {
@@ -469,7 +479,7 @@ static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
     log_line(LOG_WARN, "mirror failed", "repository", LOG_STR, f->asker.name, "reason", LOG_STR,
              why.text, NULL);
     if (why.kind != ERR_BUSY)
-        mirror_drop_damaged(m, &why);
+        distrust(f, m, &why);
     if (stream_restart(s))
         return false;
     stream_break(s, &why);
