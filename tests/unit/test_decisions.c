@@ -60,7 +60,13 @@ static void advertise_pairs(struct decisions *d, const struct subject *s, uint64
                             const char *question, struct oid_list list, struct oid_list tags,
                             struct oid_list targets)
 {
-    struct listing listing = {.oids = &list, .tags = &tags, .targets = &targets};
+    /* What was asked for is the refs that begin with its name; "" asks for all. */
+    char *prefix = (char *)question;
+    struct listing listing = {.prefixes = &prefix,
+                              .prefix_count = question[0] != '\0',
+                              .oids = &list,
+                              .tags = &tags,
+                              .targets = &targets};
 
     key_of(question, strlen(question), &listing.question);
     decisions_advertised(d, s, now, TTL, &listing);
@@ -248,6 +254,27 @@ static void a_newer_listing_replaces_the_one_before(void **state)
     assert_int_equal(unknown(d, &s, 1, 6, 10), 0);
     assert_int_equal(unknown(d, &s, 1, 100, 10), 0);
     assert_int_equal(all_advertised(d, &s, 1), 20);
+}
+
+static void a_listing_ends_those_that_it_covers(void **state)
+{
+    struct decisions *d = *state;
+    struct subject s = subject(d, "Basic a", "r");
+
+    decisions_allow(d, &s, 0, TTL);
+    advertise(d, &s, 0, "refs/heads/main", 1, 10);
+    advertise(d, &s, 0, "refs/tags/", 20, 10);
+    advertise(d, &s, 0, "HEAD", 40, 10);
+    advertise(d, &s, 1, "refs/heads/", 60, 10); /* HEAD is a branch as well */
+    assert_int_equal(unknown(d, &s, 1, 1, 10), 10);
+    assert_int_equal(unknown(d, &s, 1, 40, 10), 10);
+    assert_int_equal(unknown(d, &s, 1, 20, 10), 0);
+    advertise(d, &s, 1, "refs/heads/side", 80, 10); /* says nothing of the others */
+    assert_int_equal(unknown(d, &s, 1, 60, 10), 0);
+    advertise(d, &s, 2, "", 100, 10);
+    assert_int_equal(unknown(d, &s, 2, 20, 10), 10);
+    assert_int_equal(unknown(d, &s, 2, 60, 30), 30);
+    assert_int_equal(unknown(d, &s, 2, 100, 10), 0);
 }
 
 static void of_too_many_listings_the_one_that_ends_first_goes(void **state)
@@ -567,6 +594,7 @@ int main(void)
         TEST(a_credential_is_not_to_be_guessed_from_its_key),
         TEST(what_was_advertised_is_known_while_the_yes_and_the_listing_hold),
         TEST(a_newer_listing_replaces_the_one_before),
+        TEST(a_listing_ends_those_that_it_covers),
         TEST(of_too_many_listings_the_one_that_ends_first_goes),
         TEST(tags_are_told_as_sorted_pairs),
         TEST(what_was_handed_out_is_known_for_its_time),
