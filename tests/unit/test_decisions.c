@@ -56,23 +56,23 @@ static struct oid_list oids(unsigned from, unsigned count)
     return list;
 }
 
+/* question: the prefixes of the refs that were asked for, a space between; "" asks for all. */
 static void advertise_pairs(struct decisions *d, const struct subject *s, uint64_t now,
                             const char *question, struct oid_list list, struct oid_list tags,
                             struct oid_list targets)
 {
-    /* What was asked for is the refs that begin with its name; "" asks for all. */
-    char *prefix = (char *)question;
-    struct listing listing = {.prefixes = &prefix,
-                              .prefix_count = question[0] != '\0',
-                              .oids = &list,
-                              .tags = &tags,
-                              .targets = &targets};
+    char *words = xstrdup(question), *save = NULL, *prefixes[8];
+    struct listing listing = {
+        .prefixes = prefixes, .oids = &list, .tags = &tags, .targets = &targets};
 
+    for (char *word = strtok_r(words, " ", &save); word != NULL; word = strtok_r(NULL, " ", &save))
+        prefixes[listing.prefix_count++] = word;
     key_of(question, strlen(question), &listing.question);
     decisions_advertised(d, s, now, TTL, &listing);
     oid_list_clear(&list);
     oid_list_clear(&tags);
     oid_list_clear(&targets);
+    free(words);
 }
 
 static void advertise(struct decisions *d, const struct subject *s, uint64_t now,
@@ -275,6 +275,65 @@ static void a_listing_ends_those_that_it_covers(void **state)
     assert_int_equal(unknown(d, &s, 2, 20, 10), 10);
     assert_int_equal(unknown(d, &s, 2, 60, 30), 30);
     assert_int_equal(unknown(d, &s, 2, 100, 10), 0);
+}
+
+static void what_a_listing_covers_is_told_by_its_prefixes(void **state)
+{
+    static const struct {
+        const char *old, *newer;
+        bool ends;
+    } rows[] = {
+        {"refs/heads/", "", true},
+        {"", "refs/heads/", false},
+        {"", "", true},
+        {"refs/heads/", "refs/", true},
+        {"refs/", "refs/heads/", false},
+        {"refs/heads/ refs/tags/", "refs/tags/ refs/heads/", true},
+        {"refs/heads/ refs/tags/", "refs/heads/", false},
+        {"HEAD refs/heads/main", "refs/heads/", true},
+        {"refs/heads/", "HEAD refs/heads/main", false},
+        {"refs/pull/", "refs/heads/", false},
+    };
+    struct decisions *d = *state;
+
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct subject s = subject(d, rows[i].old, rows[i].newer);
+
+        decisions_allow(d, &s, 0, TTL);
+        advertise(d, &s, 0, rows[i].old, 1, 5);
+        advertise(d, &s, 1, rows[i].newer, 100, 5);
+        assert_int_equal(unknown(d, &s, 1, 1, 5), rows[i].ends ? 5 : 0);
+        assert_int_equal(unknown(d, &s, 1, 100, 5), 0);
+    }
+}
+
+static void a_newer_listing_ends_what_was_handed_out_before(void **state)
+{
+    struct decisions *d = *state;
+    struct subject s = subject(d, "Basic a", "r");
+
+    decisions_allow(d, &s, 0, TTL);
+    grant(d, &s, 0, 1, 5);
+    advertise(d, &s, 1, "refs/heads/", 100, 5);
+    assert_int_equal(unknown(d, &s, 1, 1, 5), 5);
+    grant(d, &s, 2, 1, 5);
+    assert_int_equal(unknown(d, &s, 2, 1, 5), 0);
+}
+
+static void refs_are_as_old_as_the_last_listing_that_was_given(void **state)
+{
+    struct decisions *d = *state;
+    struct subject s = subject(d, "Basic a", "r");
+
+    decisions_gave_old_refs(d, &s, 100); /* to nobody */
+    assert_int_equal(decisions_refs_age(d, &s, 500), 0);
+    decisions_allow(d, &s, 0, TTL);
+    advertise(d, &s, 100, "", 1, 5);
+    assert_int_equal(decisions_refs_age(d, &s, 500), 0);
+    decisions_gave_old_refs(d, &s, 100);
+    assert_int_equal(decisions_refs_age(d, &s, 500), 400);
+    advertise(d, &s, 600, "", 1, 5);
+    assert_int_equal(decisions_refs_age(d, &s, 700), 0);
 }
 
 static void of_too_many_listings_the_one_that_ends_first_goes(void **state)
@@ -595,6 +654,9 @@ int main(void)
         TEST(what_was_advertised_is_known_while_the_yes_and_the_listing_hold),
         TEST(a_newer_listing_replaces_the_one_before),
         TEST(a_listing_ends_those_that_it_covers),
+        TEST(what_a_listing_covers_is_told_by_its_prefixes),
+        TEST(a_newer_listing_ends_what_was_handed_out_before),
+        TEST(refs_are_as_old_as_the_last_listing_that_was_given),
         TEST(of_too_many_listings_the_one_that_ends_first_goes),
         TEST(tags_are_told_as_sorted_pairs),
         TEST(what_was_handed_out_is_known_for_its_time),

@@ -628,7 +628,7 @@ static void who_wants_no_more_ends_the_program(void **state)
 static void a_question_that_git_refuses_says_nothing_about_the_mirror(void **state)
 {
     char *names[] = {(char *)"refs/heads/other"};
-    struct fetch_request rows[4];
+    struct fetch_request rows[5];
     struct fixture *f = *state;
 
     make_whole(f);
@@ -640,6 +640,7 @@ static void a_question_that_git_refuses_says_nothing_about_the_mirror(void **sta
     rows[2].filter = (char *)"sparse:oid=main:nothing";
     oid_list_add(&rows[3].wants, &(struct oid){{1, 2, 3}});
     oid_list_sort(&rows[3].wants);
+    rows[4].shallow = list_of("main:grows"); /* no commit */
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         struct bytes pack;
         struct err err;
