@@ -29,6 +29,7 @@ struct processes {
     pthread_cond_t freed;
     size_t running, max;
     size_t background, background_max; /* of those running */
+    bool closing;
     struct process *all;
     char *path_var;
 };
@@ -102,6 +103,8 @@ void processes_kill_all(struct processes *pool)
     struct process *p;
 
     lock_take(&pool->lock);
+    pool->closing = true;
+    pthread_cond_broadcast(&pool->freed);
     DL_FOREACH(pool->all, p)
     kill(p->pid, SIGKILL);
     lock_drop(&pool->lock);
@@ -125,18 +128,21 @@ static bool slot_free_locked(const struct processes *pool, bool background)
 static int take_slot(struct processes *pool, bool background, struct err *err)
 {
     uint64_t deadline = now_ms() + SLOT_WAIT_MS;
-    bool got;
+    bool got, closing;
 
     lock_take(&pool->lock);
-    while (!slot_free_locked(pool, background) &&
+    while (!pool->closing && !slot_free_locked(pool, background) &&
            lock_wait_until(&pool->lock, &pool->freed, deadline))
         ;
-    got = slot_free_locked(pool, background);
+    closing = pool->closing;
+    got = !closing && slot_free_locked(pool, background);
     if (got) {
         pool->running++;
         pool->background += background;
     }
     lock_drop(&pool->lock);
+    if (closing)
+        return err_set(err, ERR_CANCELLED, "pannier is shutting down");
     return got ? 0 : err_set(err, ERR_BUSY, "too many git programs are running");
 }
 
@@ -303,6 +309,8 @@ int process_start(struct processes *pool, const struct process_spec *spec, struc
     p->pid = pid;
     lock_take(&pool->lock);
     DL_APPEND(pool->all, p);
+    if (pool->closing) /* came too late for processes_kill_all() */
+        kill(pid, SIGKILL);
     lock_drop(&pool->lock);
     *out = p;
     return 0;
@@ -366,7 +374,9 @@ static void drain(int fd)
 int process_finish(struct process **pp, struct err *err)
 {
     struct process *p = *pp;
+    struct processes *pool = p->pool;
     int status;
+    bool closing;
     char words[160];
     int rc = 0;
 
@@ -374,7 +384,13 @@ int process_finish(struct process **pp, struct err *err)
     close_fd(&p->in_fd);
     drain(p->out_fd);
     status = reap(p);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    lock_take(&pool->lock);
+    closing = pool->closing;
+    lock_drop(&pool->lock);
+    if (closing && WIFSIGNALED(status)) {
+        /* Ours to blame, not what it worked on. */
+        rc = err_set(err, ERR_CANCELLED, "pannier is shutting down");
+    } else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
         last_words(p->err_fd, words);
         rc = WIFSIGNALED(status)
                  ? err_set(err, ERR_PROCESS, "git was ended by signal %d", WTERMSIG(status))

@@ -21,7 +21,7 @@ struct processes;
  * if it can't be run or is older than 2.39. */
 int processes_new(size_t max, struct processes **out, struct err *err);
 void processes_free(struct processes **pool);
-/* Ends all that run, at once: for a shutdown that can't wait. */
+/* Ends all that run, at once, and starts no more (ERR_CANCELLED): for the end of the program. */
 void processes_kill_all(struct processes *pool);
 /* How many run now. */
 size_t processes_running(struct processes *pool);

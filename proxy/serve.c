@@ -199,6 +199,8 @@ static void tear_down(struct proxy *p)
 {
     if (p->origins != NULL)
         origins_cancel(p->origins);
+    if (p->processes != NULL)
+        processes_kill_all(p->processes);
     workers_free(&p->queries);
     workers_free(&p->fills);
     workers_free(&p->relays);
@@ -319,14 +321,16 @@ int serve_run(struct config *config, const struct serve_origin *origin)
     mallopt(M_ARENA_MAX, 2);
     catch_signals(&open);
     raise_descriptor_limit(current);
+    /* Before the first request can want to say something. */
+    log_start(current->log.format, current->log.level);
     if (build(&the_proxy, current, &why) != 0 ||
         server_start(&the_proxy, current, plan, &server, &why) != 0) {
         fprintf(stderr, "pannier: %s\n", why.text);
         tear_down(&the_proxy);
+        log_stop();
         config_unref(&current);
         return 1;
     }
-    log_start(current->log.format, current->log.level);
     log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(server), "data", LOG_STR,
              folder_path(the_proxy.folder), "version", LOG_STR, PANNIER_VERSION, NULL);
     attend(server, &current, origin, &open);

@@ -177,12 +177,14 @@ def test_beyond_the_queue_there_is_503_with_retry_after(start, upstream, own):
     assert answer.status == 503 and int(answer.header("Retry-After")) > 0
     gate.open()
     assert whole(reader)
+    until(lambda: ask(pannier.url_of(two), pktline.fetch([second.oid()])).status == 200, "there is room again")
     assert pktline.pack_is_whole(ask(pannier.url_of(two), pktline.fetch([second.oid()])).body)
 
 
 def test_many_readers_cost_no_threads_and_no_processes(behind, upstream, big, target):
     ask(behind.url_of("public/big"), pktline.fetch([big.oid()]))
     behind.wait_answers()
+    behind.wait_mirror("public/big")
     readers = [Reader(behind.port, receive_buffer=4096) for _ in range(60)]
     readers[0].post(target, pktline.fetch([big.oid()])).read_until(b"PACK")
     threads = behind.threads()
