@@ -3,10 +3,11 @@
  *
  *     load --port P --request FILE [--readers N] [--repeat N] [--rate BYTES] [--seconds S] [--copy]
  *
- * The request must carry "Connection: close": a response ends where its connection does.  Bodies are
- * thrown away by the kernel (MSG_TRUNC), so that what is measured is the server; --copy reads them
- * as a program would.  --repeat: so many responses for each reader, one after the other.  --rate:
- * bytes a second for each reader.  After --seconds (default 120) everything still open is left.
+ * The request must carry "Connection: close": a response ends where its connection does.  Bodies
+ * are thrown away by the kernel (MSG_TRUNC), so that what is measured is the server; --copy reads
+ * them as a program would.  --repeat: so many responses for each reader, one after the other.
+ * --rate: bytes a second for each reader.  After --seconds (default 120) everything still open is
+ * left.
  *
  * Prints one line of JSON.  Exits with 1 when a response was not a 200, or ended before its
  * Content-Length or its last chunk; readers that were left at the end are no failure. */
@@ -31,8 +32,8 @@
 enum {
     HEAD_MAX = 8192,
     BLOCK = 1 << 20,
-    TAIL = 5,               /* "0\r\n\r\n" */
-    SLOTS_PER_SECOND = 10,  /* a paced reader takes its bytes in so many portions */
+    TAIL = 5,              /* "0\r\n\r\n" */
+    SLOTS_PER_SECOND = 10, /* a paced reader takes its bytes in so many portions */
     SECONDS_MAX = 3600,
 };
 
