@@ -310,6 +310,16 @@ int64_t answer_note_offset(struct answer *a)
     return offset;
 }
 
+bool answer_has_readers(struct answer *a)
+{
+    bool has;
+
+    lock_take(&a->lock);
+    has = a->readers != NULL;
+    lock_drop(&a->lock);
+    return has;
+}
+
 void answer_why(struct answer *a, struct err *why)
 {
     lock_take(&a->lock);

@@ -88,6 +88,7 @@ static unsigned count_cold(struct repositories *r, const struct key *repo_id)
 /* Where the response goes: into the stream of an answer, or as a pack into a mirror. */
 struct transfer {
     const struct asker *asker;
+    const struct fill *fill; /* NULL: for nobody in particular */
     struct response_head head;
     struct stream *stream; /* NULL: into the mirror */
     struct fetch_response *watch;
@@ -96,6 +97,14 @@ struct transfer {
     struct mirror_intake *intake; /* begun at the pack's first byte: git slots are few */
     struct stream *waiting;       /* kept alive meanwhile; may be NULL */
 };
+
+/* What is kept is made for those to come; a round is for one reader, who may have gone. */
+static int check_wanted(const struct fill *f, struct err *err)
+{
+    if (f->kept || answer_has_readers(f->answer))
+        return 0;
+    return err_set(err, ERR_CANCELLED, "the client is gone");
+}
 
 static int on_head(void *ctx, const struct response_head *head, struct err *err)
 {
@@ -117,6 +126,8 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
 {
     struct transfer *t = ctx;
 
+    if (t->fill != NULL && check_wanted(t->fill, err) != 0)
+        return -1;
     if (t->stream != NULL)
         return stream_feed(t->stream, data, len, err);
     return fetch_response_feed(t->watch, data, len, err);
@@ -436,36 +447,47 @@ static void conclude(struct fill *f, struct stream *s)
     }
 }
 
+struct output {
+    struct fill *fill;
+    struct stream *stream;
+};
+
 static int on_output(void *ctx, const void *data, size_t len, struct err *err)
 {
-    return stream_feed(ctx, data, len, err);
+    const struct output *o = ctx;
+
+    return check_wanted(o->fill, err) != 0 ? -1 : stream_feed(o->stream, data, len, err);
 }
 
 static int on_idle(void *ctx, struct err *err)
 {
-    return stream_idle(ctx, err);
+    const struct output *o = ctx;
+
+    return check_wanted(o->fill, err) != 0 ? -1 : stream_idle(o->stream, err);
 }
 
-/* git failed on the mirror.  With a filter or a date it may be the question that it refuses, and a
- * client must not be able to have good mirrors thrown away; a plain one can only mean damage. */
+/* git failed on the mirror.  It may be the question that it refuses, and a client must not be able
+ * to have good mirrors thrown away; of a question for everything behind the wants only damage can
+ * keep it. */
 static void distrust(const struct fill *f, struct mirror *m, const struct err *why)
 {
-    if (f->req.filter != NULL || f->req.deepen_since != 0)
-        mirror_doubt(m);
-    else
+    if (fetch_request_is_closed(&f->req))
         mirror_drop_damaged(m, why);
+    else
+        mirror_doubt(m);
 }
 
 /* True when the answer is settled, well or badly; false: try the next source. */
 static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
 {
+    struct output output = {f, s};
     struct err why;
     int rc;
 
     /* Until the pack begins a mirror that turns out broken can still be replaced by upstream. */
     s->hold = true;
-    rc =
-        mirror_upload_pack(m, &f->req, &f->tags, &f->targets, on_output, on_idle, IDLE_MS, s, &why);
+    rc = mirror_upload_pack(m, &f->req, &f->tags, &f->targets, on_output, on_idle, IDLE_MS, &output,
+                            &why);
     if (rc == 0 && stream_refused(s) == NULL) {
         conclude(f, s);
         return true;
@@ -557,7 +579,7 @@ static bool bring_forward(struct fill *f, struct mirror *m, struct stream *s, bo
 
 static void from_upstream(struct fill *f, struct mirror *m, struct stream *s)
 {
-    struct transfer t = {.asker = &f->asker, .stream = s};
+    struct transfer t = {.asker = &f->asker, .fill = f, .stream = s};
     struct err why;
     int rc;
 

@@ -12,6 +12,10 @@
 #include "proxy/access.h"
 #include "proxy/decisions.h"
 
+enum {
+    KEPT_MAX = 256, /* with refs_ttl; each costs an open file, and beyond it upstream is asked */
+};
+
 /* One question to upstream about refs, and its answer. */
 struct flight {
     struct refs *all;
@@ -47,6 +51,7 @@ struct group {
 struct refs {
     struct lock lock;
     struct group *groups;
+    size_t kept_count;
 };
 
 struct refs *refs_new(void)
@@ -247,6 +252,7 @@ static struct flight *take_kept_locked(struct refs *all, bool expired, const str
             (repo_id != NULL && !key_equal(&f->asker.repo_id, repo_id)))
             continue;
         g->kept = NULL;
+        all->kept_count--;
         drop_if_idle_locked(all, g);
         return f;
     }
@@ -275,8 +281,10 @@ static struct flight *land_locked(struct refs *all, struct flight *f, struct fli
     HASH_FIND(hh, all->groups, &f->key, sizeof(f->key), g);
     must(g != NULL);
     g->running--;
-    if (f->kept_until_ms > 0 && f->pushes == g->pushes) {
+    if (f->kept_until_ms > 0 && f->pushes == g->pushes &&
+        (g->kept != NULL || all->kept_count < KEPT_MAX)) {
         *dropped = g->kept;
+        all->kept_count += g->kept == NULL;
         g->kept = f;
         f->refs++;
     }

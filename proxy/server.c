@@ -729,7 +729,7 @@ ssize_t exchange_read_upload(struct exchange *x, void *buf, size_t len)
     if (u == NULL)
         return 0;
     lock_take(&p->lock);
-    while (u->len == 0 && !u->ended && p->connection != NULL)
+    while (u->len == 0 && !u->ended && !u->abandoned && p->connection != NULL)
         lock_wait(&p->lock, &u->more);
     while (done < len && u->len > 0) {
         size_t n = UPLOAD_WINDOW - u->start;
@@ -741,7 +741,8 @@ ssize_t exchange_read_upload(struct exchange *x, void *buf, size_t len)
         u->len -= n;
         done += n;
     }
-    rc = done == 0 && !u->ended ? -1 : (ssize_t)done;
+    /* What was abandoned has no proper end. */
+    rc = u->abandoned || (done == 0 && !u->ended) ? -1 : (ssize_t)done;
     lock_drop(&p->lock);
     wake_up(p, WAIT_ROOM);
     return rc;
@@ -755,6 +756,7 @@ void exchange_end_upload(struct exchange *x)
         return;
     lock_take(&p->lock);
     p->upload->abandoned = true;
+    pthread_cond_broadcast(&p->upload->more);
     lock_drop(&p->lock);
     wake_up(p, WAIT_ROOM);
 }

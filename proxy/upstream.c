@@ -26,6 +26,7 @@ struct origin {
     char *base_url;
     CURL *idle[IDLE_MAX]; /* each keeps its own connection; the last used is used first */
     size_t idle_count;
+    uint64_t used_ms; /* last */
     size_t in_use;
     size_t questions; /* of them */
     size_t waiting;   /* for one to come free */
@@ -162,32 +163,59 @@ static CURL *take_handle(struct origins *o, const struct upstream_config *config
     return curl;
 }
 
+static void drop_if_unused_locked(struct origins *o, struct origin *origin)
+{
+    if (origin->in_use + origin->idle_count + origin->waiting > 0)
+        return;
+    HASH_DEL(o->by_url, origin);
+    free(origin->base_url);
+    free(origin);
+}
+
+/* The connection that is unused for longest, of the origin that is: hosts of long ago must not hold
+ * what others could use. */
+static CURL *take_oldest_idle_locked(struct origins *o)
+{
+    struct origin *oldest = NULL;
+    CURL *curl;
+
+    for (struct origin *origin = o->by_url; origin != NULL; origin = origin->hh.next)
+        if (origin->idle_count > 0 && (oldest == NULL || origin->used_ms < oldest->used_ms))
+            oldest = origin;
+    must(oldest != NULL);
+    curl = oldest->idle[0];
+    oldest->idle_count--;
+    memmove(oldest->idle, oldest->idle + 1, oldest->idle_count * sizeof(oldest->idle[0]));
+    o->idle_count--;
+    drop_if_unused_locked(o, oldest);
+    return curl;
+}
+
 /* Only a connection that worked is worth keeping; and origins without one go, as clients can make
  * up hosts where the upstream is a pattern. */
 static void give_handle(struct origins *o, const struct upstream_request *r, CURL *curl,
                         bool worked)
 {
     struct origin *origin;
+    CURL *unused = curl;
 
     curl_easy_reset(curl); /* forgets options, keeps the connection */
     lock_take(&o->lock);
     origin = find_origin_locked(o, r->base_url);
     origin->in_use--;
     origin->questions -= r->share > 0;
-    if (worked && origin->idle_count < IDLE_MAX && o->idle_count < IDLE_ALL_MAX) {
+    origin->used_ms = now_ms();
+    if (worked && origin->idle_count < IDLE_MAX) {
         origin->idle[origin->idle_count++] = curl;
         o->idle_count++;
-        curl = NULL;
-    }
-    if (origin->in_use + origin->idle_count + origin->waiting == 0) {
-        HASH_DEL(o->by_url, origin);
-        free(origin->base_url);
-        free(origin);
+        unused = o->idle_count > IDLE_ALL_MAX ? take_oldest_idle_locked(o) : NULL;
+    } else {
+        drop_if_unused_locked(o, origin);
     }
     pthread_cond_broadcast(&o->freed); /* waiters of all origins share the condition */
     lock_drop(&o->lock);
-    if (curl != NULL)
-        curl_easy_cleanup(curl);
+    if (unused != NULL)
+        curl_easy_cleanup(unused);
 }
 
 /* ---- one transfer ---- */
@@ -439,6 +467,10 @@ static int run(CURL *curl, struct transfer *t, const char *url)
     t->last_progress_ms = t->last_tick_ms = now_ms();
     code = curl_easy_perform(curl);
     curl_slist_free_all(headers);
+    /* curl takes a head that is cut off for a response without a body. */
+    if (code == CURLE_OK && !t->head_done)
+        return err_set(t->err, ERR_UPSTREAM, "%s broke off in the middle of its headers",
+                       t->config->name);
     return code == CURLE_OK ? 0 : explain(code, words, t);
 }
 
