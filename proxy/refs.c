@@ -336,41 +336,49 @@ static bool is_kept(const struct flight *f)
     return f != NULL && now_ms() < f->kept_until_ms;
 }
 
-/* The flight that mine may join, or mine itself; *starts when it is to start now, *old when it has
- * landed before (refs_ttl).  The reference
- * is the caller's; mine is consumed when another one serves. */
-static struct flight *board(struct refs *all, struct flight *mine, bool kept_will_do, bool *starts,
-                            bool *old)
+static struct group *group_of_locked(struct refs *all, const struct key *key)
 {
-    struct flight *f;
+    struct group *g;
+
+    HASH_FIND(hh, all->groups, key, sizeof(*key), g);
+    if (g == NULL) {
+        g = xcalloc(1, sizeof(*g));
+        g->key = *key;
+        HASH_ADD(hh, all->groups, key, sizeof(g->key), g);
+    }
+    return g;
+}
+
+enum company {
+    WITH_KEPT,      /* an answer of before will do (refs_ttl), or a flight that hasn't started */
+    WITH_GATHERING, /* only the latter */
+    ALONE,
+};
+
+/* The flight that mine may join, or mine itself; *starts when it is to start now, *old when it has
+ * landed before.  The reference is the caller's; mine is consumed when another one serves. */
+static struct flight *board(struct refs *all, struct flight *mine, enum company company,
+                            bool *starts, bool *old)
+{
+    struct flight *f = mine;
     struct group *g;
 
     *starts = false;
     lock_take(&all->lock);
-    HASH_FIND(hh, all->groups, &mine->key, sizeof(mine->key), g);
-    if (g == NULL) {
-        g = xcalloc(1, sizeof(*g));
-        g->key = mine->key;
-        HASH_ADD(hh, all->groups, key, sizeof(g->key), g);
-    }
-    *old = kept_will_do && is_kept(g->kept);
+    g = group_of_locked(all, &mine->key);
+    *old = company == WITH_KEPT && is_kept(g->kept);
     if (*old) {
         f = g->kept;
-    } else if (g->gathering != NULL) {
+    } else if (company != ALONE && g->gathering != NULL) {
         f = g->gathering;
+    } else if (company == ALONE || g->running < REFS_FLIGHTS_MAX) {
+        g->running++;
+        f->pushes = g->pushes;
+        *starts = true;
     } else {
-        f = mine;
-        f->refs++; /* the run's */
-        if (g->running < REFS_FLIGHTS_MAX) {
-            g->running++;
-            f->pushes = g->pushes;
-            *starts = true;
-        } else {
-            g->gathering = f;
-        }
+        g->gathering = f;
     }
-    if (f != mine)
-        f->refs++;
+    f->refs++; /* the run's, or that of the one who joins */
     lock_drop(&all->lock);
     if (f != mine)
         flight_unref(mine);
@@ -408,14 +416,12 @@ static void refs_ready(struct exchange *x)
                                               : "error");
 }
 
-static void serve(struct exchange *x, enum refs_form form, enum hash_algo algo, struct bytes *body)
+static struct flight *flight_new(struct exchange *x, enum refs_form form, enum hash_algo algo,
+                                 const struct bytes *body)
 {
-    struct refs *all = x->proxy->refs;
     struct flight *f = xcalloc(1, sizeof(*f));
-    struct err why;
-    bool starts, old;
 
-    f->all = all;
+    f->all = x->proxy->refs;
     f->refs = 1;
     asker_init(&f->asker, x);
     f->form = form;
@@ -423,26 +429,50 @@ static void serve(struct exchange *x, enum refs_form form, enum hash_algo algo, 
     f->git_protocol = x->git_protocol != NULL ? xstrdup(x->git_protocol) : NULL;
     bytes_init(&f->held, SIZE_MAX / 2);
     bytes_init(&f->v2_body, DECISION_ADVERT_MAX);
-    if (body != NULL) {
-        f->body = *body;
-        bytes_init(body, body->limit);
-    }
+    bytes_init(&f->body, SIZE_MAX / 2);
+    if (body != NULL)
+        bytes_add(&f->body, body->data, body->len);
     f->answer = answer_new_filling();
     f->reader = refs_reader_new(form, algo, DECISION_OIDS_MAX);
     flight_key(f, &f->key);
-    /* Kept refs, too, only for whom upstream has lately said yes to. */
-    f = board(all, f,
-              decisions_get(x->proxy->decisions, &f->asker.subject, now_ms(), NULL) ==
-                  VERDICT_ALLOWED,
-              &starts, &old);
-    if (old)
-        decisions_gave_old_refs(x->proxy->decisions, &f->asker.subject, f->asked_ms);
-    x->state = f;
-    x->free_state = flight_release;
-    if (exchange_follow(x, f->answer, refs_ready, &why) != 0)
-        reply_error(x, &why);
+    return f;
+}
+
+/* Board a flight and follow it.  -1: it has gone too far to be joined. */
+static int serve_with(struct exchange *x, struct flight *mine, enum company company,
+                      struct err *err)
+{
+    bool starts, old;
+    struct flight *f = board(x->proxy->refs, mine, company, &starts, &old);
+    int rc = exchange_follow(x, f->answer, refs_ready, err);
+
+    if (rc == 0) {
+        x->state = f;
+        x->free_state = flight_release;
+        if (old)
+            decisions_gave_old_refs(x->proxy->decisions, &f->asker.subject, f->asked_ms);
+    }
     if (starts)
         start(f);
+    if (rc != 0)
+        flight_unref(f);
+    return rc;
+}
+
+static void serve(struct exchange *x, enum refs_form form, enum hash_algo algo,
+                  const struct bytes *body)
+{
+    struct flight *f = flight_new(x, form, algo, body);
+    /* Kept refs, too, only for whom upstream has lately said yes to. */
+    bool allowed =
+        decisions_get(x->proxy->decisions, &f->asker.subject, now_ms(), NULL) == VERDICT_ALLOWED;
+    struct err why;
+
+    if (serve_with(x, f, allowed ? WITH_KEPT : WITH_GATHERING, &why) == 0)
+        return;
+    /* Only when the disk fails do bytes pass that a late one can't get any more. */
+    if (why.kind != ERR_BUSY || serve_with(x, flight_new(x, form, algo, body), ALONE, &why) != 0)
+        reply_error(x, &why);
 }
 
 static bool reply_from_memory(struct exchange *x, const struct asker *a)
