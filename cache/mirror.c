@@ -846,18 +846,17 @@ static int write_list(const char *path, struct err *err)
 
 static int publish_fresh(struct mirror_intake *in, struct err *err)
 {
-    char *slash = strrchr(in->mirror->path, '/');
+    const char *path = in->mirror->path; /* others read it meanwhile */
+    char *parent = xstrndup(path, (size_t)(strrchr(path, '/') - path));
     struct err ignored;
-    int rc;
+    int rc = make_folders(parent, err);
 
-    *slash = '\0';
-    rc = make_folders(in->mirror->path, err);
-    *slash = '/';
-    if (rc == 0 && rename(in->path, in->mirror->path) != 0)
-        rc = err_errno(err, ERR_STORAGE, "publish %s", in->mirror->path);
+    free(parent);
+    if (rc == 0 && rename(in->path, path) != 0)
+        rc = err_errno(err, ERR_STORAGE, "publish %s", path);
     if (rc == 0) {
         in->fresh = false; /* nothing to remove any more */
-        sync_parent(in->mirror->path, &ignored);
+        sync_parent(path, &ignored);
     }
     return rc;
 }

@@ -966,6 +966,34 @@ static void many_who_ask_at_once_after_a_restart_read_it_once(void **state)
     free(pack);
 }
 
+static void *make_it_meanwhile(void *ctx)
+{
+    struct fixture *f = ctx;
+
+    fill(f, "main\n", false, "main");
+    return NULL;
+}
+
+static void who_asks_while_it_is_made_sees_none_or_a_whole_one(void **state)
+{
+    struct fixture *f = *state;
+    struct mirror *beside = mirrors_get(f->mirrors, "example.org", "group/other");
+    struct oid_list oids = list_of("main");
+    pthread_t maker;
+
+    make_whole(f); /* one that must not come to harm */
+    mirror_unref(&f->mirror);
+    f->mirror = beside;
+    assert_int_equal(pthread_create(&maker, NULL, make_it_meanwhile, f), 0);
+    while (!mirror_ready(beside))
+        ;
+    assert_true(mirror_has_all(beside, &oids));
+    pthread_join(maker, NULL);
+    assert_int_equal(mirrors_damaged(f->mirrors), 0);
+    assert_true(exists(f->path));
+    oid_list_clear(&oids);
+}
+
 static void many_who_find_damage_at_once_drop_it_once(void **state)
 {
     enum { ASKERS = 16 };
@@ -1029,6 +1057,7 @@ int main(void)
         TEST(one_name_is_one_mirror),
         TEST(there_is_one_writer_at_a_time),
         TEST(many_who_ask_at_once_after_a_restart_read_it_once),
+        TEST(who_asks_while_it_is_made_sees_none_or_a_whole_one),
         TEST(many_who_find_damage_at_once_drop_it_once),
     };
 
