@@ -4,11 +4,11 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -191,17 +191,37 @@ static void put_in_background(pid_t pid)
     sched_setscheduler(pid, SCHED_IDLE, &none);
 }
 
+/* The child, between fork and exec: nothing but system calls here.  It dies with the thread that
+ * started it, so that after a crash no git program goes on writing into a folder that the next
+ * start has swept. */
+_Noreturn static void become_git(const char *const *argv, char *const *envp, int in, int out,
+                                 int err_fd, pid_t parent)
+{
+    sigset_t none;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) /* it died before the line above */
+        _exit(127);
+    for (int sig = 1; sig < NSIG; sig++)
+        signal(sig, SIG_DFL);
+    if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err_fd, 2) >= 0) {
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        execvpe("git", (char *const *)argv, envp);
+    }
+    dprintf(err_fd, "git can't be run: %s\n", strerrordesc_np(errno));
+    _exit(127);
+}
+
 static int spawn(struct processes *pool, const struct process_spec *spec, int in, int out,
                  int err_fd, pid_t *pid, struct err *err)
 {
     const char *argv[ARGS_MAX + 1];
     char *envp[12];
     char *protocol_var = NULL;
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none, defaults;
+    pid_t parent = getpid();
     size_t n = 0;
-    int rc;
+    int rc = 0;
 
     for (size_t i = 0; i < ARRAY_LEN(COMMON_ARGS); i++)
         argv[n++] = COMMON_ARGS[i];
@@ -222,28 +242,15 @@ static int spawn(struct processes *pool, const struct process_spec *spec, int in
     if (spec->protocol != NULL)
         envp[n++] = protocol_var = xasprintf("GIT_PROTOCOL=%s", spec->protocol);
     envp[n] = NULL;
-
-    must(posix_spawn_file_actions_init(&actions) == 0);
-    must(posix_spawnattr_init(&attr) == 0);
-    posix_spawn_file_actions_adddup2(&actions, in, 0);
-    posix_spawn_file_actions_adddup2(&actions, out, 1);
-    posix_spawn_file_actions_adddup2(&actions, err_fd, 2);
-    sigemptyset(&none);
-    sigfillset(&defaults);
-    posix_spawnattr_setsigmask(&attr, &none);
-    posix_spawnattr_setsigdefault(&attr, &defaults);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    rc = posix_spawnp(pid, "git", &actions, &attr, (char *const *)argv, envp);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
-    free(protocol_var);
-    if (rc != 0) {
-        errno = rc;
-        return err_errno(err, ERR_PROCESS, "run git %s", spec->args[0]);
-    }
-    if (spec->background)
+    *pid = fork();
+    if (*pid == 0)
+        become_git(argv, envp, in, out, err_fd, parent);
+    if (*pid < 0)
+        rc = err_errno(err, ERR_PROCESS, "run git %s", spec->args[0]);
+    else if (spec->background)
         put_in_background(*pid);
-    return 0;
+    free(protocol_var);
+    return rc;
 }
 
 static int open_input(const struct process_spec *spec, int *ours, int *theirs, struct err *err)

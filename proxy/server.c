@@ -804,7 +804,10 @@ static enum MHD_Result advance(struct server_part *p)
     enum phase phase;
     bool slept = false;
 
-    if (p->phase == RECEIVING)
+    lock_take(&p->lock);
+    phase = p->phase;
+    lock_drop(&p->lock);
+    if (phase == RECEIVING)
         start_work(p, p->plan.handler);
     lock_take(&p->lock);
     if (p->upload != NULL && !p->upload->ended) {

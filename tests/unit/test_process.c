@@ -374,8 +374,10 @@ static void a_start_that_fails_gives_its_slot_back(void **state)
     (void)state;
     setenv("PATH", "/nonexistent", 1);
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(process_start(pool, &spec, &p, &err), -1);
+        assert_int_equal(process_start(pool, &spec, &p, &err), 0);
+        assert_int_equal(process_finish(&p, &err), -1);
         assert_int_equal(err.kind, ERR_PROCESS);
+        assert_non_null(strstr(err.text, "git can't be run"));
     }
     assert_int_equal(processes_running(pool), 0);
     processes_free(&pool);
