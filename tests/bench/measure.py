@@ -308,7 +308,10 @@ def static_nginx(bench):
     process = subprocess.Popen(["nginx", "-p", f"{folder}/", "-c", "nginx.conf", "-e", "error.log"])
     try:
         wait_for_port(port, process)
-        yield port, folder / "files", [process.pid, *(pid for pid, _ in descendants(process.pid))]
+        # The port is open before the workers are there, and all of them cost CPU.
+        workers = until(lambda: len(found := dict(descendants(process.pid))) == os.cpu_count()
+                        and found, "nginx's workers are there")
+        yield port, folder / "files", [process.pid, *workers]
     finally:
         process.terminate()
         process.wait()
