@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -88,6 +89,8 @@ class Bench:
         if rate not in self.origins:
             origin = limited_origin(rate) if rate else support_origin.Origin()
             self.stack.callback(origin.stop)
+            # fcgiwrap leaves its children behind when it is ended alone; the session is its own.
+            self.stack.callback(os.killpg, origin.cgi.pid, signal.SIGTERM)
             place = origin.folder / "repos" / f"{REPO}.git"
             place.parent.mkdir(parents=True)
             place.symlink_to(self.repository)
