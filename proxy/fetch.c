@@ -103,7 +103,7 @@ static void serve_refs(struct exchange *x, struct fetch *f)
 
 /* ---- names of what requests share, per credential ---- */
 
-enum purpose { TO_JOIN, TO_LEAD, TO_SEE };
+enum purpose { TO_JOIN, TO_LEAD, TO_SEE, TO_LIST };
 
 static void shared_key(const struct fetch *f, enum purpose purpose, struct key *out)
 {
@@ -191,22 +191,31 @@ static bool ask_visible(const struct fetch *f, struct mirror *m)
     return flights_ask_once(f->asker.proxy->flights, &question, look, &sight, NULL, &ignored) != 0;
 }
 
+static int list_tags(void *ctx, struct response_head *head, struct err *err)
+{
+    const struct fetch *f = ctx;
+    struct oid_list all = {0};
+    int rc = access_list_refs(&f->asker, &all, err);
+
+    (void)head;
+    oid_list_clear(&all);
+    return rc == 0;
+}
+
 /* include-tag makes the answer depend on which tags there are, so they belong to the question: as
  * upstream advertised them to this credential, or as it does now.  False: it doesn't say. */
 static bool settle_tags(struct fetch *f)
 {
     struct decisions *d = f->asker.proxy->decisions;
-    struct oid_list all = {0};
+    struct key question;
     struct err ignored;
-    bool listed;
 
-    if (!f->req.include_tag)
+    if (!f->req.include_tag ||
+        decisions_tags(d, &f->asker.subject, now_ms(), &f->tags, &f->targets))
         return true;
-    listed = decisions_tags(d, &f->asker.subject, now_ms(), &f->tags, &f->targets) ||
-             (access_list_refs(&f->asker, &all, &ignored) == 0 &&
-              decisions_tags(d, &f->asker.subject, now_ms(), &f->tags, &f->targets));
-    oid_list_clear(&all);
-    return listed;
+    shared_key(f, TO_LIST, &question);
+    return flights_ask_once(f->asker.proxy->flights, &question, list_tags, f, NULL, &ignored) &&
+           decisions_tags(d, &f->asker.subject, now_ms(), &f->tags, &f->targets);
 }
 
 static void settle_key(struct fetch *f)

@@ -15,6 +15,8 @@
 enum {
     HAVES_MAX = 256, /* tips that upstream is told of: more than that adds little */
     IDLE_MS = 1000,
+    GATHER_SIZE = 256 * 1024,
+    RECEIVE_MAX = 128 * 1024, /* bytes that upstream.c hands out in one piece, at most */
     WRITER_WAIT_MS = 20 * 1000,
     FEED_BLOCK = 256 * 1024,
     REPOSITORIES_MAX = 65536, /* counted; beyond it all are forgotten */
@@ -91,6 +93,7 @@ struct transfer {
     const struct fill *fill; /* NULL: for nobody in particular */
     struct response_head head;
     struct stream *stream; /* NULL: into the mirror */
+    struct bytes gathered; /* on its way into the stream */
     struct fetch_response *watch;
     struct mirror *mirror; /* takes the pack in */
     bool background;
@@ -122,15 +125,33 @@ static int on_head(void *ctx, const struct response_head *head, struct err *err)
                    "%s answered with HTTP status %d", name, head->status);
 }
 
+/* Into the answer in big writes: fewer calls, and a page cache that is laid out in big pieces
+ * serves later readers with less work. */
+static int pass_gathered(struct transfer *t, struct err *err)
+{
+    int rc = 0;
+
+    if (t->stream != NULL && t->gathered.len > 0)
+        rc = stream_feed(t->stream, t->gathered.data, t->gathered.len, err);
+    bytes_reset(&t->gathered);
+    return rc;
+}
+
 static int on_data(void *ctx, const void *data, size_t len, struct err *err)
 {
     struct transfer *t = ctx;
 
     if (t->fill != NULL && check_wanted(t->fill, err) != 0)
         return -1;
-    if (t->stream != NULL)
-        return stream_feed(t->stream, data, len, err);
-    return fetch_response_feed(t->watch, data, len, err);
+    if (t->stream == NULL)
+        return fetch_response_feed(t->watch, data, len, err);
+    must(bytes_add(&t->gathered, data, len) == 0);
+    return t->gathered.len >= GATHER_SIZE ? pass_gathered(t, err) : 0;
+}
+
+static int on_pause(void *ctx, struct err *err)
+{
+    return pass_gathered(ctx, err);
 }
 
 static int on_tick(void *ctx, struct err *err)
@@ -157,6 +178,7 @@ static int transfer(struct transfer *t, const struct fetch_request *req, struct 
     char *repo = asker_wire_repo(a);
     struct upstream_request r;
     struct bytes body;
+    struct err ignored;
     int rc;
 
     bytes_init(&body, SIZE_MAX / 2);
@@ -174,10 +196,16 @@ static int transfer(struct transfer *t, const struct fetch_request *req, struct 
         .body_len = body.len,
         .head_fn = on_head,
         .data_fn = on_data,
+        .pause_fn = on_pause,
         .tick_fn = on_tick,
         .ctx = t,
     };
+    bytes_init(&t->gathered, GATHER_SIZE + RECEIVE_MAX);
     rc = upstream_perform(a->proxy->origins, a->upstream, &r, NULL, err);
+    /* The end comes without a pause before it; so may a failure. */
+    if (pass_gathered(t, rc == 0 ? err : &ignored) != 0)
+        rc = -1;
+    bytes_clear(&t->gathered);
     bytes_clear(&body);
     free(repo);
     return rc;

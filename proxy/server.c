@@ -24,7 +24,7 @@
 enum {
     /* libmicrohttpd maps a pool of this size per connection and touches what it needs: request
      * headers must fit in, and a chunk of a growing answer can't be bigger. */
-    CONNECTION_MEMORY = 64 * 1024,
+    CONNECTION_MEMORY = 32 * 1024,
     BLOCK_SIZE = 32 * 1024, /* of a whole answer that can't go by sendfile */
     UPLOAD_WINDOW = 256 * 1024,
     WATCH_INTERVAL_MS = 250,

@@ -349,7 +349,10 @@ static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t
         err_set(t->err, ERR_TIMEOUT, "%s sent nothing for %llu s", t->config->name,
                 (unsigned long long)(limit / 1000));
         t->stopped = true;
-    } else if (r->tick_fn != NULL && now - t->last_tick_ms >= 1000) {
+    }
+    if (!t->stopped && r->pause_fn != NULL)
+        t->stopped = r->pause_fn(r->ctx, t->err) != 0;
+    if (!t->stopped && r->tick_fn != NULL && now - t->last_tick_ms >= 1000) {
         t->last_tick_ms = now;
         t->stopped = r->tick_fn(r->ctx, t->err) != 0;
     }
