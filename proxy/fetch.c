@@ -210,6 +210,8 @@ static bool settle_tags(struct fetch *f)
     struct key question;
     struct err ignored;
 
+    oid_list_clear(&f->tags); /* this may be another attempt */
+    oid_list_clear(&f->targets);
     if (!f->req.include_tag ||
         decisions_tags(d, &f->asker.subject, now_ms(), &f->tags, &f->targets))
         return true;

@@ -15,7 +15,9 @@
 enum {
     HAVES_MAX = 256, /* tips that upstream is told of: more than that adds little */
     IDLE_MS = 1000,
-    GATHER_SIZE = 256 * 1024,
+    GATHER_SIZE = 512 * 1024,
+    GATHER_US = 5000,
+    BULK_AFTER = 1 << 20,
     RECEIVE_MAX = 128 * 1024, /* bytes that upstream.c hands out in one piece, at most */
     WRITER_WAIT_MS = 20 * 1000,
     FEED_BLOCK = 256 * 1024,
@@ -94,6 +96,7 @@ struct transfer {
     struct response_head head;
     struct stream *stream; /* NULL: into the mirror */
     struct bytes gathered; /* on its way into the stream */
+    uint64_t passed_us;    /* when it last went there */
     struct fetch_response *watch;
     struct mirror *mirror; /* takes the pack in */
     bool background;
@@ -133,6 +136,7 @@ static int pass_gathered(struct transfer *t, struct err *err)
 
     if (t->stream != NULL && t->gathered.len > 0)
         rc = stream_feed(t->stream, t->gathered.data, t->gathered.len, err);
+    t->passed_us = now_us();
     bytes_reset(&t->gathered);
     return rc;
 }
@@ -149,9 +153,15 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
     return t->gathered.len >= GATHER_SIZE ? pass_gathered(t, err) : 0;
 }
 
+/* The first bytes go on at once.  Later, while much comes, a few milliseconds' worth is put
+ * together; curl looks in at least once a second, so nothing waits for longer. */
 static int on_pause(void *ctx, struct err *err)
 {
-    return pass_gathered(ctx, err);
+    struct transfer *t = ctx;
+
+    if (t->stream != NULL && t->stream->seen > BULK_AFTER && now_us() - t->passed_us < GATHER_US)
+        return 0;
+    return pass_gathered(t, err);
 }
 
 static int on_tick(void *ctx, struct err *err)

@@ -20,6 +20,7 @@
 #include "protocol/base.h"
 #include "protocol/sideband.h"
 #include "proxy/log.h"
+#include "proxy/sendfile.h"
 
 enum {
     /* libmicrohttpd maps a pool of this size per connection and touches what it needs: request
@@ -542,7 +543,10 @@ static struct MHD_Response *response_for_stream(struct server_part *p)
     if (whole && p->note_offset < 0)
         bytes_reset(&p->note); /* no sideband: nowhere to put it */
     if (whole && p->note.len == 0 && (fd = answer_dup_fd(a)) >= 0) {
-        struct MHD_Response *r = MHD_create_response_from_fd_at_offset64(size, fd, 0);
+        struct MHD_Response *r;
+
+        sendfile_body_ends(fd, size);
+        r = MHD_create_response_from_fd_at_offset64(size, fd, 0);
 
         if (r == NULL)
             close(fd);

@@ -206,7 +206,7 @@ class Origin:
     def stop(self):
         atexit.unregister(self.stop)
         for process in (self.nginx, self.cgi):
-            process.terminate()  # both take their children with them
+            os.killpg(process.pid, signal.SIGTERM)  # fcgiwrap leaves its children behind
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
