@@ -71,7 +71,7 @@ static void git_s_urls_are_taken_apart(void **state)
          "git-upload-pack"},
         {"/h/r.git.git/git-upload-pack", SERVICE_UPLOAD_PACK, "h", "r.git", "r.git.git",
          "git-upload-pack"},
-        {"/h/work/.git/git-upload-pack", SERVICE_UPLOAD_PACK, "h", "work/.git", "work/.git",
+        {"/h/tree/.git/git-upload-pack", SERVICE_UPLOAD_PACK, "h", "tree/.git", "tree/.git",
          "git-upload-pack"},
         /* What git does not send does not go upstream, where it might mean something. */
         {"/h/r/git-upload-pack?service=git-receive-pack", SERVICE_UPLOAD_PACK, "h", "r", "r",
