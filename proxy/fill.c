@@ -364,9 +364,13 @@ static void make_mirror(void *ctx)
     if (needed)
         rc = k->answer != NULL ? make_from_answer(k, &why) : make_from_upstream(k, &why);
     mirror_write_end(k->mirror);
+    /* A disk that fails is told once for all that it fails. */
+    if (rc != 0 && why.kind == ERR_STORAGE)
+        folder_report_trouble(k->asker.proxy->folder, &why);
     if (rc != 0)
-        log_line(why.kind == ERR_CANCELLED ? LOG_DEBUG : LOG_WARN, "mirror not made", "repository",
-                 LOG_STR, k->asker.name, "reason", LOG_STR, why.text, NULL);
+        log_line(why.kind == ERR_CANCELLED || why.kind == ERR_STORAGE ? LOG_DEBUG : LOG_WARN,
+                 "mirror not made", "repository", LOG_STR, k->asker.name, "reason", LOG_STR,
+                 why.text, NULL);
     else if (needed)
         log_line(LOG_INFO, "mirror made", "repository", LOG_STR, k->asker.name, "total_ms", LOG_MS,
                  now_us() - started, NULL);
