@@ -355,9 +355,9 @@ static void make_mirror(void *ctx)
 {
     struct making *k = ctx;
     uint64_t started = now_us();
-    struct err why;
+    struct err why, trouble;
     int rc = 0;
-    bool needed;
+    bool needed, quiet;
 
     mirror_write_begin(k->mirror);
     needed = !mirror_ready(k->mirror);
@@ -367,10 +367,11 @@ static void make_mirror(void *ctx)
     /* A disk that fails is told once for all that it fails. */
     if (rc != 0 && why.kind == ERR_STORAGE)
         folder_report_trouble(k->asker.proxy->folder, &why);
+    quiet =
+        rc != 0 && (why.kind == ERR_CANCELLED || folder_troubled(k->asker.proxy->folder, &trouble));
     if (rc != 0)
-        log_line(why.kind == ERR_CANCELLED || why.kind == ERR_STORAGE ? LOG_DEBUG : LOG_WARN,
-                 "mirror not made", "repository", LOG_STR, k->asker.name, "reason", LOG_STR,
-                 why.text, NULL);
+        log_line(quiet ? LOG_DEBUG : LOG_WARN, "mirror not made", "repository", LOG_STR,
+                 k->asker.name, "reason", LOG_STR, why.text, NULL);
     else if (needed)
         log_line(LOG_INFO, "mirror made", "repository", LOG_STR, k->asker.name, "total_ms", LOG_MS,
                  now_us() - started, NULL);
