@@ -98,7 +98,4 @@ ssize_t exchange_read_upload(struct exchange *x, void *buf, size_t len);
 /* The rest of the upload is not wanted; it is read and thrown away. */
 void exchange_end_upload(struct exchange *x);
 
-/* Microseconds since the request's first line. */
-uint64_t exchange_age_us(const struct exchange *x);
-
 #endif

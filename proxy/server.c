@@ -480,11 +480,6 @@ void exchange_again(struct exchange *x, exchange_fn *handler)
     p->decided = WORKING; /* advance() starts it, once ready() has returned */
 }
 
-uint64_t exchange_age_us(const struct exchange *x)
-{
-    return now_us() - x->server->started_us;
-}
-
 /* ---- sending ---- */
 
 /* Reads the answer with the note put in.  As answer_reader_read(). */
