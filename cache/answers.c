@@ -373,8 +373,8 @@ bool answers_keep(struct answers *all, const struct key *key, struct answer *a, 
         answers_end(all, key, a);
         return false;
     }
-    answer_end(a);
-    if (publish(all, key, a, entry, &why) != 0) {
+    answer_end(a); /* the disk may fail here, too */
+    if (answer_storage_trouble(a, &why) || publish(all, key, a, entry, &why) != 0) {
         folder_report_trouble(all->folder, &why);
         drop_slot_answer(all, key, a);
         return false;

@@ -128,8 +128,7 @@ static int on_head(void *ctx, const struct response_head *head, struct err *err)
                    "%s answered with HTTP status %d", name, head->status);
 }
 
-/* Into the answer in big writes: fewer calls, and a page cache that is laid out in big pieces
- * serves later readers with less work. */
+/* Into the answer in big pieces: whoever follows is woken less often. */
 static int pass_gathered(struct transfer *t, struct err *err)
 {
     int rc = 0;

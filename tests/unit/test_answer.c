@@ -545,21 +545,21 @@ static void who_comes_after_the_disk_failed_reads_the_file_and_then_the_window(v
     a = stored_answer(&scratch);
     follower_init(&first, a, 1);
     limit_file_size(FITS);
-    append_pattern(a, 6000);
+    append_pattern(a, ANSWER_WINDOW); /* goes into the file now */
     limit_file_size(RLIM_INFINITY);
     follower_init(&second, a, 2);
     follow(&second, 4000); /* in the file: holds nothing of the window up */
-    follow(&first, 6000);
+    follow(&first, ANSWER_WINDOW);
     append_pattern(a, 1000);
-    follow(&second, 6000);
+    follow(&second, ANSWER_WINDOW);
     append_pattern(a, 1000); /* what lies behind the file is gone from here on */
     assert_int_equal(answer_reader_open(&late, a, on_wake, NULL, &err), -1);
     assert_int_equal(err.kind, ERR_BUSY);
     answer_end(a);
     follow(&first, UINT64_MAX);
     follow(&second, UINT64_MAX);
-    assert_int_equal(first.seen, 8000);
-    assert_int_equal(second.seen, 8000);
+    assert_int_equal(first.seen, ANSWER_WINDOW + 2000);
+    assert_int_equal(second.seen, ANSWER_WINDOW + 2000);
     assert_false(first.wrong || second.wrong);
     follower_clear(&first);
     follower_clear(&second);
@@ -572,18 +572,49 @@ static void a_disk_that_fails_while_nobody_reads_ends_the_producer(void **state)
     struct scratch scratch;
     struct answer *a;
     struct err err;
-    char *data = pattern(0, 2000);
+    char *data = pattern(0, ANSWER_WINDOW + 1);
 
     (void)state;
     scratch_init(&scratch);
     a = stored_answer(&scratch);
     limit_file_size(1000);
-    assert_int_equal(answer_append(a, data, 2000, &err), -1);
+    assert_int_equal(answer_append(a, data, ANSWER_WINDOW + 1, &err), -1);
     limit_file_size(RLIM_INFINITY);
     assert_int_equal(err.kind, ERR_CANCELLED);
     answer_fail(a, &err);
     answer_unref(&a);
     free(data);
+    scratch_clear(&scratch);
+}
+
+static void a_disk_that_fails_at_the_end_loses_no_byte(void **state)
+{
+    struct follower before, after;
+    struct scratch scratch;
+    struct answer *a;
+    struct err why;
+
+    (void)state;
+    scratch_init(&scratch);
+    a = stored_answer(&scratch);
+    follower_init(&before, a, 1);
+    append_pattern(a, 5000);
+    assert_false(answer_storage_trouble(a, &why));
+    limit_file_size(1000);
+    answer_end(a);
+    limit_file_size(RLIM_INFINITY);
+    assert_true(answer_storage_trouble(a, &why));
+    assert_int_equal(answer_state(a), ANSWER_WHOLE);
+    assert_int_equal(answer_dup_fd(a), -1);
+    follower_init(&after, a, 2);
+    follow(&before, UINT64_MAX);
+    follow(&after, UINT64_MAX);
+    assert_int_equal(before.seen, 5000);
+    assert_int_equal(after.seen, 5000);
+    assert_false(before.wrong || after.wrong);
+    follower_clear(&before);
+    follower_clear(&after);
+    answer_unref(&a);
     scratch_clear(&scratch);
 }
 
@@ -731,6 +762,7 @@ int main(void)
         cmocka_unit_test(who_joins_a_window_too_late_is_told),
         cmocka_unit_test(a_disk_that_fills_up_loses_no_byte),
         cmocka_unit_test(who_comes_after_the_disk_failed_reads_the_file_and_then_the_window),
+        cmocka_unit_test(a_disk_that_fails_at_the_end_loses_no_byte),
         cmocka_unit_test(a_disk_that_fails_while_nobody_reads_ends_the_producer),
         cmocka_unit_test(a_place_that_is_not_there_is_as_good_as_a_full_disk),
         cmocka_unit_test(a_whole_file_can_be_sent_by_its_descriptor),
