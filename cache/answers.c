@@ -27,6 +27,7 @@ struct slot {
 
 struct answers {
     struct folder *folder;
+    struct local *local;
     struct lock lock;
     struct slot *by_key;
     struct slot *idle_order;
@@ -34,9 +35,13 @@ struct answers {
     atomic_uint_fast64_t damaged, kept;
 };
 
-struct answers *answers_new(struct folder *folder)
+struct answers *answers_new(struct folder *folder, struct local *local,
+                            enum compression compression)
 {
     struct answers *all = xcalloc(1, sizeof(*all));
+
+    (void)compression;
+    all->local = local;
 
     all->folder = folder;
     lock_init(&all->lock, LOCK_ANSWERS);

@@ -18,7 +18,9 @@
 #include <stdint.h>
 
 #include "cache/answer.h"
+#include "cache/compress.h"
 #include "cache/folder.h"
+#include "cache/local/local.h"
 
 struct answers;
 
@@ -30,7 +32,9 @@ enum {
     ANSWERS_VERIFIED_MAX = 65536,
 };
 
-struct answers *answers_new(struct folder *folder);
+/* Is the owner of local's answers from here on: removes them when room is needed. */
+struct answers *answers_new(struct folder *folder, struct local *local,
+                            enum compression compression);
 void answers_free(struct answers **all); /* nobody may be filling any more */
 
 /* Any thread.  The reference is yours. */
@@ -53,6 +57,10 @@ bool answers_keep(struct answers *all, const struct key *key, struct answer *a,
 void answers_end(struct answers *all, const struct key *key, struct answer *a);
 void answers_fail(struct answers *all, const struct key *key, struct answer *a,
                   const struct err *why);
+
+/* Reads the file at an entry's path against its digest.  0: it is what was written, or is gone.
+ * -1: ERR_CORRUPT, or ERR_STORAGE when it can't be told. */
+int answers_verify(struct answers *all, const char *path, struct err *err);
 
 struct answers_counts {
     uint64_t damaged; /* files dropped because they were not what was written */

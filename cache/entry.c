@@ -9,12 +9,18 @@
 void entry_clear(struct entry *e)
 {
     free(e->repo_id);
+    free(e->repo);
     free(e->url);
     free(e->ref);
     free(e->commit);
     free(e->path);
     free(e->node);
     *e = (struct entry){0};
+}
+
+const char *entry_kind_name(enum entry_kind kind)
+{
+    return kind == ENTRY_ANSWER ? "answer" : "mirror";
 }
 
 static char *copy_or_null(const char *s)
@@ -26,6 +32,7 @@ void entry_copy(const struct entry *from, struct entry *to)
 {
     *to = *from;
     to->repo_id = copy_or_null(from->repo_id);
+    to->repo = copy_or_null(from->repo);
     to->url = copy_or_null(from->url);
     to->ref = copy_or_null(from->ref);
     to->commit = copy_or_null(from->commit);
@@ -36,11 +43,11 @@ void entry_copy(const struct entry *from, struct entry *to)
 int entry_write(const struct entry *e, struct bytes *out)
 {
     json_t *json =
-        json_pack("{s:s, s:s, s:s, s:s, s:s*, s:s*, s:I, s:I, s:I, s:I}", "kind",
-                  e->kind == ENTRY_ANSWER ? "answer" : "mirror", "repo_id", e->repo_id, "url",
-                  e->url, "path", e->path, "ref", e->ref, "commit", e->commit, "size",
-                  (json_int_t)e->size, "created", (json_int_t)e->created, "note_offset",
-                  (json_int_t)e->note_offset, "objects", (json_int_t)e->objects);
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s*, s:s*, s:I, s:I, s:I, s:I}", "kind",
+                  entry_kind_name(e->kind), "repo_id", e->repo_id, "repo", e->repo, "url", e->url,
+                  "path", e->path, "ref", e->ref, "commit", e->commit, "size", (json_int_t)e->size,
+                  "created", (json_int_t)e->created, "note_offset", (json_int_t)e->note_offset,
+                  "objects", (json_int_t)e->objects);
     char *text;
     int rc;
 
@@ -57,21 +64,22 @@ int entry_read(const char *text, size_t len, struct entry *out, struct err *err)
 {
     json_error_t why;
     json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
-    const char *kind, *repo_id, *url, *path, *ref = NULL, *commit = NULL;
+    const char *kind, *repo_id, *repo, *url, *path, *ref = NULL, *commit = NULL;
     json_int_t size, created, note_offset, objects;
 
     if (json == NULL)
         return err_set(err, ERR_CORRUPT, "the record of an entry is no JSON: %s", why.text);
-    if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s:s, s:s, s?s, s?s, s:I, s:I, s:I, s:I}", "kind",
-                       &kind, "repo_id", &repo_id, "url", &url, "path", &path, "ref", &ref,
-                       "commit", &commit, "size", &size, "created", &created, "note_offset",
-                       &note_offset, "objects", &objects) != 0) {
+    if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s:s, s:s, s:s, s?s, s?s, s:I, s:I, s:I, s:I}",
+                       "kind", &kind, "repo_id", &repo_id, "repo", &repo, "url", &url, "path",
+                       &path, "ref", &ref, "commit", &commit, "size", &size, "created", &created,
+                       "note_offset", &note_offset, "objects", &objects) != 0) {
         json_decref(json);
         return err_set(err, ERR_CORRUPT, "the record of an entry lacks a field: %s", why.text);
     }
     *out = (struct entry){
         .kind = strcmp(kind, "mirror") == 0 ? ENTRY_MIRROR : ENTRY_ANSWER,
         .repo_id = xstrdup(repo_id),
+        .repo = xstrdup(repo),
         .url = xstrdup(url),
         .path = xstrdup(path),
         .ref = copy_or_null(ref),

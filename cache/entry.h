@@ -13,11 +13,13 @@
 #include "protocol/err.h"
 
 enum entry_kind { ENTRY_ANSWER, ENTRY_MIRROR };
+enum { ENTRY_KINDS_COUNT = ENTRY_MIRROR + 1 };
 enum entry_tier { TIER_LOCAL, TIER_SHARED };
 
 struct entry {
     enum entry_kind kind;
     char *repo_id;        /* hex */
+    char *repo;           /* as clients write it: "<upstream>/<path>" */
     char *url;            /* of the repository upstream, without credentials */
     char *ref;            /* branch or ref that it was asked for, where known; or NULL */
     char *commit;         /* hex of the (first) object wanted; or NULL */
@@ -35,6 +37,8 @@ struct entry {
 };
 
 void entry_clear(struct entry *e);
+/* "answer", "mirror". */
+const char *entry_kind_name(enum entry_kind kind);
 void entry_copy(const struct entry *from, struct entry *to); /* to: uninitialised */
 
 /* One line of JSON with what does not change once an entry is whole (no access times). */

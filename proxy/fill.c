@@ -172,11 +172,26 @@ static int on_tick(void *ctx, struct err *err)
     return s != NULL && t->head.status == 200 ? stream_idle(s, err) : 0;
 }
 
+static int begin_intake(struct transfer *t, struct err *err)
+{
+    const struct asker *a = t->asker;
+    char repo_id[KEY_HEX_SIZE];
+    char *url = xasprintf("%s/%s", a->base_url, a->wire_repo);
+    const struct entry about = {
+        .kind = ENTRY_MIRROR, .repo_id = repo_id, .repo = a->name, .url = url};
+    int rc;
+
+    key_to_hex(&a->repo_id, repo_id);
+    rc = mirror_intake_begin(t->mirror, &about, t->background, &t->intake, err);
+    free(url);
+    return rc;
+}
+
 static int on_intake(void *ctx, const void *data, size_t len, struct err *err)
 {
     struct transfer *t = ctx;
 
-    if (t->intake == NULL && mirror_intake_begin(t->mirror, t->background, &t->intake, err) != 0)
+    if (t->intake == NULL && begin_intake(t, err) != 0)
         return -1;
     return mirror_intake_feed(t->intake, data, len, err);
 }
@@ -421,6 +436,7 @@ static void describe(const struct fill *f, struct entry *e)
     *e = (struct entry){
         .kind = ENTRY_ANSWER,
         .repo_id = xstrdup(repo_hex),
+        .repo = xstrdup(f->asker.name),
         .url = xstrdup(f->url),
         .commit = xstrdup(hex),
         .created = (int64_t)time(NULL),

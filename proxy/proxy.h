@@ -6,7 +6,7 @@
 
 #include "cache/answers.h"
 #include "cache/folder.h"
-#include "cache/mirror.h"
+#include "cache/mirror/mirror.h"
 #include "cache/process.h"
 #include "cache/workers.h"
 #include "proxy/config.h"

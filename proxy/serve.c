@@ -180,8 +180,8 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     if (folder_open(c->data, &listener, &p->folder, err) != 0 ||
         processes_new(git_processes(c), &p->processes, err) != 0)
         return -1;
-    p->answers = answers_new(p->folder);
-    p->mirrors = mirrors_new(p->folder, p->processes);
+    p->answers = answers_new(p->folder, NULL, COMPRESSION_OFF);
+    p->mirrors = mirrors_new(p->folder, p->processes, NULL);
     p->origins = origins_new();
     p->decisions = decisions_new();
     p->flights = flights_new();

@@ -21,6 +21,7 @@ struct fixture {
 static void *sealed(const void *body, size_t len, struct fixture *f)
 {
     const struct entry entry = {.repo_id = (char *)"00",
+                                .repo = (char *)"r",
                                 .url = (char *)"https://example.org/r",
                                 .path = (char *)"answers/00/00",
                                 .size = len,
@@ -192,7 +193,8 @@ static void identity_changes_with_every_write_and_ends_with_the_name(void **stat
 
 static void a_full_disk_is_told(void **state)
 {
-    const struct entry entry = {.repo_id = (char *)"00", .url = (char *)"u", .path = (char *)"p"};
+    const struct entry entry = {
+        .repo_id = (char *)"00", .repo = (char *)"r", .url = (char *)"u", .path = (char *)"p"};
     const uint8_t sha256[SHA256_SIZE] = {0};
     int fd = open("/dev/full", O_RDWR | O_CLOEXEC);
     struct err err;

@@ -33,7 +33,7 @@ static void open_all(struct fixture *f)
     struct err err;
 
     assert_int_equal(folder_open(f->scratch.dir, &listener, &f->folder, &err), 0);
-    f->answers = answers_new(f->folder);
+    f->answers = answers_new(f->folder, NULL, COMPRESSION_OFF);
 }
 
 static void close_all(struct fixture *f)
@@ -104,7 +104,9 @@ static void append(struct answer *a, size_t len)
 
 static bool keep(const struct fixture *f, const struct key *key, struct answer *a)
 {
-    struct entry entry = {.repo_id = xstrdup("00"), .url = xstrdup("https://example.org/r")};
+    struct entry entry = {.repo_id = xstrdup("00"),
+                          .repo = xstrdup("example.org/r"),
+                          .url = xstrdup("https://example.org/r")};
     bool kept = answers_keep(f->answers, key, a, &entry);
 
     entry_clear(&entry);

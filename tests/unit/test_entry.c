@@ -15,6 +15,7 @@ static struct entry sample(void)
     return (struct entry){
         .kind = ENTRY_ANSWER,
         .repo_id = (char *)"00ff",
+        .repo = (char *)"example.org/r",
         .url = (char *)"https://example.org/group/repo \"quoted\"",
         .path = (char *)"answers/00/00ff",
         .ref = (char *)"refs/heads/\xc3\xbc",

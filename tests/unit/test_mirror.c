@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "cache/mirror.h"
+#include "cache/mirror/mirror.h"
 #include "protocol/fetch_response.h"
 #include "real_git.h"
 #include "scratch.h"
@@ -33,7 +33,7 @@ static void open_all(struct fixture *f)
 
     assert_int_equal(folder_open(f->scratch.dir, NULL, &f->folder, &err), 0);
     assert_int_equal(processes_new(4, &f->processes, &err), 0);
-    f->mirrors = mirrors_new(f->folder, f->processes);
+    f->mirrors = mirrors_new(f->folder, f->processes, NULL);
     f->mirror = mirrors_get(f->mirrors, "example.org", "group/repo");
     assert_non_null(f->mirror);
 }
@@ -120,7 +120,7 @@ static int take_in(struct fixture *f, const char *revisions, bool thin, const st
 
     make_pack(revisions, thin, &pack);
     mirror_write_begin(f->mirror);
-    rc = mirror_intake_begin(f->mirror, false, &in, err);
+    rc = mirror_intake_begin(f->mirror, NULL, false, &in, err);
     assert_int_equal(rc, 0);
     rc = mirror_intake_feed(in, pack.data, pack.len, err);
     if (rc == 0)
@@ -241,7 +241,7 @@ static void nonsense_makes_none(void **state)
     struct err err;
     int rc;
 
-    assert_int_equal(mirror_intake_begin(f->mirror, true, &in, &err), 0);
+    assert_int_equal(mirror_intake_begin(f->mirror, NULL, true, &in, &err), 0);
     /* index-pack ends at the first bytes, so the feed may fail, too. */
     rc = mirror_intake_feed(in, "this is no pack at all", 22, &err);
     if (rc == 0)
@@ -264,7 +264,7 @@ static void an_intake_that_is_given_up_leaves_nothing(void **state)
     size_t before;
 
     make_pack("main\n", false, &pack);
-    assert_int_equal(mirror_intake_begin(f->mirror, false, &in, &err), 0);
+    assert_int_equal(mirror_intake_begin(f->mirror, NULL, false, &in, &err), 0);
     assert_int_equal(mirror_intake_feed(in, pack.data, pack.len / 2, &err), 0);
     mirror_intake_abort(&in);
     mirror_intake_abort(&none);
@@ -272,7 +272,7 @@ static void an_intake_that_is_given_up_leaves_nothing(void **state)
     assert_int_equal(processes_running(f->processes), 0);
     make_whole(f);
     before = count_entries(packs);
-    assert_int_equal(mirror_intake_begin(f->mirror, false, &in, &err), 0);
+    assert_int_equal(mirror_intake_begin(f->mirror, NULL, false, &in, &err), 0);
     assert_int_equal(mirror_intake_feed(in, pack.data, pack.len / 2, &err), 0);
     mirror_intake_abort(&in);
     assert_int_equal(count_entries(packs), before);

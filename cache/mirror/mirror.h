@@ -20,7 +20,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cache/entry.h"
 #include "cache/folder.h"
+#include "cache/local/local.h"
 #include "cache/process.h"
 #include "protocol/fetch_request.h"
 #include "protocol/oid.h"
@@ -28,7 +30,9 @@
 struct mirrors;
 struct mirror;
 
-struct mirrors *mirrors_new(struct folder *folder, struct processes *processes);
+/* Is the owner of local's mirrors from here on: removes them when room is needed. */
+struct mirrors *mirrors_new(struct folder *folder, struct processes *processes,
+                            struct local *local);
 void mirrors_free(struct mirrors **all);
 /* Mirrors dropped because they were not what was written. */
 uint64_t mirrors_damaged(struct mirrors *all);
@@ -75,8 +79,10 @@ void mirror_write_end(struct mirror *m);
  * When there is no mirror yet the pack must be closed under reachability, and the mirror
  * appears whole by rename; otherwise it may be thin. */
 struct mirror_intake;
-int mirror_intake_begin(struct mirror *m, bool background, struct mirror_intake **out,
-                        struct err *err);
+/* about: repo_id, repo and url of the repository, for the entry; what lies in incoming/ is claimed
+ * from local, and the mirror published there. */
+int mirror_intake_begin(struct mirror *m, const struct entry *about, bool background,
+                        struct mirror_intake **out, struct err *err);
 int mirror_intake_feed(struct mirror_intake *in, const void *data, size_t len, struct err *err);
 int mirror_intake_commit(struct mirror_intake **in, const struct oid_list *tips, struct err *err);
 void mirror_intake_abort(struct mirror_intake **in);
@@ -91,5 +97,39 @@ int mirror_upload_pack(struct mirror *m, const struct fetch_request *req,
                        const struct oid_list *tags, const struct oid_list *targets,
                        mirror_output_fn *fn, mirror_idle_fn *idle_fn, int idle_ms, void *ctx,
                        struct err *err);
+
+/* ---- upkeep: what keeps it fast ---- */
+
+struct mirror_upkeep_options {
+    int64_t now_s;
+    int64_t
+        unreachable_ttl_s; /* tips that nobody asked for so long, and what only they reach, go */
+    uint64_t memory;       /* bytes for git, about */
+    const volatile bool *stop; /* ends git early; may be NULL */
+};
+
+/* What was done; all 0 when nothing was needed. */
+struct mirror_upkeep {
+    unsigned packs_before, packs_after;
+    unsigned tips_before, tips_after;
+    uint64_t bytes_before, bytes_after;
+    bool bitmap, commit_graph; /* written anew */
+};
+
+/* A glance at the folder: many packs or tips, no bitmap, left-over files? */
+bool mirror_needs_upkeep(struct mirror *m, const struct mirror_upkeep_options *options);
+/* Geometric repack, multi-pack index with bitmap, commit-graph, tips that others reach dropped,
+ * cruft packs that expire, stale locks.  Serving and fetching go on: git works on a copy of hard
+ * links in incoming/, the result is linked in, and old packs go when those who began to read before
+ * are done.  -1: the mirror is as it was. */
+int mirror_upkeep(struct mirror *m, const struct mirror_upkeep_options *options,
+                  struct mirror_upkeep *out, struct err *err);
+
+/* Reads all of it: checksums of packs and indexes, and `git fsck --connectivity-only`.
+ * -1: ERR_CORRUPT when it is damaged (it is still there), others when it can't be told. */
+int mirror_verify(struct mirror *m, struct err *err);
+
+/* The mirror at an entry's path ("mirrors/<upstream>/<repo>.git"); NULL when that is none. */
+struct mirror *mirrors_at(struct mirrors *all, const char *path);
 
 #endif

@@ -1,4 +1,4 @@
-#include "cache/mirror.h"
+#include "cache/mirror/mirror.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -56,6 +56,7 @@ struct mirror {
 
 struct mirrors {
     struct folder *folder;
+    struct local *local;
     struct processes *processes;
     struct lock lock;
     pthread_cond_t done; /* some mirror's writer is, or who checks it */
@@ -63,7 +64,7 @@ struct mirrors {
     atomic_uint_fast64_t damaged;
 };
 
-struct mirrors *mirrors_new(struct folder *folder, struct processes *processes)
+struct mirrors *mirrors_new(struct folder *folder, struct processes *processes, struct local *local)
 {
     static const int levels[] = {GIT_CONFIG_LEVEL_PROGRAMDATA, GIT_CONFIG_LEVEL_SYSTEM,
                                  GIT_CONFIG_LEVEL_XDG, GIT_CONFIG_LEVEL_GLOBAL};
@@ -77,6 +78,7 @@ struct mirrors *mirrors_new(struct folder *folder, struct processes *processes)
     git_libgit2_opts(GIT_OPT_SET_MWINDOW_SIZE, (size_t)MAPPED_PIECE);
     git_libgit2_opts(GIT_OPT_SET_MWINDOW_MAPPED_LIMIT, (size_t)MAPPED_MAX);
     all->folder = folder;
+    all->local = local;
     all->processes = processes;
     lock_init(&all->lock, LOCK_MIRRORS);
     lock_cond_init(&all->done);
@@ -687,13 +689,14 @@ static void free_intake(struct mirror_intake *in)
     free(in);
 }
 
-int mirror_intake_begin(struct mirror *m, bool background, struct mirror_intake **out,
-                        struct err *err)
+int mirror_intake_begin(struct mirror *m, const struct entry *about, bool background,
+                        struct mirror_intake **out, struct err *err)
 {
     struct mirror_intake *in = xcalloc(1, sizeof(*in));
     char *git_dir = NULL;
     int rc = 0;
 
+    (void)about;
     in->mirror = m;
     in->fresh = access(m->path, F_OK) != 0;
     in->path = in->fresh ? folder_incoming_path(m->all->folder, ".git") : xstrdup(m->path);

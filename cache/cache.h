@@ -1,0 +1,56 @@
+/* Everything that is kept on this node, in one piece: what a server opens at its start, and a
+ * command when no server has the folder. */
+#ifndef PANNIER_CACHE_CACHE_H
+#define PANNIER_CACHE_CACHE_H
+
+#include "cache/answers.h"
+#include "cache/compress.h"
+#include "cache/folder.h"
+#include "cache/local/local.h"
+#include "cache/mirror/mirror.h"
+#include "cache/process.h"
+
+struct cache_options {
+    struct local_limits limits;
+    enum compression compression;
+    size_t git_processes;
+    int64_t unreachable_ttl_s;    /* what no tip of a mirror reaches is kept for so long */
+    uint64_t maintenance_memory;  /* bytes for one repack */
+    unsigned maintenance_threads; /* mirrors maintained at once; 0: none, ever */
+    int64_t verify_interval_s;    /* each entry is read again about so often; 0: never */
+};
+
+struct cache {
+    struct folder *folder;
+    struct processes *processes;
+    struct local *local;
+    struct answers *answers;
+    struct mirrors *mirrors;
+};
+
+/* -1: as folder_open() and processes_new(); *out is to be closed nevertheless. */
+int cache_open(const char *data, const struct folder_listener *listener,
+               const struct cache_options *options, struct cache *out, struct err *err);
+void cache_close(struct cache *c); /* nobody may be using it any more */
+
+/* ---- is all of it what was written? ---- */
+
+struct cache_finding {
+    const struct entry *entry;
+    const struct err *why;
+    bool repaired; /* dropped, to be made again when it is asked for */
+};
+struct cache_verify {
+    bool repair;
+    void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes */
+    void (*finding)(void *ctx, const struct cache_finding *finding);
+    void *ctx;
+    const volatile bool *stop; /* may be NULL */
+};
+/* Reads every answer against its digest and runs `git fsck --connectivity-only` on every mirror.
+ * Serving goes on.  Returns the number of findings. */
+uint64_t cache_verify(struct cache *c, const struct cache_verify *how);
+/* One entry; 0 when it is what was written (or is gone by now). */
+int cache_verify_entry(struct cache *c, const struct entry *e, struct err *err);
+
+#endif

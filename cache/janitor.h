@@ -1,0 +1,33 @@
+/* Looks after the cache while it serves: writes the index, keeps to the limits, maintains mirrors,
+ * reads again what was written long ago.
+ *
+ *     janitor_start(cache, options)       threads of its own, bounded
+ *     janitor_stop(&janitor)              at once: git programs of its are ended
+ */
+#ifndef PANNIER_CACHE_JANITOR_H
+#define PANNIER_CACHE_JANITOR_H
+
+#include "cache/cache.h"
+
+struct janitor;
+
+/* What the owner may want to log.  Called in the janitor's threads. */
+struct janitor_listener {
+    void (*maintained)(void *ctx, const char *repo, const struct mirror_upkeep *what,
+                       uint64_t took_us);
+    void (*failed)(void *ctx, const char *repo, const struct err *why);
+    void *ctx;
+};
+
+struct janitor *janitor_start(struct cache *c, const struct cache_options *options,
+                              const struct janitor_listener *listener);
+void janitor_stop(struct janitor **j);
+
+struct janitor_counts {
+    uint64_t maintained; /* mirrors */
+    uint64_t verified;   /* entries */
+    uint64_t failed;
+};
+void janitor_count(struct janitor *j, struct janitor_counts *out);
+
+#endif

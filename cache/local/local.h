@@ -1,0 +1,113 @@
+/* The local tier: what this disk keeps, how much that is, and what goes when room is needed.
+ *
+ *     local_open()                 reads the index; entries are known from here on
+ *     local_claim_new()            something is being written below incoming/:
+ *         local_claim_grow()       ... room for so many bytes more; evicts, or says no
+ *         local_publish()          ... it is an entry now; the claim is over
+ *         local_claim_free()       ... or it is gone
+ *     local_touch()                an entry was used; costs no I/O
+ *     local_tick()                 now and then: writes the index, lets go what is over its time
+ *
+ * The files are the truth.  local_scan() finds what the index doesn't know, and forgets what is not
+ * there; so a kill at any time costs a bit of an access count, no more.
+ *
+ *     known on disk     in the index    after the next start
+ *     yes               yes             known at once
+ *     yes               no              known when the scan comes by
+ *     no                yes             forgotten when it is missed, or when the scan comes by
+ *
+ * Any thread but those of HTTP, unless said otherwise: room is made in the thread that needs it. */
+#ifndef PANNIER_CACHE_LOCAL_LOCAL_H
+#define PANNIER_CACHE_LOCAL_LOCAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cache/entry.h"
+#include "cache/folder.h"
+#include "cache/local/policy.h"
+
+struct local;
+
+struct local_limits {
+    uint64_t size;         /* bytes for everything below the data folder; 0: by percent */
+    unsigned size_percent; /* of the file system */
+    uint64_t min_free;     /* bytes that stay free on it, whoever uses them; 0: by percent */
+    unsigned min_free_percent;
+    enum policy_kind policy;
+    int64_t max_age_s;                /* for POLICY_SIZE */
+    int64_t ttl_s[ENTRY_KINDS_COUNT]; /* unused for so long: gone; 0: never */
+};
+
+/* Removes what lies at path (relative to the data folder).  False: it is in use, so its room would
+ * not come free.  force: what is in use goes, too, as soon as its users have left, and nobody new
+ * gets it.  Called without a lock; blocks on the disk only. */
+typedef bool local_remove_fn(void *ctx, const char *path, bool force);
+
+int local_open(struct folder *folder, const struct local_limits *limits, struct local **out,
+               struct err *err);
+void local_close(struct local **l); /* writes what is still to be written */
+void local_set_owner(struct local *l, enum entry_kind kind, local_remove_fn *remove_fn, void *ctx);
+void local_configure(struct local *l, const struct local_limits *limits);
+
+/* ---- what is being written ---- */
+
+struct claim;
+struct claim *local_claim_new(struct local *l);
+/* Room for bytes more, made by evicting where it must be.  -1: ERR_LIMIT, there is none: nobody's
+ * fault, and nothing to log. */
+int local_claim_grow(struct claim *c, uint64_t bytes, struct err *err);
+/* So much it is now, whatever was claimed. */
+void local_claim_set(struct claim *c, uint64_t bytes);
+void local_claim_free(struct claim **c);
+
+/* ---- what is kept ---- */
+
+/* e lies at e->path now, or has changed there; e->stored_size is what it takes on the disk.
+ * Accesses and times that are known already stay.  *claim (may be NULL) is over. */
+void local_publish(struct local *l, const struct entry *e, struct claim **claim);
+/* It was used.  Any thread, HTTP's too. */
+void local_touch(struct local *l, const char *path);
+/* It is gone, or was found missing. */
+void local_forget(struct local *l, const char *path);
+
+/* ---- from time to time ---- */
+
+/* Writes changes into the index, and removes what is over its ttl or over the limits. */
+void local_tick(struct local *l, int64_t now_s);
+/* Compare with the files; slow (reads the end of each answer that the index doesn't know), in a
+ * background thread.  stop: ends it early. */
+void local_scan(struct local *l, const volatile bool *stop);
+bool local_scanned(struct local *l); /* once, since the start */
+
+/* ---- for people ---- */
+
+struct local_usage {
+    uint64_t entries[ENTRY_KINDS_COUNT];
+    uint64_t bytes[ENTRY_KINDS_COUNT]; /* on disk */
+    uint64_t filling;                  /* claimed */
+    uint64_t index;                    /* the index's own files */
+    uint64_t total;                    /* of all these: what `du` says */
+    uint64_t limit;                    /* what total may be at most now; UINT64_MAX: no limit */
+    uint64_t evicted, evicted_bytes;   /* since the start */
+};
+void local_usage(struct local *l, struct local_usage *out);
+
+/* Every entry, oldest access first; fn's entry is borrowed.  Not under a lock: what comes or goes
+ * meanwhile may be seen or not.  Returns what fn returned, unless 0. */
+int local_each(struct local *l, int (*fn)(void *ctx, const struct entry *e), void *ctx,
+               struct err *err);
+
+/* What would go, in this order, to bring the tier down to at most goal bytes (UINT64_MAX: to its
+ * limits), and why. */
+typedef void local_preview_fn(void *ctx, const struct entry *e, const char *why);
+void local_preview(struct local *l, int64_t now_s, uint64_t goal, local_preview_fn *fn, void *ctx);
+/* Do so.  Returns how many bytes went. */
+uint64_t local_evict(struct local *l, int64_t now_s, uint64_t goal);
+/* Remove this entry, also when it is in use (by force).  -1: ERR_NOT_FOUND. */
+int local_remove(struct local *l, const char *path, struct err *err);
+
+/* Bytes that path and all below take on the disk, as `du` counts; 0 when it isn't there. */
+uint64_t disk_usage(const char *path);
+
+#endif
