@@ -380,11 +380,11 @@ bool answers_keep(struct answers *all, const struct key *key, struct answer *a, 
     }
     answer_end(a); /* the disk may fail here, too */
     if (answer_storage_trouble(a, &why) || publish(all, key, a, entry, &why) != 0) {
-        folder_report_trouble(all->folder, &why);
+        folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
         drop_slot_answer(all, key, a);
         return false;
     }
-    folder_report_success(all->folder);
+    folder_report_success(all->folder, FOLDER_ANSWERS);
     atomic_fetch_add(&all->kept, 1);
     trim(all);
     return true;
@@ -395,7 +395,7 @@ static void report_trouble(struct answers *all, struct answer *a)
     struct err why;
 
     if (answer_storage_trouble(a, &why))
-        folder_report_trouble(all->folder, &why);
+        folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
 }
 
 void answers_end(struct answers *all, const struct key *key, struct answer *a)

@@ -714,6 +714,7 @@ int mirror_intake_begin(struct mirror *m, const struct entry *about, bool backgr
                                                         : "--fix-thin",
                                               NULL},
                 .background = background,
+                .writes = true,
             },
             &in->index_pack, err);
     }
@@ -732,6 +733,11 @@ int mirror_intake_feed(struct mirror_intake *in, const void *data, size_t len, s
 
         if (n < 0 && errno == EINTR)
             continue;
+        if (n < 0 && errno == EPIPE) { /* it knows better why it has ended */
+            if (process_finish(&in->index_pack, err) != 0)
+                return -1;
+            return err_set(err, ERR_PROCESS, "git index-pack ended before its pack did");
+        }
         if (n < 0)
             return err_errno(err, ERR_PROCESS, "feed git index-pack");
         data = (const char *)data + n;
