@@ -43,7 +43,7 @@ struct control {
     _Atomic uint32_t ops;    /* what to look at; 0: nothing */
     _Atomic int32_t error;   /* errno to fail with; 0: only count */
     _Atomic int32_t skip;    /* so many go well first */
-    _Atomic uint32_t victim; /* a process to kill instead of failing; 0: none */
+    _Atomic uint32_t lethal; /* kill -9 the program instead of failing */
     _Atomic uint32_t hit;    /* failed so far, or killed at */
     char below[512];         /* the folder */
     char part[128];          /* only paths with this in them; "": all */
@@ -53,11 +53,12 @@ enum { ENV_MAX = 64 };
 
 static struct control *control;
 static int (*next_execvpe)(const char *, char *const *, char *const *);
-static char preload_var[PATH_MAX + 16], control_var[PATH_MAX + 16];
+static pid_t program; /* whose git programs, or which, we are in */
+static char preload_var[PATH_MAX + 16], control_var[PATH_MAX + 16], program_var[32];
 
 __attribute__((constructor)) static void begin(void)
 {
-    const char *path = getenv("FAULTS_CONTROL");
+    const char *path = getenv("FAULTS_CONTROL"), *parent = getenv("FAULTS_PROGRAM");
     Dl_info self;
     void *map;
     int fd;
@@ -67,6 +68,8 @@ __attribute__((constructor)) static void begin(void)
         return;
     snprintf(preload_var, sizeof(preload_var), "LD_PRELOAD=%s", self.dli_fname);
     snprintf(control_var, sizeof(control_var), "FAULTS_CONTROL=%s", path);
+    program = parent != NULL ? (pid_t)atol(parent) : getpid();
+    snprintf(program_var, sizeof(program_var), "FAULTS_PROGRAM=%ld", (long)program);
     fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
     if (fd < 0)
         return;
@@ -103,13 +106,12 @@ static bool path_of_fd(int fd, char out[PATH_MAX])
 static bool strikes(void)
 {
     int32_t error = control->error;
-    uint32_t victim = control->victim;
 
     if (atomic_fetch_sub(&control->skip, 1) > 0)
         return false;
-    if (victim != 0) {
+    if (control->lethal) {
         if (atomic_fetch_add(&control->hit, 1) == 0)
-            kill((pid_t)victim, SIGKILL);
+            kill(program, SIGKILL);
         return false;
     }
     if (error == 0)
@@ -333,12 +335,13 @@ int execvpe(const char *file, char *const *argv, char *const *envp)
 
     if (control == NULL)
         return next_execvpe(file, argv, envp);
-    while (n < ENV_MAX - 3 && envp[n] != NULL) {
+    while (n < ENV_MAX - 4 && envp[n] != NULL) {
         with[n] = envp[n];
         n++;
     }
     with[n++] = preload_var;
     with[n++] = control_var;
+    with[n++] = program_var;
     with[n] = NULL;
     return next_execvpe(file, argv, (char *const *)with);
 }

@@ -4,7 +4,7 @@
     Pannier(..., env=faults.env)
     faults.on(WRITE | SYNC, errno.ENOSPC)   from here on these fail, git's too
     faults.off()
-    faults.kill(pannier.process.pid, 17)    kill -9 at the seventeenth operation from here on"""
+    faults.kill(17)         kill -9 at the seventeenth operation from here on, whatever it is"""
 import mmap
 import os
 import re
@@ -17,7 +17,7 @@ from .pannier import binary
 CREATE, WRITE, SYNC, RENAME, LINK, TRUNCATE, MKDIR, UNLINK = (1 << n for n in range(8))
 ALL = (1 << 8) - 1
 
-OPS, ERROR, SKIP, VICTIM, HIT = range(0, 20, 4)
+OPS, ERROR, SKIP, LETHAL, HIT = range(0, 20, 4)
 BELOW, PART, SIZE = 20, 532, 660
 SANITIZER_RUNTIME = re.compile(r"=> (\S*lib[at]san\.so\S*)")
 
@@ -48,10 +48,10 @@ class Faults:
     def number(self, at, value):
         self.map[at : at + 4] = struct.pack("=i", value)
 
-    def arm(self, ops, error, victim, skip, part):
+    def arm(self, ops, error, lethal, skip, part):
         self.off()
         self.number(ERROR, error)
-        self.number(VICTIM, victim)
+        self.number(LETHAL, lethal)
         self.number(SKIP, skip)
         self.number(HIT, 0)
         self.text(PART, part)
@@ -62,9 +62,9 @@ class Faults:
         stands in the path below the folder."""
         self.arm(ops, error, 0, skip, part)
 
-    def kill(self, pid, at, ops=ALL, part=""):
+    def kill(self, at, ops=ALL, part=""):
         """kill -9 just before the at-th of these operations, pannier's or a git program's."""
-        self.arm(ops, 0, pid, at - 1, part)
+        self.arm(ops, 0, 1, at - 1, part)
 
     def off(self):
         self.number(OPS, 0)
