@@ -283,7 +283,7 @@ static void warn(const struct asker *a, const char *event, enum folder_part part
     bool quiet = why->kind == ERR_STORAGE || why->kind == ERR_CANCELLED;
 
     if (why->kind == ERR_STORAGE)
-        folder_report_trouble(a->proxy->folder, part, why);
+        folder_report_trouble(a->proxy->cache.folder, part, why);
     log_line(quiet ? LOG_DEBUG : LOG_WARN, event, "repository", LOG_STR, a->name, "reason", LOG_STR,
              why->text, NULL);
 }
@@ -398,7 +398,7 @@ static void make_mirror(void *ctx)
     if (rc != 0) {
         warn(&k->asker, "mirror not made", FOLDER_MIRRORS, &why);
     } else if (needed) {
-        folder_report_success(k->asker.proxy->folder, FOLDER_MIRRORS);
+        folder_report_success(k->asker.proxy->cache.folder, FOLDER_MIRRORS);
         log_line(LOG_INFO, "mirror made", "repository", LOG_STR, k->asker.name, "total_ms", LOG_MS,
                  now_us() - started, NULL);
     }
@@ -410,7 +410,7 @@ static void start_making(const struct fill *f, struct mirror *m, bool from_answe
     struct making *k = xcalloc(1, sizeof(*k));
 
     asker_copy(&f->asker, &k->asker);
-    k->mirror = mirrors_get(f->asker.proxy->mirrors, f->mirror_upstream, f->mirror_repo);
+    k->mirror = mirrors_get(f->asker.proxy->cache.mirrors, f->mirror_upstream, f->mirror_repo);
     must(k->mirror == m);
     if (from_answer)
         k->answer = answer_ref(f->answer);
@@ -458,7 +458,7 @@ static void describe(const struct fill *f, struct entry *e)
 
 static void succeed(struct fill *f, const struct stream *s)
 {
-    struct answers *answers = f->asker.proxy->answers;
+    struct answers *answers = f->asker.proxy->cache.answers;
     struct entry entry;
 
     if (!f->kept) {
@@ -474,7 +474,7 @@ static void succeed(struct fill *f, const struct stream *s)
 static void give_up(struct fill *f, const struct err *why)
 {
     if (f->kept)
-        answers_fail(f->asker.proxy->answers, &f->key, f->answer, why);
+        answers_fail(f->asker.proxy->cache.answers, &f->key, f->answer, why);
     else
         answer_fail(f->answer, why);
 }
@@ -482,7 +482,7 @@ static void give_up(struct fill *f, const struct err *why)
 static void end_unkept(struct fill *f)
 {
     if (f->kept)
-        answers_end(f->asker.proxy->answers, &f->key, f->answer);
+        answers_end(f->asker.proxy->cache.answers, &f->key, f->answer);
     else
         answer_end(f->answer);
 }
@@ -560,7 +560,7 @@ static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
     rc = mirror_upload_pack(m, &f->req, &f->tags, &f->targets, on_output, on_idle, IDLE_MS, &output,
                             &why);
     if (rc == 0 && f->tags.count > 0)
-        folder_report_success(f->asker.proxy->folder, FOLDER_VIEWS);
+        folder_report_success(f->asker.proxy->cache.folder, FOLDER_VIEWS);
     if (rc == 0 && stream_refused(s) == NULL) {
         conclude(f, s);
         return true;
@@ -642,7 +642,7 @@ static bool bring_forward(struct fill *f, struct mirror *m, struct stream *s, bo
     if (rc != 0) {
         warn(&f->asker, "mirror not refreshed", FOLDER_MIRRORS, &why);
     } else if (*pulled) {
-        folder_report_success(f->asker.proxy->folder, FOLDER_MIRRORS);
+        folder_report_success(f->asker.proxy->cache.folder, FOLDER_MIRRORS);
         log_line(LOG_INFO, "mirror refreshed", "repository", LOG_STR, f->asker.name, "total_ms",
                  LOG_MS, now_us() - started, NULL);
     }
@@ -705,8 +705,8 @@ static void run(void *ctx)
     struct stream s;
 
     if (f->asker.config->cache.mirrors && f->req.algo == HASH_SHA1)
-        m = mirrors_get(proxy->mirrors, f->mirror_upstream, f->mirror_repo);
-    answers_begin(proxy->answers, f->answer);
+        m = mirrors_get(proxy->cache.mirrors, f->mirror_upstream, f->mirror_repo);
+    answers_begin(proxy->cache.answers, f->kept ? &f->key : NULL, f->answer);
     stream_init(&s, f->answer, &f->req);
     if (!try_mirror(f, m, &s))
         from_upstream(f, m, &s);
