@@ -114,7 +114,6 @@ def pytest_runtest_makereport(item, call):
     """A failing test shows what pannier logged."""
     report = (yield).get_result()
     if report.failed and call.when in ("call", "teardown"):
-        for name in ("pannier", "behind"):
-            running = item.funcargs.get(name)
+        for name, running in item.funcargs.items():
             if isinstance(running, Pannier) and running.process:
                 report.sections.append((f"{name}'s log", running.output()[-20000:]))

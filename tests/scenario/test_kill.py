@@ -2,13 +2,11 @@
 import os
 import random
 import shutil
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support import faults as f
 from support import repos
 from support.faults import Faults
 from support.gitclient import Failed, Git, fsck, refs
@@ -133,17 +131,24 @@ def sound_mirrors(pannier):
         fsck(head.parent)
 
 
-@pytest.mark.parametrize("part", range(1, 6))
-def test_kill_9_at_ten_instants_leaves_nothing_broken(start, origin, own, tmp_path, part):
-    print(f"PANNIER_TEST_SEED={SEED}")
-    rng = random.Random(f"{SEED}/{part}")
+@pytest.fixture
+def mortal(start, origin, tmp_path):
     data = tmp_path / "data"
     faults = Faults(tmp_path / "control", data)
     pannier = start(origin=origin.url, data=data, env=faults.env)
+    pannier.faults = faults
+    return pannier
+
+
+@pytest.mark.parametrize("part", range(1, 6))
+def test_kill_9_at_ten_instants_leaves_nothing_broken(mortal, origin, own, tmp_path, part):
+    print(f"PANNIER_TEST_SEED={SEED}")
+    rng = random.Random(f"{SEED}/{part}")
+    pannier, faults = mortal, mortal.faults
     paths = [own(repos.simple, blob=50000)[0] for _ in range(REPOSITORIES)]
     crowd = Crowd(pannier, origin, paths, rng, tmp_path / "people")
     for _ in range(KILLS):
-        faults.kill(rng.randrange(1, 500))
+        faults.kill(rng.randrange(1, 250))
         crowd.work_until_killed()
         assert pannier.wait() == -9
         faults.off()
