@@ -17,13 +17,6 @@ int mirror_upkeep(struct mirror *m, const struct mirror_upkeep_options *options,
     return err_set(err, ERR_CANCELLED, "not yet");
 }
 
-struct mirror *mirrors_at(struct mirrors *all, const char *path)
-{
-    (void)all;
-    (void)path;
-    return NULL;
-}
-
 int cache_verify_entry(struct cache *c, const struct entry *e, struct err *err)
 {
     (void)err;

@@ -275,12 +275,12 @@ static int pull(const struct asker *a, struct mirror *m, const struct oid_list *
 
 /* ---- what went wrong with a mirror ---- */
 
-/* A disk that fails is told once for all that it fails; what ended because nobody wants it any more
- * is of no interest. */
+/* A disk that fails is told once for all that it fails; what found no room in the cache, or ended
+ * because nobody wants it any more, is of no interest. */
 static void warn(const struct asker *a, const char *event, enum folder_part part,
                  const struct err *why)
 {
-    bool quiet = why->kind == ERR_STORAGE || why->kind == ERR_CANCELLED;
+    bool quiet = why->kind == ERR_STORAGE || why->kind == ERR_LIMIT || why->kind == ERR_CANCELLED;
 
     if (why->kind == ERR_STORAGE)
         folder_report_trouble(a->proxy->cache.folder, part, why);
