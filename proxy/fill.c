@@ -275,12 +275,13 @@ static int pull(const struct asker *a, struct mirror *m, const struct oid_list *
 
 /* ---- what went wrong with a mirror ---- */
 
-/* A disk that fails is told once for all that it fails; what found no room in the cache, or ended
- * because nobody wants it any more, is of no interest. */
+/* A disk that fails is told once for all that it fails; what found no room in the cache, was
+ * evicted meanwhile, or ended because nobody wants it any more, is of no interest. */
 static void warn(const struct asker *a, const char *event, enum folder_part part,
                  const struct err *why)
 {
-    bool quiet = why->kind == ERR_STORAGE || why->kind == ERR_LIMIT || why->kind == ERR_CANCELLED;
+    bool quiet = why->kind == ERR_STORAGE || why->kind == ERR_LIMIT || why->kind == ERR_NOT_FOUND ||
+                 why->kind == ERR_CANCELLED;
 
     if (why->kind == ERR_STORAGE)
         folder_report_trouble(a->proxy->cache.folder, part, why);
@@ -548,6 +549,13 @@ static void distrust(const struct fill *f, struct mirror *m, const struct err *w
         mirror_doubt(m);
 }
 
+/* Not that a view can't be written; nor that what was there before git looked, the mirror itself or
+ * a pack that a kill had kept from becoming a part of it, has been cleared away. */
+static bool says_damage(const struct err *why)
+{
+    return why->kind != ERR_BUSY && why->kind != ERR_STORAGE && why->kind != ERR_NOT_FOUND;
+}
+
 /* True when the answer is settled, well or badly; false: try the next source. */
 static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
 {
@@ -571,9 +579,10 @@ static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
         give_up(f, &why);
         return true;
     }
+    if (why.kind == ERR_PROCESS && !mirror_has_all(m, &f->req.wants))
+        why.kind = ERR_NOT_FOUND;
     warn(&f->asker, "mirror failed", FOLDER_VIEWS, &why);
-    /* A view that can't be written says nothing about the mirror. */
-    if (why.kind != ERR_BUSY && why.kind != ERR_STORAGE)
+    if (says_damage(&why))
         distrust(f, m, &why);
     if (stream_restart(s))
         return false;

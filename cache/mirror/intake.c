@@ -192,17 +192,18 @@ static int publish_fresh(struct mirror_intake *in, struct err *err)
     return rc;
 }
 
-/* All that makes the pack a part of the mirror; the list comes last. */
+/* All that makes the pack a part of the mirror.  The list comes first: a pack that isn't of it is
+ * swept away, and refs into that would have us offer upstream what isn't here any more. */
 static int record(struct mirror_intake *in, const char *hash, const struct oid_list *tips,
                   struct pack_list *list, struct err *err)
 {
-    int rc =
-        in->fresh ? packed_refs_write(in->path, tips, err) : objects_add_refs(in->path, tips, err);
+    int rc = add_to_list(in, hash, list, err);
 
     if (rc == 0)
-        rc = write_tip_times(in, tips, err);
+        rc = in->fresh ? packed_refs_write(in->path, tips, err)
+                       : objects_add_refs(in->path, tips, err);
     if (rc == 0)
-        rc = add_to_list(in, hash, list, err);
+        rc = write_tip_times(in, tips, err);
     if (rc == 0 && in->about.repo_id != NULL)
         rc = record_write(in->path, in->mirror->name, &in->about, tips, err);
     return rc;
