@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Writes a trace of requests to a cache of git's answers: lines of "seconds key size", in order.
 
-    tests/bench/trace.py [--seed N] [--days N] [--rate N]
+    tests/bench/trace.py [--seed N] [--days N] [--rate N] [--crawls N]
 
 Its shape is that of GitLab's figures, where there are any:
 
@@ -57,6 +57,7 @@ NIGHTLY_JOBS = 4        # mean
 FETCH_SHARE = 0.02      # of a full clone's bytes, for a fetch since some haves; log-normal
 FETCH_SIGMA = 1.5
 MERGES_PER_DAY = 12     # into the default branch of the most popular repository
+CRAWL_TAKES = 6 * HOUR  # to clone every repository once, with all its refs; see --crawls
 
 
 def rhythm(time):
@@ -74,8 +75,8 @@ class Repository:
 
 
 class Trace:
-    def __init__(self, rng, days, rate):
-        self.rng, self.end, self.rate = rng, days * DAY, rate
+    def __init__(self, rng, days, rate, crawls):
+        self.rng, self.end, self.rate, self.crawls = rng, days * DAY, rate, crawls
         self.pending = []  # (time, what, size), a heap
         self.asked = self.uniques = 0
         self.repositories = self.make_repositories()
@@ -152,21 +153,30 @@ class Trace:
         share = self.rng.lognormvariate(math.log(FETCH_SHARE), FETCH_SIGMA)
         self.ask(time, self.unique(), repository.full * min(1, share))
 
+    def mirror(self, repository, time):
+        """All refs, which nobody else asks for."""
+        self.ask(time, self.unique(), repository.full)
+
+    def crawled(self):
+        for n in range(self.crawls):
+            start = (n + 0.5) * self.end / self.crawls
+            for repository in self.repositories:
+                yield start + self.rng.uniform(0, CRAWL_TAKES), self.mirror, repository
+
     def nightly(self):
+        """Clones of some default branches: (time, function, repository)."""
         scheduled = [r for r in self.repositories if self.rng.random() < NIGHTLY]
         for repository in scheduled:
             at = self.rng.uniform(0, 5 * HOUR)
             for day in range(int(self.end // DAY)):
                 jobs = 1 + int(self.rng.expovariate(1 / NIGHTLY_JOBS))
                 for _ in range(jobs):
-                    self.nights.append((day * DAY + at + self.rng.expovariate(1 / 300), repository))
+                    yield day * DAY + at + self.rng.expovariate(1 / 300), self.clone, repository
 
     def events(self):
         """What starts something, in order of time: (time, function, repository)."""
-        self.nights = []
-        self.nightly()
         rare = self.repositories[-1]
-        all_of = [(time, self.clone, repository) for time, repository in self.nights]
+        all_of = list(self.nightly())
         all_of += [(self.rng.uniform(0, self.end), self.clone, rare)
                    for _ in range(int(RARE_PER_DAY * self.end / DAY))]
         functions = [self.pipeline, self.clone, self.fetch]
@@ -176,6 +186,7 @@ class Trace:
                 function, = self.rng.choices(functions, PARTS.values())
                 repository, = self.rng.choices(self.repositories, cum_weights=self.weights)
                 all_of.append((time, function, repository))
+        all_of += self.crawled()
         all_of.sort(key=lambda event: event[0])
         return all_of
 
@@ -202,8 +213,11 @@ def main():
     parser.add_argument("--days", type=int, default=14)
     parser.add_argument("--rate", type=int, default=40000,
                         help="what is started in a day that is busy all day long")
+    parser.add_argument("--crawls", type=int, default=0,
+                        help="so often something clones every repository once, e.g. a backup")
     arguments = parser.parse_args()
-    Trace(random.Random(arguments.seed), arguments.days, arguments.rate).write(sys.stdout)
+    Trace(random.Random(arguments.seed), arguments.days, arguments.rate,
+          arguments.crawls).write(sys.stdout)
 
 
 if __name__ == "__main__":
