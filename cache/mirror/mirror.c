@@ -54,7 +54,6 @@ void mirrors_free(struct mirrors **allp)
     *allp = NULL;
     if (all == NULL)
         return;
-    records_own(all, NULL);
     HASH_ITER(hh, all->by_name, m, next)
     {
         must(m->refs == 0);

@@ -16,6 +16,7 @@
 #ifndef PANNIER_CACHE_MIRROR_H
 #define PANNIER_CACHE_MIRROR_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -107,7 +108,7 @@ struct mirror_upkeep_options {
     int64_t
         unreachable_ttl_s; /* tips that nobody asked for so long, and what only they reach, go */
     uint64_t memory;       /* bytes for git, about */
-    const volatile bool *stop; /* ends git early; may be NULL */
+    const atomic_bool *stop; /* ends git early; may be NULL */
 };
 
 /* What was done; all 0 when nothing was needed. */

@@ -130,8 +130,23 @@ void mirror_claim_free(struct claim **c)
         local_claim_free(c);
 }
 
+static int describe(void *ctx, const char *path, struct entry *out, struct err *err)
+{
+    struct mirrors *all = ctx;
+    char *full = folder_pathf(all->folder, "%s", path);
+    int rc = mirror_read_entry(full, out, err);
+
+    /* One without a record is nobody's. */
+    if (rc != 0 && err->kind == ERR_NOT_FOUND)
+        err->kind = ERR_CORRUPT;
+    if (rc == 0)
+        out->stored_size = disk_usage(full);
+    free(full);
+    return rc;
+}
+
 void records_own(struct mirrors *all, local_remove_fn *remove_fn)
 {
     if (all->local != NULL)
-        local_set_owner(all->local, ENTRY_MIRROR, remove_fn, all);
+        local_set_owner(all->local, ENTRY_MIRROR, &(struct local_owner){remove_fn, describe, all});
 }
