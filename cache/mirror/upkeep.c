@@ -137,10 +137,17 @@ static size_t count_loose_tips(const struct mirror *m)
 
 static bool has_bitmap(const struct mirror *m, const struct pack_list *list)
 {
-    char *path = xasprintf("%s/objects/pack/multi-pack-index-%s.bitmap", m->path, list->midx);
-    bool has = list->midx[0] != '\0' && access(path, F_OK) == 0;
+    char *folder = mirror_file(m, "objects/pack");
+    char *bitmap = xasprintf("%s/multi-pack-index-%s.bitmap", folder, list->midx);
+    char sum[GIT_HEX_LEN + 1];
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool has = fd >= 0 && midx_checksum(fd, sum) && strcmp(sum, list->midx) == 0 &&
+               access(bitmap, F_OK) == 0;
 
-    free(path);
+    if (fd >= 0)
+        close(fd);
+    free(bitmap);
+    free(folder);
     return has;
 }
 
