@@ -1,4 +1,4 @@
-/* To be replaced by cache/mirror/upkeep.c and cache/verify.c. */
+/* To be replaced by cache/mirror/upkeep.c and cache/mirror/verify.c. */
 #include "cache/cache.h"
 
 bool mirror_needs_upkeep(struct mirror *m, const struct mirror_upkeep_options *options)
@@ -17,10 +17,9 @@ int mirror_upkeep(struct mirror *m, const struct mirror_upkeep_options *options,
     return err_set(err, ERR_CANCELLED, "not yet");
 }
 
-int cache_verify_entry(struct cache *c, const struct entry *e, struct err *err)
+int mirror_verify(struct mirror *m, struct err *err)
 {
+    (void)m;
     (void)err;
-    (void)e;
-    (void)c;
     return 0;
 }
