@@ -1,6 +1,7 @@
 """How long it takes until pannier listens, with very many answers on its disk."""
 import hashlib
 import json
+import os
 import struct
 import time
 
@@ -72,12 +73,22 @@ def measure(bench, say):
         assert (data / "index.db").stat().st_size > ANSWERS * 100
         return Started(bench, data)
 
+    def read_from_disk():
+        """As after the machine's own start."""
+        fd = os.open(data / "index.db", os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+        return known()
+
     def lost():
         for file in data.glob("index.db*"):
             file.unlink()
         return Started(bench, data)
 
-    for what, start in (("its index there", known), ("its index lost", lost)):
+    starts = {"its index there": known, "its index there, not in memory": read_from_disk,
+              "its index lost": lost}
+    for what, start in starts.items():
         found = [start() for _ in range(bench.options.rounds)]
         middle = sorted(found, key=lambda s: s.scanned_s)[len(found) // 2]
         bench.rows.append(Row(
