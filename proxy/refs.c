@@ -304,12 +304,14 @@ static void fly(void *ctx)
     struct flight *f = ctx, *next, *dropped;
     struct refs *all = f->all;
     char *path, *moved = NULL;
+    struct claim *claim;
     struct err why;
     int rc;
 
     if (answer_state(f->answer) == ANSWER_FILLING) {
-        path = folder_incoming_path(f->asker.proxy->folder, ".refs");
-        answer_store_at(f->answer, path);
+        path = folder_incoming_path(f->asker.proxy->cache.folder, ".refs");
+        claim = local_claim_new(f->asker.proxy->cache.local);
+        answer_store_at(f->answer, path, &claim);
         free(path);
         f->asked_ms = now_ms();
         rc = ask(f, &moved, &why);
