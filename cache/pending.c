@@ -24,3 +24,10 @@ int cache_verify_entry(struct cache *c, const struct entry *e, struct err *err)
     (void)c;
     return 0;
 }
+
+uint64_t cache_verify(struct cache *c, const struct cache_verify *how)
+{
+    (void)c;
+    (void)how;
+    return 0;
+}
