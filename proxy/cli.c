@@ -1,6 +1,7 @@
 #include "proxy/cli.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +57,7 @@ static int run_here(const struct config *config, const struct commands_request *
 {
     const struct commands_output output = {.line = take_line, .ctx = report};
     struct cache_options options;
+    atomic_bool stop = false;
     struct cache cache = {0};
     int rc;
 
@@ -64,7 +66,7 @@ static int run_here(const struct config *config, const struct commands_request *
     serve_cache_options(config, &options);
     rc = cache_open(config->data, NULL, &options, &cache, err);
     if (rc == 0) {
-        local_scan(cache.local, NULL); /* the index may lack what a kill left unwritten */
+        local_scan(cache.local, &stop); /* the index may lack what a kill left unwritten */
         commands_run(&cache, request, &output);
     } else if (err->kind == ERR_BUSY) {
         err_set(
