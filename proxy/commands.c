@@ -507,10 +507,13 @@ static void run_verify(struct run *run)
         .ctx = &v,
         .stop = &v.stop,
     };
+    struct err why;
 
-    cache_verify(run->cache, &how);
-    say_result(
-        run, json_pack("{s:o, s:o}", "checked", number(v.checked), "repaired", number(v.repaired)));
+    if (cache_verify(run->cache, &how, &why) != 0)
+        say_error(run, &why);
+    else
+        say_result(run, json_pack("{s:o, s:o}", "checked", number(v.checked), "repaired",
+                                  number(v.repaired)));
 }
 
 /* ---- evict ---- */

@@ -228,8 +228,23 @@ static void s3fifo_gives_at_most_three_turns_to_the_often_used(void **state)
         touch(f, 1, 1);
     for (unsigned i = 0; i < 3; i++)
         touch(f, 2, 1);
-    touch(f, 3, 1);
-    ASSERT_ALL_GO(f, 2, 4, 5, 6, 3, 1, 2);
+    for (unsigned i = 0; i < 2; i++)
+        touch(f, 3, 1);
+    touch(f, 4, 1);
+    ASSERT_ALL_GO(f, 2, 5, 6, 4, 3, 1, 2);
+}
+
+static void s3fifo_counts_from_nothing_in_main(void **state)
+{
+    struct fixture *f = *state;
+
+    use(f, POLICY_S3FIFO);
+    insert(f, 1, 100, 0);
+    insert(f, 2, 100, 0);
+    for (unsigned i = 0; i < 3; i++)
+        touch(f, 1, 1);
+    touch(f, 2, 1);
+    ASSERT_ALL_GO(f, 2, 1, 2);
 }
 
 static void s3fifo_starts_who_comes_back_soon_in_main(void **state)
@@ -257,8 +272,8 @@ static void s3fifo_remembers_as_many_bytes_as_main_can_hold(void **state)
         insert(f, id, 300, 0);
         assert_next_goes(f, 0, id, "never asked for again");
     }
-    insert(f, 1, 300, 1); /* forgotten: 2 to 4 are 900 bytes */
-    insert(f, 2, 300, 1);
+    insert(f, 2, 300, 1); /* 2 to 4 are 900 bytes, 1 is forgotten */
+    insert(f, 1, 300, 1);
     ASSERT_ALL_GO(f, 2, 1, 2);
 }
 
@@ -531,6 +546,7 @@ int main(void)
         TEST(s3fifo_leaves_a_tenth_to_what_is_new),
         TEST(s3fifo_puts_entries_of_an_earlier_run_where_their_accesses_say),
         TEST(s3fifo_gives_at_most_three_turns_to_the_often_used),
+        TEST(s3fifo_counts_from_nothing_in_main),
         TEST(s3fifo_starts_who_comes_back_soon_in_main),
         TEST(s3fifo_remembers_as_many_bytes_as_main_can_hold),
         TEST(s3fifo_forgets_ghosts_when_its_capacity_shrinks),
