@@ -24,8 +24,8 @@ enum {
 /* Does it pay to compress the first len bytes of the file?  Decided by compressing samples. */
 bool compress_pays(int fd, uint64_t len);
 
-/* The first len bytes of from, as one zstd frame with a checksum, appended to to at its offset 0.
- * *out_len is the frame's length.  -1: ERR_STORAGE. */
+/* The first len bytes of from, as one zstd frame with a checksum, to to at its offset 0.
+ * *out_len is the frame's length.  -1: ERR_STORAGE; ERR_CORRUPT when there aren't so many. */
 int compress_file(int from, uint64_t len, int to, uint64_t *out_len, struct err *err);
 /* The frame in bytes [0, frame_len) of from, unpacked to to at offset 0, must be len bytes.
  * -1: ERR_CORRUPT, ERR_STORAGE. */
