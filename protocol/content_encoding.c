@@ -162,36 +162,31 @@ void content_encoder_free(struct content_encoder **ep)
     free(e);
 }
 
-static int run_gzip(struct content_encoder *e, const char *data, size_t len, bool last,
+static int run_gzip(struct content_encoder *e, const char *data, size_t len, int flush,
                     struct bytes *out)
 {
     z_stream *z = &e->gzip;
 
-    while (len > 0 || last) {
+    do {
         size_t n = len < BLOCK ? len : BLOCK; /* zlib's lengths have fewer bits than size_t */
-        int state;
 
         z->next_in = (Bytef *)data;
         z->avail_in = (uInt)n;
         do {
             z->next_out = (Bytef *)e->block;
             z->avail_out = BLOCK;
-            state = deflate(z, last ? Z_FINISH : n < len ? Z_NO_FLUSH : Z_SYNC_FLUSH);
-            must(state != Z_STREAM_ERROR);
+            must(deflate(z, n < len ? Z_NO_FLUSH : flush) != Z_STREAM_ERROR);
             if (bytes_add(out, e->block, BLOCK - z->avail_out) != 0)
                 return -1;
         } while (z->avail_out == 0);
-        must(z->avail_in == 0);
-        if (last)
-            return 0;
         data += n;
         len -= n;
-    }
+    } while (len > 0);
     return 0;
 }
 
-static int run_zstd(struct content_encoder *e, const void *data, size_t len, bool last,
-                    struct bytes *out)
+static int run_zstd(struct content_encoder *e, const void *data, size_t len,
+                    ZSTD_EndDirective flush, struct bytes *out)
 {
     ZSTD_inBuffer in = {data, len, 0};
     size_t left;
@@ -199,21 +194,28 @@ static int run_zstd(struct content_encoder *e, const void *data, size_t len, boo
     do {
         ZSTD_outBuffer block = {e->block, BLOCK, 0};
 
-        left = ZSTD_compressStream2(e->zstd, &block, &in, last ? ZSTD_e_end : ZSTD_e_flush);
+        left = ZSTD_compressStream2(e->zstd, &block, &in, flush);
         must(!ZSTD_isError(left));
         if (bytes_add(out, e->block, block.pos) != 0)
             return -1;
-    } while (left > 0);
+    } while (flush == ZSTD_e_continue ? in.pos < in.size : left > 0);
     return 0;
 }
 
 int content_encoder_add(struct content_encoder *e, const void *data, size_t len, struct bytes *out)
 {
-    return e->zstd != NULL ? run_zstd(e, data, len, false, out)
-                           : run_gzip(e, data, len, false, out);
+    return e->zstd != NULL ? run_zstd(e, data, len, ZSTD_e_continue, out)
+                           : run_gzip(e, data, len, Z_NO_FLUSH, out);
+}
+
+int content_encoder_flush(struct content_encoder *e, struct bytes *out)
+{
+    return e->zstd != NULL ? run_zstd(e, "", 0, ZSTD_e_flush, out)
+                           : run_gzip(e, "", 0, Z_SYNC_FLUSH, out);
 }
 
 int content_encoder_end(struct content_encoder *e, struct bytes *out)
 {
-    return e->zstd != NULL ? run_zstd(e, "", 0, true, out) : run_gzip(e, "", 0, true, out);
+    return e->zstd != NULL ? run_zstd(e, "", 0, ZSTD_e_end, out)
+                           : run_gzip(e, "", 0, Z_FINISH, out);
 }

@@ -2,7 +2,8 @@
  * (RFC 9110, 8.4 and 12.5.3; RFC 8878 for zstd).
  *
  *     e = content_encoder_new(encoding)
- *     content_encoder_add(e, data, len, out) ...  what is in out can be decoded up to here
+ *     content_encoder_add(e, data, len, out) ...
+ *     content_encoder_flush(e, out)  now and then: all that was added can be decoded from here on
  *     content_encoder_end(e, out)
  *     content_encoder_free(&e)
  *
@@ -32,9 +33,11 @@ struct content_encoder;
 struct content_encoder *content_encoder_new(enum content_encoding encoding);
 void content_encoder_free(struct content_encoder **e);
 
-/* Append data, encoded, to out, and flush, so that whoever has out can read all of data: pieces of
- * a kilobyte and more cost next to nothing.  -1: out's limit is reached. */
+/* Append to out what becomes of data, or a part of it.  -1: out's limit is reached. */
 int content_encoder_add(struct content_encoder *e, const void *data, size_t len, struct bytes *out);
+/* Append the rest of what was added.  Every 32 KiB it costs next to nothing, every 4 KiB a fortieth
+ * of what encoding gains.  -1 as above. */
+int content_encoder_flush(struct content_encoder *e, struct bytes *out);
 /* Append the end; once.  -1 as above. */
 int content_encoder_end(struct content_encoder *e, struct bytes *out);
 
