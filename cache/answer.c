@@ -30,7 +30,8 @@ struct answer {
     uint64_t total;
     char *window; /* byte b lies at b % ANSWER_WINDOW; NULL while nothing needs it */
     uint64_t window_start;
-    bool passing; /* nothing goes into the file: the readers make room */
+    bool passing;        /* nothing goes into the file: the readers make room */
+    struct claim *claim; /* producer's; on what the file takes */
     bool storage_failed;
     struct err storage_why;
 
@@ -76,6 +77,7 @@ void answer_unref(struct answer **ap)
         unlink(a->path);
     if (a->fd >= 0)
         close(a->fd);
+    local_claim_free(&a->claim); /* now that the bytes are gone */
     digest_free(a->sha256);
     pthread_cond_destroy(&a->room);
     lock_clear(&a->lock);
@@ -115,19 +117,21 @@ static void wake_all(struct answer_reader *woken)
 static void start_passing(struct answer *a, uint64_t file_len, const struct err *why)
 {
     lock_take(&a->lock);
-    a->storage_failed = true;
+    a->storage_failed = why->kind != ERR_LIMIT; /* that it has no room is no trouble */
     a->storage_why = *why;
     a->passing = true;
     a->file_len = a->window_start = file_len;
     lock_drop(&a->lock);
 }
 
-void answer_store_at(struct answer *a, const char *path)
+void answer_store_at(struct answer *a, const char *path, struct claim **claim)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     struct err why;
 
     must(a->fd < 0 && !a->passing && a->total == 0);
+    a->claim = *claim;
+    *claim = NULL;
     if (fd < 0) {
         err_errno(&why, ERR_STORAGE, "create %s", path);
         start_passing(a, 0, &why);
@@ -148,6 +152,10 @@ static void flush(struct answer *a)
     uint64_t at = a->file_len;
     struct err why;
 
+    if (a->claim != NULL && local_claim_grow(a->claim, a->total - at, &why) != 0) {
+        start_passing(a, at, &why);
+        return;
+    }
     while (at < a->total) {
         ssize_t n = pwrite(a->fd, data, (size_t)(a->total - at), (off_t)at);
 
@@ -356,6 +364,14 @@ int answer_fd(struct answer *a)
     fd = a->passing ? -1 : a->fd;
     lock_drop(&a->lock);
     return fd;
+}
+
+struct claim *answer_take_claim(struct answer *a)
+{
+    struct claim *claim = a->claim;
+
+    a->claim = NULL;
+    return claim;
 }
 
 void answer_body_digest(struct answer *a, uint8_t out[SHA256_SIZE])

@@ -11,7 +11,7 @@
  *
  * Producer (one worker thread):
  *
- *      answer_store_at(a, path)
+ *      answer_store_at(a, path, &claim)
  *      answer_append(a, data, len, &err)  ...  any number of times
  *      answer_end(a) or answer_fail(a, &why), exactly once
  *
@@ -25,8 +25,8 @@
  *
  * Where the bytes lie: in a file, so that the producer sets the pace and a slow reader costs
  * nothing; the newest ones in a window in memory, until it is full or the end comes.  When the disk
- * fails (or when nothing is to be kept: answer_new_passing) the window is all there is, and then
- * the producer waits for the slowest reader that is open. */
+ * fails or has no room for it (or when nothing is to be kept: answer_new_passing) the window is all
+ * there is, and then the producer waits for the slowest reader that is open. */
 #ifndef PANNIER_CACHE_ANSWER_H
 #define PANNIER_CACHE_ANSWER_H
 
@@ -36,6 +36,7 @@
 #include <sys/types.h>
 
 #include "cache/entry.h"
+#include "cache/local/local.h"
 #include "protocol/digest.h"
 #include "protocol/err.h"
 
@@ -71,8 +72,9 @@ void answer_unref(struct answer **a); /* NULL inside is fine */
 
 /* Producer.  Put the bytes to come into a new file at path, whose name goes with the last
  * reference unless answer_rename_file() was called.  Where that can't be done they pass through
- * the window (answer_storage_trouble() then says why). */
-void answer_store_at(struct answer *a, const char *path);
+ * the window (answer_storage_trouble() then says why).  Room for them is asked of *claim, which is
+ * taken; NULL inside: there is enough. */
+void answer_store_at(struct answer *a, const char *path, struct claim **claim);
 /* Producer.  Appends all of it.  In window mode it blocks while the slowest reader is a window
  * behind.  0, or -1: ERR_CANCELLED when in window mode no reader is open: so readers
  * are opened before the producer starts. */
@@ -99,7 +101,8 @@ bool answer_storage_trouble(struct answer *a, struct err *why);
 int answer_dup_fd(struct answer *a);
 
 /* For cache/answers.c: the store that keeps answers by key. */
-int answer_fd(struct answer *a); /* borrowed; -1 when not in a file */
+int answer_fd(struct answer *a); /* borrowed; -1 when not (or not wholly) in a file */
+struct claim *answer_take_claim(struct answer *a); /* for the entry that the file becomes */
 void answer_body_digest(struct answer *a, uint8_t out[SHA256_SIZE]); /* once, when WHOLE */
 /* Give the file its final name; from then on the name is the store's. */
 int answer_rename_file(struct answer *a, const char *path, struct err *err);

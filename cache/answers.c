@@ -20,6 +20,7 @@ struct slot {
     struct key key;
     struct answer *answer; /* our reference; NULL when only the file is known */
     bool published;        /* its file has its final name, and identity is true */
+    unsigned joined;       /* while it is filled: followers, who count as accesses */
     struct file_identity identity;
     struct slot *prev, *next; /* least recently used first */
     UT_hash_handle hh;
@@ -34,37 +35,6 @@ struct answers {
     size_t slot_count, open_count;
     atomic_uint_fast64_t damaged, kept;
 };
-
-struct answers *answers_new(struct folder *folder, struct local *local,
-                            enum compression compression)
-{
-    struct answers *all = xcalloc(1, sizeof(*all));
-
-    (void)compression;
-    all->local = local;
-
-    all->folder = folder;
-    lock_init(&all->lock, LOCK_ANSWERS);
-    return all;
-}
-
-void answers_free(struct answers **allp)
-{
-    struct answers *all = *allp;
-    struct slot *s, *next;
-
-    *allp = NULL;
-    if (all == NULL)
-        return;
-    HASH_ITER(hh, all->by_key, s, next)
-    {
-        HASH_DEL(all->by_key, s);
-        answer_unref(&s->answer);
-        free(s);
-    }
-    lock_clear(&all->lock);
-    free(all);
-}
 
 static char *name_of(const struct key *key)
 {
@@ -194,6 +164,130 @@ static void drop_slot_answer(struct answers *all, const struct key *key, struct 
     }
 }
 
+/* ---- for the tier ---- */
+
+static char *absolute(struct answers *all, const char *name)
+{
+    return folder_pathf(all->folder, "%s", name);
+}
+
+static bool key_of_name(const char *name, struct key *out)
+{
+    const char *slash = strrchr(name, '/');
+
+    return slash != NULL && key_from_hex(slash + 1, out);
+}
+
+/* Out of the table, unless it must stay. */
+static bool give_up_slot(struct answers *all, const struct key *key, bool force)
+{
+    struct answer *a = NULL;
+    struct slot *s;
+    bool gives_up;
+
+    lock_take(&all->lock);
+    s = find_locked(all, key);
+    gives_up = s == NULL || s->answer == NULL ||
+               (s->published && (force || !answer_has_readers(s->answer)));
+    if (gives_up && s != NULL) {
+        a = s->answer;
+        set_answer_locked(all, s, NULL);
+        remove_locked(all, s);
+    }
+    lock_drop(&all->lock);
+    answer_unref(&a);
+    return gives_up;
+}
+
+static bool remove_answer(void *ctx, const char *name, bool force)
+{
+    struct answers *all = ctx;
+    char *path = absolute(all, name);
+    struct key key;
+    bool removed;
+
+    /* What is no key is nobody's. */
+    removed = (!key_of_name(name, &key) || give_up_slot(all, &key, force)) &&
+              (unlink(path) == 0 || errno == ENOENT);
+    free(path);
+    return removed;
+}
+
+static int describe_answer(void *ctx, const char *name, struct entry *out, struct err *err)
+{
+    char *path = absolute(ctx, name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int rc;
+
+    if (fd < 0)
+        rc = err_errno(err, ERR_STORAGE, "open %s", name);
+    else
+        rc = answer_file_describe(fd, out, err);
+    if (rc == 0 && strcmp(out->path, name) != 0) {
+        rc = err_set(err, ERR_CORRUPT, "an answer lies under another one's name");
+        entry_clear(out);
+    }
+    if (rc == 0)
+        out->stored_size = disk_usage(path);
+    if (fd >= 0)
+        close(fd);
+    free(path);
+    return rc;
+}
+
+int answers_verify(struct answers *all, const char *name, struct err *err)
+{
+    char *path = absolute(all, name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct entry entry = {0};
+    int rc = 0;
+
+    if (fd < 0 && errno != ENOENT)
+        rc = err_errno(err, ERR_STORAGE, "open %s", name);
+    if (fd >= 0) {
+        rc = answer_file_verify(fd, &entry, err);
+        close(fd);
+    }
+    entry_clear(&entry);
+    free(path);
+    return rc;
+}
+
+struct answers *answers_new(struct folder *folder, struct local *local,
+                            enum compression compression)
+{
+    struct answers *all = xcalloc(1, sizeof(*all));
+
+    (void)compression;
+    all->local = local;
+    local_set_owner(local, ENTRY_ANSWER,
+                    &(struct local_owner){remove_answer, describe_answer, all});
+
+    all->folder = folder;
+    lock_init(&all->lock, LOCK_ANSWERS);
+    return all;
+}
+
+void answers_free(struct answers **allp)
+{
+    struct answers *all = *allp;
+    struct slot *s, *next;
+
+    *allp = NULL;
+    if (all == NULL)
+        return;
+    HASH_ITER(hh, all->by_key, s, next)
+    {
+        HASH_DEL(all->by_key, s);
+        answer_unref(&s->answer);
+        free(s);
+    }
+    lock_clear(&all->lock);
+    free(all);
+}
+
+/* ---- by key ---- */
+
 struct answer *answers_peek(struct answers *all, const struct key *key)
 {
     struct file_identity identity;
@@ -208,6 +302,7 @@ struct answer *answers_peek(struct answers *all, const struct key *key)
         published = s->published;
         identity = s->identity;
         touch_locked(all, s);
+        s->joined += !published;
     }
     lock_drop(&all->lock);
     if (a != NULL && published && !still_intact(a, &identity)) {
@@ -232,6 +327,15 @@ bool answers_have(struct answers *all, const struct key *key)
     return have;
 }
 
+/* Of no effect while it is filled: who follows is counted in its slot. */
+static void touch(struct answers *all, const struct key *key)
+{
+    char *name = name_of(key);
+
+    local_touch(all->local, name);
+    free(name);
+}
+
 struct answer *answers_join(struct answers *all, const struct key *key, bool *leads)
 {
     struct answer *a;
@@ -239,8 +343,10 @@ struct answer *answers_join(struct answers *all, const struct key *key, bool *le
 
     *leads = false;
     a = answers_peek(all, key);
-    if (a != NULL)
+    if (a != NULL) {
+        touch(all, key);
         return a;
+    }
     lock_take(&all->lock);
     s = find_locked(all, key);
     if (s == NULL)
@@ -255,10 +361,12 @@ struct answer *answers_join(struct answers *all, const struct key *key, bool *le
     return a;
 }
 
-/* The file is good and is what the key's answer is read from. */
-static void mark_published(struct answers *all, const struct key *key, struct answer *a,
-                           const struct file_identity *identity)
+/* The file is good and is what the key's answer is read from.  Returns how many joined meanwhile.
+ */
+static unsigned mark_published(struct answers *all, const struct key *key, struct answer *a,
+                               const struct file_identity *identity)
 {
+    unsigned joined = 0;
     struct slot *s;
 
     lock_take(&all->lock);
@@ -266,8 +374,11 @@ static void mark_published(struct answers *all, const struct key *key, struct an
     if (s != NULL && s->answer == a) {
         s->published = true;
         s->identity = *identity;
+        joined = s->joined;
+        s->joined = 0;
     }
     lock_drop(&all->lock);
+    return joined;
 }
 
 static bool known_good(struct answers *all, const struct key *key,
@@ -300,21 +411,27 @@ static int check_file(struct answers *all, const struct key *key, int fd,
 bool answers_find_local(struct answers *all, const struct key *key, struct answer *a)
 {
     char *path = path_of(all, key);
+    char *name = name_of(key);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct file_identity identity;
     struct entry entry = {0};
     struct err why;
     bool found = false;
 
-    if (fd < 0 || !file_identity_of(fd, &identity))
+    if (fd < 0 || !file_identity_of(fd, &identity)) {
+        if (errno == ENOENT)
+            local_forget(all->local, name);
         goto out;
+    }
     found = check_file(all, key, fd, &identity, &entry, &why) == 0;
     if (found) {
         mark_published(all, key, a, &identity);
+        local_touch(all->local, name);
         answer_fill_from_file(a, fd, entry.size, entry.note_offset);
         fd = -1;
     } else {
         unlink(path);
+        local_forget(all->local, name);
         atomic_fetch_add(&all->damaged, 1);
         folder_report_damage(all->folder, path, &why);
     }
@@ -322,15 +439,23 @@ out:
     entry_clear(&entry);
     if (fd >= 0)
         close(fd);
+    free(name);
     free(path);
     return found;
 }
 
-void answers_begin(struct answers *all, struct answer *a)
+void answers_begin(struct answers *all, const struct key *key, struct answer *a)
 {
     char *path = folder_incoming_path(all->folder, ".answer");
+    struct claim *claim = local_claim_new(all->local);
 
-    answer_store_at(a, path);
+    if (key != NULL) {
+        char *name = name_of(key);
+
+        local_claim_for(claim, name);
+        free(name);
+    }
+    answer_store_at(a, path, &claim);
     free(path);
 }
 
@@ -363,31 +488,15 @@ static int publish(struct answers *all, const struct key *key, struct answer *a,
     if (rc == 0 && !file_identity_of(answer_fd(a), &identity))
         rc = err_set(err, ERR_STORAGE, "a new answer vanished");
     if (rc == 0) {
+        struct claim *claim = answer_take_claim(a);
+
         sync_parent(path, &ignored); /* the rename is atomic anyway; this is for power cuts */
-        mark_published(all, key, a, &identity);
+        entry->accesses = mark_published(all, key, a, &identity);
+        entry->stored_size = disk_usage(path);
+        local_publish(all->local, entry, &claim);
     }
     free(path);
     return rc;
-}
-
-bool answers_keep(struct answers *all, const struct key *key, struct answer *a, struct entry *entry)
-{
-    struct err why;
-
-    if (answer_storage_trouble(a, &why)) {
-        answers_end(all, key, a);
-        return false;
-    }
-    answer_end(a); /* the disk may fail here, too */
-    if (answer_storage_trouble(a, &why) || publish(all, key, a, entry, &why) != 0) {
-        folder_report_trouble(all->folder, &why);
-        drop_slot_answer(all, key, a);
-        return false;
-    }
-    folder_report_success(all->folder);
-    atomic_fetch_add(&all->kept, 1);
-    trim(all);
-    return true;
 }
 
 static void report_trouble(struct answers *all, struct answer *a)
@@ -396,6 +505,31 @@ static void report_trouble(struct answers *all, struct answer *a)
 
     if (answer_storage_trouble(a, &why))
         folder_report_trouble(all->folder, &why);
+}
+
+bool answers_keep(struct answers *all, const struct key *key, struct answer *a, struct entry *entry)
+{
+    struct err why;
+
+    if (answer_fd(a) < 0) { /* no disk, or no room */
+        answers_end(all, key, a);
+        return false;
+    }
+    answer_end(a);
+    if (answer_fd(a) < 0) { /* just now */
+        report_trouble(all, a);
+        drop_slot_answer(all, key, a);
+        return false;
+    }
+    if (publish(all, key, a, entry, &why) != 0) {
+        folder_report_trouble(all->folder, &why);
+        drop_slot_answer(all, key, a);
+        return false;
+    }
+    folder_report_success(all->folder);
+    atomic_fetch_add(&all->kept, 1);
+    trim(all);
+    return true;
 }
 
 void answers_end(struct answers *all, const struct key *key, struct answer *a)

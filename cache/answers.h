@@ -4,7 +4,7 @@
  *     a = answers_join(all, &key, &leads)     one caller leads, the others follow
  *     leader, in a worker:
  *         answers_find_local(all, &key, a)    true: it was on disk, whole; done
- *         answers_begin(all, a)               its file in incoming/
+ *         answers_begin(all, &key, a)         its file in incoming/
  *         answer_append()..., then one of
  *         answers_keep(all, &key, a, &entry)  end, and publish under the key
  *         answers_end(all, &key, a)           end, keep nothing
@@ -48,7 +48,8 @@ bool answers_have(struct answers *all, const struct key *key);
 /* Workers.  Files are checked against their digest on their first use, and whenever they have
  * changed since; damaged ones are removed and counted. */
 bool answers_find_local(struct answers *all, const struct key *key, struct answer *a);
-void answers_begin(struct answers *all, struct answer *a);
+/* key: what it is to be kept under; NULL when it isn't to be kept. */
+void answers_begin(struct answers *all, const struct key *key, struct answer *a);
 /* Readers come to the end at once; publishing follows.  Trouble with the disk is reported to the
  * folder, not to the caller: the answer was right, it is only not kept.  Returns true when it is
  * kept. */

@@ -14,10 +14,11 @@ struct cache_options {
     struct local_limits limits;
     enum compression compression;
     size_t git_processes;
-    int64_t unreachable_ttl_s;    /* what no tip of a mirror reaches is kept for so long */
-    uint64_t maintenance_memory;  /* bytes for one repack */
-    unsigned maintenance_threads; /* mirrors maintained at once; 0: none, ever */
-    int64_t verify_interval_s;    /* each entry is read again about so often; 0: never */
+    int64_t unreachable_ttl_s;        /* what no tip of a mirror reaches is kept for so long */
+    uint64_t maintenance_memory;      /* bytes for one repack */
+    unsigned maintenance_threads;     /* mirrors maintained at once; 0: none, ever */
+    uint64_t maintenance_interval_ms; /* between two looks at which mirrors need it */
+    int64_t verify_interval_s;        /* each entry is read again about so often; 0: never */
 };
 
 struct cache {
@@ -45,7 +46,7 @@ struct cache_verify {
     void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes */
     void (*finding)(void *ctx, const struct cache_finding *finding);
     void *ctx;
-    const volatile bool *stop; /* may be NULL */
+    const atomic_bool *stop; /* may be NULL */
 };
 /* Reads every answer against its digest and runs `git fsck --connectivity-only` on every mirror.
  * Serving goes on.  Returns the number of findings. */

@@ -11,12 +11,14 @@
     X(REPOSITORIES, "how often each repository was asked for")                                     \
     X(DECISIONS, "what upstream decided and advertised, per credential and repository")            \
     X(ORIGINS, "the upstreams in use and their idle connections")                                  \
+    X(JANITOR, "what the janitor has under way")                                                   \
     X(WORKERS, "a queue of jobs")                                                                  \
     X(MIRRORS, "the table of mirrors and each one's state")                                        \
     X(EXCHANGE, "one exchange's phase and upload window")                                          \
     X(ANSWERS, "the table of answers by key")                                                      \
     X(ANSWER, "one answer: its length, state and readers")                                         \
     X(PROCESSES, "the slots for git programs")                                                     \
+    X(LOCAL, "the table of entries, and who reads the index")                                      \
     X(FOLDER, "the data folder's health")                                                          \
     X(LOG, "the queue of log lines")
 

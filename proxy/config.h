@@ -15,6 +15,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "cache/compress.h"
+#include "cache/local/local.h"
 #include "protocol/err.h"
 
 enum log_format { LOG_TEXT, LOG_JSON };
@@ -60,6 +62,16 @@ struct config {
         uint32_t
             mirror_after; /* cold requests of one repository until it gets a mirror; 0: never */
         bool mirrors;     /* false: keep answers only */
+        struct share local_size, min_free;
+        enum policy_kind policy;
+        uint64_t max_age_ms;                   /* for POLICY_SIZE */
+        uint64_t answer_ttl_ms, mirror_ttl_ms; /* 0: as long as there is room */
+        uint64_t unreachable_ttl_ms;
+        enum compression compression;
+        uint64_t maintenance_interval_ms;
+        uint32_t maintenance_threads; /* 0: no upkeep of mirrors */
+        uint64_t maintenance_memory_bytes;
+        uint64_t verify_interval_ms; /* 0: never */
     } cache;
 
     struct {
@@ -106,6 +118,8 @@ void config_describe(FILE *out);
 
 /* "30s", "10ms", "5m", "1h", "2d", and plain numbers as seconds; "100G", "512K" in powers of 1024,
  * plain numbers as bytes. */
+/* As size_parse(), or "80%": 1 to 100 of it. */
+bool share_parse(const char *s, struct share *out);
 bool duration_parse(const char *s, uint64_t *ms);
 bool size_parse(const char *s, uint64_t *bytes);
 void duration_format(uint64_t ms, char out[32]);

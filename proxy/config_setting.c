@@ -121,6 +121,21 @@ bool size_parse(const char *s, uint64_t *bytes)
     return true;
 }
 
+bool share_parse(const char *s, struct share *out)
+{
+    const char *rest;
+    uint64_t value;
+
+    if (size_parse(s, &value)) {
+        *out = (struct share){.bytes = value};
+        return true;
+    }
+    if (!digits_parse(s, &value, &rest) || strcmp(rest, "%") != 0 || value < 1 || value > 100)
+        return false;
+    *out = (struct share){.percent = (unsigned)value};
+    return true;
+}
+
 /* The largest unit that says it exactly, so that what is printed parses to the same value. */
 static void unit_format(uint64_t value, const struct unit *units, size_t count, const char *zero,
                         char out[32])
@@ -187,6 +202,32 @@ static bool number_set(const struct setting *s, const char *text, void *field,
     else
         *(uint64_t *)field = value;
     return true;
+}
+
+/* s->min bounds sizes; percentages bound themselves. */
+static bool share_set(const struct setting *s, const char *text, struct share *field,
+                      char why[SETTING_WHY_MAX])
+{
+    struct share value, min;
+
+    must(share_parse(s->min, &min));
+    if (!share_parse(text, &value))
+        return refuse(why, "is neither a size nor a percentage; write a number with K, M, G or T, "
+                           "such as 100G, or 1%% to 100%%");
+    if (value.percent == 0 && value.bytes < min.bytes)
+        return refuse(why, "is too small; write %s or more, at most %s", s->min, s->max);
+    *field = value;
+    return true;
+}
+
+static char *share_get(const struct share *field)
+{
+    char number[32];
+
+    if (field->percent > 0)
+        return xasprintf("%u%%", field->percent);
+    size_format(field->bytes, number);
+    return xstrdup(number);
 }
 
 /* Words. */
@@ -413,6 +454,7 @@ bool setting_set(const struct setting *s, const char *text, void *base, char why
     case SETTING_SIZE:
     case SETTING_DURATION:
     case SETTING_COUNT: return number_set(s, text, field, why);
+    case SETTING_SHARE: return share_set(s, text, field, why);
     case SETTING_BOOL: return bool_set(text, field, why);
     case SETTING_ENUM: return enum_set(s, text, field, why);
     }
@@ -456,6 +498,7 @@ char *setting_get(const struct setting *s, const void *base)
         duration_format(*(const uint64_t *)field, number);
         return xstrdup(number);
     case SETTING_COUNT: return xasprintf("%" PRIu32, *(const uint32_t *)field);
+    case SETTING_SHARE: return share_get(field);
     case SETTING_BOOL: return xstrdup(*(const bool *)field ? "true" : "false");
     case SETTING_ENUM: return enum_get(s, field);
     }

@@ -16,6 +16,7 @@ enum setting_type {
     SETTING_NAME,     /* char *, an upstream's name */
     SETTING_URL,      /* char *, an upstream's base URL */
     SETTING_SIZE,     /* uint64_t, bytes */
+    SETTING_SHARE,    /* struct share, a size or a percentage */
     SETTING_DURATION, /* uint64_t, milliseconds */
     SETTING_COUNT,    /* uint32_t */
     SETTING_BOOL,     /* bool */

@@ -79,7 +79,34 @@
       "false: keep answers only.")                                                                 \
     X(cache, mirror_after, cache.mirror_after, COUNT, "0", "1000000", "2", RELOAD, "requests",     \
       "Cold shallow or filtered requests of one repository until it gets a mirror; a full clone "  \
-      "makes one at once. 0: never.")
+      "makes one at once. 0: never.")                                                              \
+    X(cache, local_size, cache.local_size, SHARE, "1M", "100%", "80%", RELOAD,                     \
+      "size or percentage",                                                                        \
+      "Everything below the data folder, what is being filled included, in bytes or as a share of "\
+      "the file system. Beyond it the least useful goes; what finds no room passes through.")      \
+    X(cache, min_free, cache.min_free, SHARE, "0", "100%", "2%", RELOAD, "size or percentage",     \
+      "What stays free on the file system, whoever uses the rest.")                                \
+    X(cache, policy, cache.policy, ENUM, NULL, NULL, "s3fifo", RELOAD, "s3fifo, lru, size",        \
+      "Which goes first. `s3fifo`: what was asked for once; `lru`: the oldest access; `size`: "    \
+      "what nobody asked for since `max_age`, then the largest by size / (accesses + 1).")         \
+    X(cache, max_age, cache.max_age_ms, DURATION, "1m", "3650d", "7d", RELOAD, "duration",         \
+      "For the policy `size`: unused for so long, an entry goes before all others.")               \
+    X(cache, answer_ttl, cache.answer_ttl_ms, DURATION, "0s", "3650d", "0s", RELOAD, "duration",   \
+      "An answer that nobody asked for during this time goes even where there is room. 0s: never.")\
+    X(cache, mirror_ttl, cache.mirror_ttl_ms, DURATION, "0s", "3650d", "0s", RELOAD, "duration",   \
+      "The same for mirrors.")                                                                     \
+    X(cache, unreachable_ttl, cache.unreachable_ttl_ms, DURATION, "1h", "3650d", "14d", RESTART,   \
+      "duration", "How long a mirror keeps what is not reachable from anything asked for.")        \
+    X(cache, compression, cache.compression, ENUM, NULL, NULL, "auto", RESTART, "auto, on, off",   \
+      "Keep answers compressed by zstd: where a sample says that it pays, always, or never.")      \
+    X(cache, maintenance_interval, cache.maintenance_interval_ms, DURATION, "100ms", "1d", "5m",   \
+      RESTART, "duration", "How often to look which mirrors need a repack.")                       \
+    X(cache, maintenance_threads, cache.maintenance_threads, COUNT, "0", "64", "1", RESTART,       \
+      "mirrors", "Mirrors repacked or verified at once, in the background. 0: none.")              \
+    X(cache, maintenance_memory, cache.maintenance_memory_bytes, SIZE, "16M", "1T", "256M",        \
+      RESTART, "size", "Memory that git may use for one repack, about.")                           \
+    X(cache, verify_interval, cache.verify_interval_ms, DURATION, "0s", "3650d", "30d", RESTART,   \
+      "duration", "Each entry is read again about this often, in the background. 0s: never.")
 
 #define CONFIG_LOG(X)                                                                              \
     X(log, format, log.format, ENUM, NULL, NULL, "text", RELOAD, "text, json",                     \

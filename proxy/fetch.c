@@ -121,7 +121,7 @@ static struct mirror *mirror_of(struct exchange *x, const struct fetch *f)
 {
     if (!x->config->cache.mirrors || f->req.algo != HASH_SHA1)
         return NULL;
-    return mirrors_get(x->proxy->mirrors, x->path.upstream, x->path.repo);
+    return mirrors_get(x->proxy->cache.mirrors, x->path.upstream, x->path.repo);
 }
 
 /* By what is known here: advertised, granted, or reachable from what was advertised. */
@@ -374,7 +374,7 @@ static void serve_round(struct exchange *x, struct fetch *f, struct mirror *m)
 /* Join the answer to f's key, or make it. */
 static void serve_keyed(struct exchange *x, struct fetch *f)
 {
-    struct answers *answers = x->proxy->answers;
+    struct answers *answers = x->proxy->cache.answers;
     struct answer *a = answers_join(answers, &f->key, &f->leads);
     struct err why;
     bool found;
@@ -396,7 +396,7 @@ static void serve_keyed(struct exchange *x, struct fetch *f)
  * nothing was done. */
 static bool serve_judged(struct exchange *x, struct fetch *f)
 {
-    struct answers *answers = x->proxy->answers;
+    struct answers *answers = x->proxy->cache.answers;
     struct flights *flights = x->proxy->flights;
     struct key leading;
     struct answer *a;
@@ -434,7 +434,7 @@ static bool let_upstream_judge(struct exchange *x, struct fetch *f, struct mirro
     /* One at a time, so that the second finds the first leading. */
     flights_enter(flights, &joining);
     if (flights_leads(flights, &leading) ||
-        (!answers_have(x->proxy->answers, &f->key) && (m == NULL || !mirror_ready(m))))
+        (!answers_have(x->proxy->cache.answers, &f->key) && (m == NULL || !mirror_ready(m))))
         done = serve_judged(x, f);
     flights_leave(flights, &joining);
     return done;

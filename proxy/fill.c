@@ -380,9 +380,9 @@ static void make_mirror(void *ctx)
     mirror_write_end(k->mirror);
     /* A disk that fails is told once for all that it fails. */
     if (rc != 0 && why.kind == ERR_STORAGE)
-        folder_report_trouble(k->asker.proxy->folder, &why);
+        folder_report_trouble(k->asker.proxy->cache.folder, &why);
     quiet =
-        rc != 0 && (why.kind == ERR_CANCELLED || folder_troubled(k->asker.proxy->folder, &trouble));
+        rc != 0 && (why.kind == ERR_CANCELLED || folder_troubled(k->asker.proxy->cache.folder, &trouble));
     if (rc != 0)
         log_line(quiet ? LOG_DEBUG : LOG_WARN, "mirror not made", "repository", LOG_STR,
                  k->asker.name, "reason", LOG_STR, why.text, NULL);
@@ -397,7 +397,7 @@ static void start_making(const struct fill *f, struct mirror *m, bool from_answe
     struct making *k = xcalloc(1, sizeof(*k));
 
     asker_copy(&f->asker, &k->asker);
-    k->mirror = mirrors_get(f->asker.proxy->mirrors, f->mirror_upstream, f->mirror_repo);
+    k->mirror = mirrors_get(f->asker.proxy->cache.mirrors, f->mirror_upstream, f->mirror_repo);
     must(k->mirror == m);
     if (from_answer)
         k->answer = answer_ref(f->answer);
@@ -445,7 +445,7 @@ static void describe(const struct fill *f, struct entry *e)
 
 static void succeed(struct fill *f, const struct stream *s)
 {
-    struct answers *answers = f->asker.proxy->answers;
+    struct answers *answers = f->asker.proxy->cache.answers;
     struct entry entry;
 
     if (!f->kept) {
@@ -461,7 +461,7 @@ static void succeed(struct fill *f, const struct stream *s)
 static void give_up(struct fill *f, const struct err *why)
 {
     if (f->kept)
-        answers_fail(f->asker.proxy->answers, &f->key, f->answer, why);
+        answers_fail(f->asker.proxy->cache.answers, &f->key, f->answer, why);
     else
         answer_fail(f->answer, why);
 }
@@ -469,7 +469,7 @@ static void give_up(struct fill *f, const struct err *why)
 static void end_unkept(struct fill *f)
 {
     if (f->kept)
-        answers_end(f->asker.proxy->answers, &f->key, f->answer);
+        answers_end(f->asker.proxy->cache.answers, &f->key, f->answer);
     else
         answer_end(f->answer);
 }
@@ -689,8 +689,8 @@ static void run(void *ctx)
     struct stream s;
 
     if (f->asker.config->cache.mirrors && f->req.algo == HASH_SHA1)
-        m = mirrors_get(proxy->mirrors, f->mirror_upstream, f->mirror_repo);
-    answers_begin(proxy->answers, f->answer);
+        m = mirrors_get(proxy->cache.mirrors, f->mirror_upstream, f->mirror_repo);
+    answers_begin(proxy->cache.answers, f->kept ? &f->key : NULL, f->answer);
     stream_init(&s, f->answer, &f->req);
     if (!try_mirror(f, m, &s))
         from_upstream(f, m, &s);

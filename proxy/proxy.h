@@ -4,10 +4,8 @@
 
 #include <stdatomic.h>
 
-#include "cache/answers.h"
-#include "cache/folder.h"
-#include "cache/mirror/mirror.h"
-#include "cache/process.h"
+#include "cache/cache.h"
+#include "cache/janitor.h"
 #include "cache/workers.h"
 #include "proxy/config.h"
 
@@ -18,10 +16,8 @@ struct refs;
 struct repositories;
 
 struct proxy {
-    struct folder *folder;
-    struct processes *processes;
-    struct answers *answers;
-    struct mirrors *mirrors;
+    struct cache cache;
+    struct janitor *janitor;
     struct origins *origins;
     struct decisions *decisions;
     struct flights *flights;

@@ -366,14 +366,18 @@ static struct flight *land_locked(struct refs *all, struct flight *f, struct fli
 
 static void store(const struct flight *f, struct encoded *form)
 {
-    char *path = folder_incoming_path(f->asker.proxy->folder, ".refs");
+    const struct cache *cache = &f->asker.proxy->cache;
+    char *path = folder_incoming_path(cache->folder, ".refs");
+    struct claim *claim = local_claim_new(cache->local);
 
-    answer_store_at(form->answer, path);
+    answer_store_at(form->answer, path, &claim);
     free(path);
 }
 
 static void ask_and_hand_on(struct flight *f)
 {
+    const struct encoded *plain = f->forms[ENCODING_IDENTITY];
+    bool whole;
     char *moved = NULL;
     struct err why;
     int rc;
@@ -383,10 +387,10 @@ static void ask_and_hand_on(struct flight *f)
             store(f, f->forms[i]);
     f->asked_ms = now_ms();
     rc = ask(f, &moved, &why);
-    if (rc == 0 && learn(f, moved) && f->asker.upstream->refs_ttl_ms > 0 &&
-        !answer_storage_trouble(f->forms[ENCODING_IDENTITY]->answer, &why))
-        f->kept_until_ms = now_ms() + f->asker.upstream->refs_ttl_ms;
+    whole = rc == 0 && learn(f, moved);
     finish(f, rc, &why);
+    if (whole && f->asker.upstream->refs_ttl_ms > 0 && answer_fd(plain->answer) >= 0)
+        f->kept_until_ms = now_ms() + f->asker.upstream->refs_ttl_ms;
     free(moved);
 }
 

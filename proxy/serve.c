@@ -41,20 +41,28 @@ static struct plan replied(void)
 static struct plan health(struct exchange *x)
 {
     struct answers_counts counts;
+    struct local_usage usage;
     struct err trouble;
-    bool troubled = folder_troubled(x->proxy->folder, &trouble);
-    char text[ERR_TEXT_MAX + 320];
+    bool troubled = folder_troubled(x->proxy->cache.folder, &trouble);
+    char text[ERR_TEXT_MAX + 512];
     int n;
 
-    answers_count(x->proxy->answers, &counts);
+    answers_count(x->proxy->cache.answers, &counts);
+    local_usage(x->proxy->cache.local, &usage);
     n = snprintf(text, sizeof(text),
                  "{\"status\":\"%s\",\"version\":\"%s\",\"storage\":\"%s\","
                  "\"answers\":{\"filling\":%llu,\"kept\":%llu,\"damaged\":%llu},"
-                 "\"mirrors\":{\"damaged\":%llu}}\n",
+                 "\"mirrors\":{\"damaged\":%llu},"
+                 "\"space\":{\"total\":%llu,\"limit\":%llu,\"filling\":%llu,"
+                 "\"answers\":%llu,\"mirrors\":%llu,\"evicted\":%llu}}\n",
                  troubled ? "degraded" : "ok", PANNIER_VERSION, troubled ? "failing" : "ok",
                  (unsigned long long)counts.filling, (unsigned long long)counts.kept,
                  (unsigned long long)counts.damaged,
-                 (unsigned long long)mirrors_damaged(x->proxy->mirrors));
+                 (unsigned long long)mirrors_damaged(x->proxy->cache.mirrors),
+                 (unsigned long long)usage.total, (unsigned long long)usage.limit,
+                 (unsigned long long)usage.filling, (unsigned long long)usage.entries[ENTRY_ANSWER],
+                 (unsigned long long)usage.entries[ENTRY_MIRROR],
+                 (unsigned long long)usage.evicted);
     reply_header(x, "Cache-Control", "no-store");
     reply_bytes(x, 200, "application/json", text, (size_t)n, "health");
     return replied();
@@ -145,6 +153,32 @@ static void on_damage(void *ctx, const char *what, const struct err *why)
              LOG_STR, why->text, NULL);
 }
 
+static void on_scanned(void *ctx, const struct local_usage *found, uint64_t took_us)
+{
+    (void)ctx;
+    log_line(LOG_INFO, "index compared with the files", "answers", LOG_U64,
+             found->entries[ENTRY_ANSWER], "mirrors", LOG_U64, found->entries[ENTRY_MIRROR],
+             "bytes", LOG_U64, found->total, "total_ms", LOG_MS, took_us, NULL);
+}
+
+static void on_maintained(void *ctx, const char *repo, const struct mirror_upkeep *what,
+                          uint64_t took_us)
+{
+    (void)ctx;
+    log_line(LOG_INFO, "mirror maintained", "repository", LOG_STR, repo, "packs_before", LOG_U64,
+             (uint64_t)what->packs_before, "packs", LOG_U64, (uint64_t)what->packs_after,
+             "tips_before", LOG_U64, (uint64_t)what->tips_before, "tips", LOG_U64,
+             (uint64_t)what->tips_after, "bytes", LOG_U64, what->bytes_after, "total_ms", LOG_MS,
+             took_us, NULL);
+}
+
+static void on_upkeep_failed(void *ctx, const char *repo, const struct err *why)
+{
+    (void)ctx;
+    log_line(LOG_WARN, "mirror not maintained", "repository", LOG_STR, repo, "reason", LOG_STR,
+             why->text, NULL);
+}
+
 static size_t git_processes(const struct config *c)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -173,15 +207,47 @@ static void raise_descriptor_limit(const struct config *c)
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+static int64_t in_seconds(uint64_t ms)
+{
+    return (int64_t)((ms + 999) / 1000);
+}
+
+static void limits_of(const struct config *c, struct local_limits *out)
+{
+    *out = (struct local_limits){
+        .size = c->cache.local_size,
+        .min_free = c->cache.min_free,
+        .policy = c->cache.policy,
+        .max_age_s = in_seconds(c->cache.max_age_ms),
+        .ttl_s = {[ENTRY_ANSWER] = in_seconds(c->cache.answer_ttl_ms),
+                  [ENTRY_MIRROR] = in_seconds(c->cache.mirror_ttl_ms)},
+    };
+}
+
+void serve_cache_options(const struct config *c, struct cache_options *out)
+{
+    *out = (struct cache_options){
+        .compression = c->cache.compression,
+        .git_processes = git_processes(c),
+        .unreachable_ttl_s = in_seconds(c->cache.unreachable_ttl_ms),
+        .maintenance_interval_ms = c->cache.maintenance_interval_ms,
+        .maintenance_memory = c->cache.maintenance_memory_bytes,
+        .maintenance_threads = c->cache.maintenance_threads,
+        .verify_interval_s = in_seconds(c->cache.verify_interval_ms),
+    };
+    limits_of(c, &out->limits);
+}
+
 static int build(struct proxy *p, const struct config *c, struct err *err)
 {
     const struct folder_listener listener = {.trouble = on_trouble, .damage = on_damage};
+    const struct janitor_listener upkeep = {
+        .scanned = on_scanned, .maintained = on_maintained, .failed = on_upkeep_failed};
+    struct cache_options options;
 
-    if (folder_open(c->data, &listener, &p->folder, err) != 0 ||
-        processes_new(git_processes(c), &p->processes, err) != 0)
+    serve_cache_options(c, &options);
+    if (cache_open(c->data, &listener, &options, &p->cache, err) != 0)
         return -1;
-    p->answers = answers_new(p->folder, NULL, COMPRESSION_OFF);
-    p->mirrors = mirrors_new(p->folder, p->processes, NULL);
     p->origins = origins_new();
     p->decisions = decisions_new();
     p->flights = flights_new();
@@ -191,6 +257,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->fills = workers_new("fill", c->limits.fills, c->limits.queue);
     p->relays = workers_new("relay", c->limits.fills, c->limits.queue);
     p->background = workers_new("mirror", BACKGROUND_THREADS, BACKGROUND_QUEUE);
+    p->janitor = janitor_start(&p->cache, &options, &upkeep);
     return 0;
 }
 
@@ -199,8 +266,9 @@ static void tear_down(struct proxy *p)
 {
     if (p->origins != NULL)
         origins_cancel(p->origins);
-    if (p->processes != NULL)
-        processes_kill_all(p->processes);
+    if (p->cache.processes != NULL)
+        processes_kill_all(p->cache.processes);
+    janitor_stop(&p->janitor);
     workers_free(&p->queries);
     workers_free(&p->fills);
     workers_free(&p->relays);
@@ -210,10 +278,7 @@ static void tear_down(struct proxy *p)
     flights_free(&p->flights);
     decisions_free(&p->decisions);
     origins_free(&p->origins);
-    mirrors_free(&p->mirrors);
-    answers_free(&p->answers);
-    processes_free(&p->processes);
-    folder_close(&p->folder);
+    cache_close(&p->cache);
 }
 
 /* ---- signals ---- */
@@ -257,6 +322,7 @@ static void catch_signals(sigset_t *while_waiting)
 
 static void reload(struct server *s, struct config **config, const struct serve_origin *origin)
 {
+    struct local_limits limits;
     struct config *loaded;
     struct err why;
     char *restart;
@@ -271,6 +337,8 @@ static void reload(struct server *s, struct config **config, const struct serve_
         log_line(LOG_WARN, "these settings need a restart", "settings", LOG_STR, restart, NULL);
     free(restart);
     server_configure(s, loaded);
+    limits_of(loaded, &limits);
+    local_configure(the_proxy.cache.local, &limits);
     log_set(loaded->log.format, loaded->log.level);
     config_unref(config);
     *config = loaded;
@@ -305,7 +373,7 @@ static void leave_at_once(struct proxy *p)
     /* What is being filled lies in incoming/ and is swept at the next start; what is whole is
      * published.  So there is nothing to wait for, and much that could hang. */
     log_line(LOG_WARN, "stopped with requests under way", NULL);
-    processes_kill_all(p->processes);
+    processes_kill_all(p->cache.processes);
     log_stop();
     _exit(0);
 }
@@ -332,7 +400,7 @@ int serve_run(struct config *config, const struct serve_origin *origin)
         return 1;
     }
     log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(server), "data", LOG_STR,
-             folder_path(the_proxy.folder), "version", LOG_STR, PANNIER_VERSION, NULL);
+             folder_path(the_proxy.cache.folder), "version", LOG_STR, PANNIER_VERSION, NULL);
     attend(server, &current, origin, &open);
     if (!drain(server, current, &open))
         leave_at_once(&the_proxy);

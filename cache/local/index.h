@@ -2,7 +2,11 @@
  * files at a start, and is worth no more than that: one that is lost or damaged is made anew,
  * empty, and filled from the files.
  *
- * The home of SQLite.  One thread at a time; any thread but those of HTTP: it reads the disk. */
+ * Damage that index_open() didn't see shows later, as ERR_CORRUPT from any of these: close it, and
+ * open it anew; it is fresh then.
+ *
+ * The home of SQLite.  One thread at a time; any thread but those of HTTP: it reads the disk.  Open
+ * its files nowhere else in the process: closing them would end SQLite's locks. */
 #ifndef PANNIER_CACHE_LOCAL_INDEX_H
 #define PANNIER_CACHE_LOCAL_INDEX_H
 

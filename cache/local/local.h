@@ -20,6 +20,7 @@
 #ifndef PANNIER_CACHE_LOCAL_LOCAL_H
 #define PANNIER_CACHE_LOCAL_LOCAL_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -29,11 +30,15 @@
 
 struct local;
 
+/* So many bytes, or when percent isn't 0, so much of the file system. */
+struct share {
+    uint64_t bytes;
+    unsigned percent;
+};
+
 struct local_limits {
-    uint64_t size;         /* bytes for everything below the data folder; 0: by percent */
-    unsigned size_percent; /* of the file system */
-    uint64_t min_free;     /* bytes that stay free on it, whoever uses them; 0: by percent */
-    unsigned min_free_percent;
+    struct share size;     /* for everything below the data folder */
+    struct share min_free; /* stays free on the file system, whoever uses the rest */
     enum policy_kind policy;
     int64_t max_age_s;                /* for POLICY_SIZE */
     int64_t ttl_s[ENTRY_KINDS_COUNT]; /* unused for so long: gone; 0: never */
@@ -43,17 +48,28 @@ struct local_limits {
  * not come free.  force: what is in use goes, too, as soon as its users have left, and nobody new
  * gets it.  Called without a lock; blocks on the disk only. */
 typedef bool local_remove_fn(void *ctx, const char *path, bool force);
+/* What lies at path; *out is yours to clear.  -1: ERR_CORRUPT: it is nothing that can be used. */
+typedef int local_describe_fn(void *ctx, const char *path, struct entry *out, struct err *err);
+struct local_owner {
+    local_remove_fn *remove;
+    local_describe_fn *describe;
+    void *ctx;
+};
 
 int local_open(struct folder *folder, const struct local_limits *limits, struct local **out,
                struct err *err);
 void local_close(struct local **l); /* writes what is still to be written */
-void local_set_owner(struct local *l, enum entry_kind kind, local_remove_fn *remove_fn, void *ctx);
+/* Each kind has one before anything of it is published, or local_scan() called. */
+void local_set_owner(struct local *l, enum entry_kind kind, const struct local_owner *owner);
 void local_configure(struct local *l, const struct local_limits *limits);
 
 /* ---- what is being written ---- */
 
 struct claim;
 struct claim *local_claim_new(struct local *l);
+/* It is going to be the entry at path.  One that turns out larger than the tier is then known, and
+ * doesn't empty the tier the next time. */
+void local_claim_for(struct claim *c, const char *path);
 /* Room for bytes more, made by evicting where it must be.  -1: ERR_LIMIT, there is none: nobody's
  * fault, and nothing to log. */
 int local_claim_grow(struct claim *c, uint64_t bytes, struct err *err);
@@ -77,7 +93,7 @@ void local_forget(struct local *l, const char *path);
 void local_tick(struct local *l, int64_t now_s);
 /* Compare with the files; slow (reads the end of each answer that the index doesn't know), in a
  * background thread.  stop: ends it early. */
-void local_scan(struct local *l, const volatile bool *stop);
+void local_scan(struct local *l, const atomic_bool *stop);
 bool local_scanned(struct local *l); /* once, since the start */
 
 /* ---- for people ---- */
@@ -86,11 +102,12 @@ struct local_usage {
     uint64_t entries[ENTRY_KINDS_COUNT];
     uint64_t bytes[ENTRY_KINDS_COUNT]; /* on disk */
     uint64_t filling;                  /* claimed */
-    uint64_t index;                    /* the index's own files */
+    uint64_t frame;                    /* folders, and the index */
     uint64_t total;                    /* of all these: what `du` says */
     uint64_t limit;                    /* what total may be at most now; UINT64_MAX: no limit */
     uint64_t evicted, evicted_bytes;   /* since the start */
 };
+/* Any thread, HTTP's too: what was known at the last tick where that needs the disk. */
 void local_usage(struct local *l, struct local_usage *out);
 
 /* Every entry, oldest access first; fn's entry is borrowed.  Not under a lock: what comes or goes

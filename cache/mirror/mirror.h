@@ -12,10 +12,11 @@
  * fails this is dropped and made again.  SHA-1 repositories only: libgit2 1.5 knows no others, so
  * the rest are served from answers and from upstream.
  *
- * The home of libgit2.  Worker threads only, unless said otherwise: these read the disk. */
+ * Worker threads only, unless said otherwise: these read the disk. */
 #ifndef PANNIER_CACHE_MIRROR_H
 #define PANNIER_CACHE_MIRROR_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -73,14 +74,16 @@ void mirror_write_end(struct mirror *m);
  *
  *     mirror_intake_begin(m, &in, &err)
  *     mirror_intake_feed(in, data, len, &err) ...
- *     mirror_intake_commit(&in, &tips, &err)  indexes, checks that all tips are there, records
- * them; only commits and tags become tips or mirror_intake_abort(&in)
+ *     mirror_intake_commit(&in, &tips, &err)    indexes, checks that all tips are there, records
+ *                                               them; only commits and tags become tips
+ *     or mirror_intake_abort(&in)
  *
  * When there is no mirror yet the pack must be closed under reachability, and the mirror
  * appears whole by rename; otherwise it may be thin. */
 struct mirror_intake;
-/* about: repo_id, repo and url of the repository, for the entry; what lies in incoming/ is claimed
- * from local, and the mirror published there. */
+/* about: repo_id, repo and url of the repository, for the entry.  What is fed is claimed from local
+ * before it is written (ERR_LIMIT: there is no room, and the intake is to be given up), and the
+ * mirror published there.  ERR_BUSY: it is being removed. */
 int mirror_intake_begin(struct mirror *m, const struct entry *about, bool background,
                         struct mirror_intake **out, struct err *err);
 int mirror_intake_feed(struct mirror_intake *in, const void *data, size_t len, struct err *err);
@@ -105,7 +108,7 @@ struct mirror_upkeep_options {
     int64_t
         unreachable_ttl_s; /* tips that nobody asked for so long, and what only they reach, go */
     uint64_t memory;       /* bytes for git, about */
-    const volatile bool *stop; /* ends git early; may be NULL */
+    const atomic_bool *stop; /* ends git early; may be NULL */
 };
 
 /* What was done; all 0 when nothing was needed. */
@@ -124,6 +127,10 @@ bool mirror_needs_upkeep(struct mirror *m, const struct mirror_upkeep_options *o
  * are done.  -1: the mirror is as it was. */
 int mirror_upkeep(struct mirror *m, const struct mirror_upkeep_options *options,
                   struct mirror_upkeep *out, struct err *err);
+
+/* What is written in the folder of a mirror about it; *out is yours to clear, and its stored_size
+ * the caller's to measure.  -1: ERR_NOT_FOUND, ERR_CORRUPT, or ERR_STORAGE. */
+int mirror_read_entry(const char *mirror_path, struct entry *out, struct err *err);
 
 /* Reads all of it: checksums of packs and indexes, and `git fsck --connectivity-only`.
  * -1: ERR_CORRUPT when it is damaged (it is still there), others when it can't be told. */

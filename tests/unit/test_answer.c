@@ -106,8 +106,9 @@ static struct answer *stored_answer(const struct scratch *s)
 {
     struct answer *a = answer_new_filling();
     char *path = scratch_path(s, "answer");
+    struct claim *none = NULL;
 
-    answer_store_at(a, path);
+    answer_store_at(a, path, &none);
     free(path);
     return a;
 }
@@ -621,11 +622,12 @@ static void a_disk_that_fails_at_the_end_loses_no_byte(void **state)
 static void a_place_that_is_not_there_is_as_good_as_a_full_disk(void **state)
 {
     struct answer *a = answer_new_filling();
+    struct claim *none = NULL;
     struct follower f;
     struct err why;
 
     (void)state;
-    answer_store_at(a, "/nonexistent/folder/answer");
+    answer_store_at(a, "/nonexistent/folder/answer", &none);
     assert_true(answer_storage_trouble(a, &why));
     assert_int_equal(why.kind, ERR_STORAGE);
     follower_init(&f, a, 1);

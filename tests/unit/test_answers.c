@@ -14,6 +14,8 @@
 struct fixture {
     struct scratch scratch;
     struct folder *folder;
+    struct local_limits limits;
+    struct local *local;
     struct answers *answers;
     unsigned damaged; /* as the folder's owner hears of it */
 };
@@ -33,12 +35,14 @@ static void open_all(struct fixture *f)
     struct err err;
 
     assert_int_equal(folder_open(f->scratch.dir, &listener, &f->folder, &err), 0);
-    f->answers = answers_new(f->folder, NULL, COMPRESSION_OFF);
+    assert_int_equal(local_open(f->folder, &f->limits, &f->local, &err), 0);
+    f->answers = answers_new(f->folder, f->local, COMPRESSION_OFF);
 }
 
 static void close_all(struct fixture *f)
 {
     answers_free(&f->answers);
+    local_close(&f->local);
     folder_close(&f->folder);
 }
 
@@ -53,6 +57,7 @@ static int set_up(void **state)
     struct fixture *f = xcalloc(1, sizeof(*f));
 
     scratch_init(&f->scratch);
+    f->limits.size.percent = 100;
     open_all(f);
     *state = f;
     return 0;
@@ -136,7 +141,7 @@ static void make(const struct fixture *f, const struct key *key, size_t len)
 {
     struct answer *a = lead(f, key);
 
-    answers_begin(f->answers, a);
+    answers_begin(f->answers, key, a);
     answer_set_note_offset(a, 3);
     append(a, len);
     assert_true(keep(f, key, a));
@@ -232,7 +237,7 @@ static void after_a_failure_the_next_leads_anew(void **state)
 
     assert_ptr_equal(first, other);
     assert_int_equal(counts(f).filling, 1);
-    answers_begin(f->answers, first);
+    answers_begin(f->answers, &key, first);
     append(first, 10);
     answers_fail(f->answers, &key, first, &(struct err){ERR_UPSTREAM, "broke off"});
     answer_why(other, &why);
@@ -254,7 +259,7 @@ static void what_is_ended_without_being_kept_is_for_those_who_have_it(void **sta
     struct answer *a = lead(f, &key), *next;
     char *incoming = folder_pathf(f->folder, "incoming");
 
-    answers_begin(f->answers, a);
+    answers_begin(f->answers, &key, a);
     append(a, 100);
     answers_end(f->answers, &key, a);
     assert_body(a, 100);
@@ -277,7 +282,7 @@ static void a_late_failure_leaves_the_next_ones_answer_alone(void **state)
     answers_end(f->answers, &key, a);
     next = lead(f, &key);
     answer_unref(&a);
-    answers_begin(f->answers, next);
+    answers_begin(f->answers, &key, next);
     append(next, 5);
     assert_true(keep(f, &key, next));
     answer_unref(&next);
@@ -321,7 +326,7 @@ static void readers_come_to_the_end_before_it_is_published_or_refused(void **sta
     struct answer *a = lead(f, &key);
     char *answers = folder_pathf(f->folder, "answers");
 
-    answers_begin(f->answers, a);
+    answers_begin(f->answers, &key, a);
     append(a, 5000);
     /* Its place can't be made: the answer is right all the same. */
     remove_tree(answers);
@@ -422,7 +427,7 @@ static void a_damaged_file_is_dropped_counted_and_made_again(void **state)
         assert_int_equal(counts(f).damaged, 1);
         assert_int_equal(f->damaged, 1);
         assert_false(exists(path));
-        answers_begin(f->answers, a);
+        answers_begin(f->answers, &key, a);
         append(a, 5000);
         assert_true(keep(f, &key, a));
         answer_unref(&a);
@@ -610,7 +615,7 @@ static void *use_all(void *ctx)
 
         if (leads && !answers_find_local(u->f->answers, &key, a)) {
             atomic_fetch_add(u->led, 1);
-            answers_begin(u->f->answers, a);
+            answers_begin(u->f->answers, &key, a);
             append(a, 2000);
             if (dice == 0)
                 answers_fail(u->f->answers, &key, a, &(struct err){ERR_UPSTREAM, "dice"});

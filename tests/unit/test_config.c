@@ -16,7 +16,7 @@
 /* The content of a file that lives for one load. */
 static char file_path[] = "/tmp/pannier-test-config-XXXXXX";
 
-static void write_file(const void *content, size_t len)
+static void write_config(const void *content, size_t len)
 {
     FILE *f = fopen(file_path, "w");
 
@@ -27,7 +27,7 @@ static void write_file(const void *content, size_t len)
 
 static int load_text(const char *yaml, struct config **c, struct err *err)
 {
-    write_file(yaml, strlen(yaml));
+    write_config(yaml, strlen(yaml));
     return config_load(file_path, NULL, c, err);
 }
 
@@ -216,13 +216,13 @@ static void what_is_no_yaml_file_is_refused_in_one_sentence(void **state)
     (void)state;
     assert_file_refused("/nonexistent/pannier.yaml", "cannot be read: No such file");
     assert_file_refused("/tmp", "is a directory");
-    write_file(junk, sizeof(junk));
+    write_config(junk, sizeof(junk));
     assert_file_refused(file_path, ":2: is not");
     memset(nonsense, 'x', size);
-    write_file(nonsense, size);
+    write_config(nonsense, size);
     assert_file_refused(file_path, "larger than 1 MiB");
     memset(nonsense, '[', size);
-    write_file(nonsense, 1 << 20);
+    write_config(nonsense, 1 << 20);
     assert_file_refused(file_path, ":1: ");
     free(nonsense);
 }
@@ -394,7 +394,7 @@ static void the_command_line_wins_over_the_file(void **state)
     struct err err;
 
     (void)state;
-    write_file(everything, strlen(everything));
+    write_config(everything, strlen(everything));
     assert_int_equal(config_load(file_path, &o, &c, &err), 0);
     assert_string_equal(c->listen_host, "0.0.0.0");
     assert_int_equal(c->listen_port, 1);
@@ -420,7 +420,7 @@ static void a_replaced_upstream_forgets_the_settings_of_the_old_url(void **state
     struct err err;
 
     (void)state;
-    write_file(yaml, strlen(yaml));
+    write_config(yaml, strlen(yaml));
     assert_int_equal(config_load(file_path, &o, &c, &err), 0);
     assert_int_equal(c->upstream_count, 1);
     assert_null(c->upstreams[0].ca_file);

@@ -1,0 +1,278 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cache/mirror/internal.h"
+#include "protocol/digest.h"
+
+enum { READ_BLOCK = 1 << 20 };
+
+const char MIRROR_CONFIG[] = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n";
+const char MIRROR_HEAD[] = "ref: refs/heads/none\n";
+
+/* All that git makes beside its objects ends, like a pack, in a SHA-1 of all before it. */
+static int check_sum(const char *path, const char *name, struct err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct digest *d;
+    char *block;
+    uint8_t found[SHA1_SIZE], stored[SHA1_SIZE];
+    struct stat st;
+    off_t left;
+
+    if (fd < 0)
+        return cannot_look(name, err);
+    d = digest_new(HASH_SHA1);
+    block = xmalloc(READ_BLOCK);
+    left = fstat(fd, &st) == 0 ? st.st_size - SHA1_SIZE : -1;
+    while (left > 0) {
+        ssize_t n = read(fd, block, left < READ_BLOCK ? (size_t)left : READ_BLOCK);
+
+        if (n <= 0)
+            left = -1;
+        else
+            digest_update(d, block, (size_t)n);
+        left -= n > 0 ? n : 0;
+    }
+    digest_final(d, found);
+    if (left != 0 || read(fd, stored, sizeof(stored)) != (ssize_t)sizeof(stored))
+        left = -1;
+    digest_free(d);
+    free(block);
+    close(fd);
+    return left == 0 && memcmp(found, stored, sizeof(found)) == 0
+               ? 0
+               : err_set(err, ERR_CORRUPT, "%s is not what was written", name);
+}
+
+/* The time of change of the inode is not looked at: it changes with each hard link, of which upkeep
+ * makes and removes many.  Whoever writes changes the other one. */
+static bool same_content(const struct file_identity *a, const struct file_identity *b)
+{
+    return a->inode == b->inode && a->size == b->size && a->mtime_ns == b->mtime_ns;
+}
+
+static bool was_verified(struct mirror *m, const char *name, const struct file_identity *identity)
+{
+    bool known = false;
+
+    lock_take(&m->all->lock);
+    for (size_t i = 0; i < m->verified_count && !known; i++)
+        known = strcmp(m->verified[i].name, name) == 0 &&
+                same_content(&m->verified[i].identity, identity);
+    lock_drop(&m->all->lock);
+    return known;
+}
+
+static void remember_verified(struct mirror *m, const char *name,
+                              const struct file_identity *identity)
+{
+    size_t i = 0;
+
+    lock_take(&m->all->lock);
+    while (i < m->verified_count && strcmp(m->verified[i].name, name) != 0)
+        i++;
+    if (i == m->verified_count) {
+        m->verified = xrealloc(m->verified, (i + 1) * sizeof(*m->verified));
+        m->verified[i].name = xstrdup(name);
+        m->verified_count++;
+    }
+    m->verified[i].identity = *identity;
+    lock_drop(&m->all->lock);
+}
+
+/* ---- each file that the list stands for ---- */
+
+struct listed_file {
+    const char *name;     /* below objects/ */
+    const uint64_t *size; /* NULL: any */
+    bool optional;        /* git does without it, more slowly */
+};
+typedef int file_fn(void *ctx, const struct listed_file *file, struct err *err);
+
+static int each_of_pack(const struct listed_pack *pack, file_fn *fn, void *ctx, struct err *err)
+{
+    static const struct {
+        const char *end;
+        bool optional;
+    } kinds[] = {
+        {"pack", false}, {"idx", false}, {"rev", true}, {"bitmap", true}, {"mtimes", true}};
+    int stem_len = (int)(strlen(pack->name) - strlen("pack"));
+    int rc = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(kinds) && rc == 0; i++) {
+        char *name = xasprintf("pack/%.*s%s", stem_len, pack->name, kinds[i].end);
+
+        rc = fn(ctx, &(struct listed_file){name, i == 0 ? &pack->size : NULL, kinds[i].optional},
+                err);
+        free(name);
+    }
+    return rc;
+}
+
+/* While upkeep changes from one state to the next, the multi-pack index may still be the old one:
+ * it is good for packs that are still there. */
+static int each_index(const struct pack_list *list, file_fn *fn, void *ctx, struct err *err)
+{
+    char *bitmap = xasprintf("pack/multi-pack-index-%s.bitmap", list->midx);
+    const char *const names[] = {"pack/multi-pack-index", "info/commit-graph", bitmap};
+    int rc = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(names) && rc == 0; i++)
+        rc = fn(ctx, &(struct listed_file){names[i], NULL, true}, err);
+    free(bitmap);
+    return rc;
+}
+
+static int each_file(const struct pack_list *list, file_fn *fn, void *ctx, struct err *err)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < list->count && rc == 0; i++)
+        rc = each_of_pack(&list->packs[i], fn, ctx, err);
+    return rc == 0 ? each_index(list, fn, ctx, err) : -1;
+}
+
+struct checking {
+    struct mirror *mirror;
+    bool anew;
+};
+
+static int check_file(void *ctx, const struct listed_file *file, struct err *err)
+{
+    const struct checking *c = ctx;
+    char *path = xasprintf("%s/objects/%s", c->mirror->path, file->name);
+    struct file_identity identity;
+    int rc = 0;
+
+    if (!file_identity_at(path, &identity))
+        rc = file->optional && errno == ENOENT ? 0 : cannot_look(file->name, err);
+    else if (file->size != NULL && identity.size != *file->size)
+        rc = err_set(err, ERR_CORRUPT, "%s is not what was written", file->name);
+    else if (c->anew || !was_verified(c->mirror, file->name, &identity)) {
+        rc = check_sum(path, file->name, err);
+        if (rc == 0)
+            remember_verified(c->mirror, file->name, &identity);
+        else if (file->optional && access(path, F_OK) != 0 && errno == ENOENT)
+            rc = 0; /* upkeep took it away */
+    }
+    free(path);
+    return rc;
+}
+
+static int trust_file(void *ctx, const struct listed_file *file, struct err *err)
+{
+    struct mirror *m = ctx;
+    char *path = xasprintf("%s/objects/%s", m->path, file->name);
+    struct file_identity identity;
+
+    (void)err;
+    if (file_identity_at(path, &identity))
+        remember_verified(m, file->name, &identity);
+    free(path);
+    return 0;
+}
+
+void mirror_trust_pack(struct mirror *m, const struct listed_pack *pack)
+{
+    struct err none;
+
+    each_of_pack(pack, trust_file, m, &none);
+}
+
+void mirror_trust_indexes(struct mirror *m, const struct pack_list *list)
+{
+    struct err none;
+
+    each_index(list, trust_file, m, &none);
+}
+
+void mirror_forget_verified_but(struct mirror *m, const struct pack_list *list)
+{
+    size_t kept = 0;
+
+    lock_take(&m->all->lock);
+    for (size_t i = 0; i < m->verified_count; i++) {
+        struct verified_file *v = &m->verified[i];
+        const char *name = strrchr(v->name, '/') + 1;
+
+        if (strncmp(name, "pack-", 5) == 0 && !pack_list_has(list, name, strcspn(name, ".")))
+            free(v->name);
+        else
+            m->verified[kept++] = *v;
+    }
+    m->verified_count = kept;
+    lock_drop(&m->all->lock);
+}
+
+/* ---- the mirror ---- */
+
+/* What git needs around the packs. */
+static int check_frame(struct mirror *m, struct err *err)
+{
+    const struct {
+        const char *name, *content;
+    } files[] = {{"config", MIRROR_CONFIG}, {"HEAD", MIRROR_HEAD}};
+    int rc = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(files) && rc == 0; i++) {
+        char *path = mirror_file(m, files[i].name);
+        char found[256] = "";
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+        if (fd < 0)
+            rc = cannot_look(files[i].name, err);
+        else if (read(fd, found, sizeof(found) - 1) < 0 || strcmp(found, files[i].content) != 0)
+            rc = err_set(err, ERR_CORRUPT, "its %s is not what was written", files[i].name);
+        if (fd >= 0)
+            close(fd);
+        free(path);
+    }
+    return rc;
+}
+
+int mirror_check(struct mirror *m, bool anew, struct err *err)
+{
+    struct checking c = {m, anew};
+    struct pack_list list;
+    struct mirror_use use;
+    int rc;
+
+    mirror_use_begin(m, &use); /* what the list names must not go while it is looked at */
+    rc = pack_list_read(m->path, &list, err);
+    if (rc == 0)
+        rc = each_file(&list, check_file, &c, err);
+    if (rc == 0)
+        rc = check_frame(m, err);
+    mirror_use_end(m, &use);
+    pack_list_clear(&list);
+    return rc;
+}
+
+bool mirror_ready(struct mirror *m)
+{
+    struct lock *lock = &m->all->lock;
+    struct err why;
+    bool good;
+
+    /* One at a time: after a restart a hundred requests must not read the same packs at once. */
+    lock_take(lock);
+    while (m->checking)
+        lock_wait(lock, &m->all->done);
+    m->checking = true;
+    lock_drop(lock);
+    good = !mirror_doomed(m);
+    if (good && mirror_check(m, false, &why) != 0) {
+        good = false;
+        if (why.kind == ERR_CORRUPT)
+            mirror_drop_damaged(m, &why);
+    }
+    lock_take(lock);
+    m->checking = false;
+    pthread_cond_broadcast(&m->all->done);
+    lock_drop(lock);
+    return good;
+}
