@@ -15,8 +15,6 @@ enum {
     WINDOW_LOG_MAX = 23,
 };
 
-/* ---- reading and writing at offsets ---- */
-
 static ssize_t read_at(int fd, void *buf, size_t len, uint64_t offset, struct err *err)
 {
     size_t done = 0;
@@ -33,22 +31,6 @@ static ssize_t read_at(int fd, void *buf, size_t len, uint64_t offset, struct er
         done += (size_t)n;
     }
     return (ssize_t)done;
-}
-
-static int write_at(int fd, const char *data, size_t len, uint64_t offset, struct err *err)
-{
-    while (len > 0) {
-        ssize_t n = pwrite(fd, data, len, (off_t)offset);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return err_errno(err, ERR_STORAGE, "write what was packed or unpacked");
-        data += n;
-        len -= (size_t)n;
-        offset += (uint64_t)n;
-    }
-    return 0;
 }
 
 /* ---- does it pay ---- */
@@ -87,146 +69,148 @@ bool compress_pays(int fd, uint64_t len)
 
 /* ---- packing ---- */
 
-/* Both ways read blocks of zstd's liking from one file and write such into another. */
-struct passage {
-    int from, to;
-    uint64_t left; /* to be read */
-    uint64_t read_offset, write_offset;
-    char *in, *out;
-    size_t in_size, out_size;
+/* Blocks of a file, of zstd's liking. */
+struct source {
+    int fd;
+    uint64_t offset, left;
+    char *block;
+    size_t block_size;
 };
 
-static void passage_init(struct passage *p, int from, uint64_t len, int to, size_t in_size,
-                         size_t out_size)
+static void source_init(struct source *s, int fd, uint64_t len, size_t block_size)
 {
-    *p = (struct passage){
-        .from = from,
-        .to = to,
-        .left = len,
-        .in = xmalloc(in_size),
-        .out = xmalloc(out_size),
-        .in_size = in_size,
-        .out_size = out_size,
-    };
-}
-
-static void passage_clear(struct passage *p)
-{
-    free(p->in);
-    free(p->out);
+    *s = (struct source){
+        .fd = fd, .left = len, .block = xmalloc(block_size), .block_size = block_size};
 }
 
 /* The next block; empty at the end. */
-static int take(struct passage *p, ZSTD_inBuffer *in, struct err *err)
+static int take(struct source *s, ZSTD_inBuffer *in, struct err *err)
 {
-    size_t n = p->left < p->in_size ? (size_t)p->left : p->in_size;
-    ssize_t got = read_at(p->from, p->in, n, p->read_offset, err);
+    size_t n = s->left < s->block_size ? (size_t)s->left : s->block_size;
+    ssize_t got = read_at(s->fd, s->block, n, s->offset, err);
 
     if (got < 0)
         return -1;
     if ((size_t)got < n)
         return err_set(err, ERR_CORRUPT, "a file ends before what is to be packed or unpacked");
-    *in = (ZSTD_inBuffer){p->in, n, 0};
-    p->read_offset += n;
-    p->left -= n;
+    *in = (ZSTD_inBuffer){s->block, n, 0};
+    s->offset += n;
+    s->left -= n;
     return 0;
 }
 
-static int put(struct passage *p, size_t len, struct err *err)
+static int pack(ZSTD_CCtx *z, struct source *s, compress_sink_fn *sink, void *ctx, struct err *err)
 {
-    if (write_at(p->to, p->out, len, p->write_offset, err) != 0)
-        return -1;
-    p->write_offset += len;
-    return 0;
-}
-
-static int pack(ZSTD_CCtx *z, struct passage *p, struct err *err)
-{
+    size_t block_size = ZSTD_CStreamOutSize();
+    char *block = xmalloc(block_size);
     bool last;
+    int rc;
 
     do {
         ZSTD_inBuffer in;
-        size_t left;
+        size_t left = 1;
 
-        if (take(p, &in, err) != 0)
-            return -1;
-        last = p->left == 0;
-        do {
-            ZSTD_outBuffer out = {p->out, p->out_size, 0};
+        rc = take(s, &in, err);
+        last = s->left == 0;
+        while (rc == 0 && (last ? left > 0 : in.pos < in.size)) {
+            ZSTD_outBuffer out = {block, block_size, 0};
 
             left = ZSTD_compressStream2(z, &out, &in, last ? ZSTD_e_end : ZSTD_e_continue);
             must(!ZSTD_isError(left));
-            if (put(p, out.pos, err) != 0)
-                return -1;
-        } while (last ? left > 0 : in.pos < in.size);
-    } while (!last);
-    return 0;
+            if (out.pos > 0)
+                rc = sink(ctx, block, out.pos, err);
+        }
+    } while (rc == 0 && !last);
+    free(block);
+    return rc;
 }
 
-int compress_file(int from, uint64_t len, int to, uint64_t *out_len, struct err *err)
+int compress_file(int from, uint64_t len, compress_sink_fn *sink, void *ctx, struct err *err)
 {
     ZSTD_CCtx *z = ZSTD_createCCtx();
-    struct passage p;
+    struct source s;
     int rc;
 
     must(z != NULL);
     must(!ZSTD_isError(ZSTD_CCtx_setParameter(z, ZSTD_c_compressionLevel, LEVEL)));
     must(!ZSTD_isError(ZSTD_CCtx_setParameter(z, ZSTD_c_checksumFlag, 1)));
     must(!ZSTD_isError(ZSTD_CCtx_setPledgedSrcSize(z, len)));
-    passage_init(&p, from, len, to, ZSTD_CStreamInSize(), ZSTD_CStreamOutSize());
-    rc = pack(z, &p, err);
-    *out_len = p.write_offset;
-    passage_clear(&p);
+    source_init(&s, from, len, ZSTD_CStreamInSize());
+    rc = pack(z, &s, sink, ctx, err);
+    free(s.block);
     ZSTD_freeCCtx(z);
     return rc;
 }
 
 /* ---- unpacking ---- */
 
-static int unpack(ZSTD_DCtx *z, struct passage *p, uint64_t len, struct err *err)
+struct drain {
+    compress_sink_fn *sink;
+    void *ctx;
+    char *block;
+    size_t block_size;
+    uint64_t left; /* of the length that it must have */
+};
+
+/* All that in holds.  *hint is 0 when the frame has come to its end. */
+static int unpack_block(ZSTD_DCtx *z, ZSTD_inBuffer *in, struct drain *d, size_t *hint,
+                        struct err *err)
 {
-    size_t hint = 1; /* 0: the frame has come to its end */
     bool full;
+
+    do {
+        ZSTD_outBuffer out = {d->block, d->block_size, 0};
+
+        *hint = ZSTD_decompressStream(z, &out, in);
+        if (ZSTD_isError(*hint))
+            return err_set(err, ERR_CORRUPT, "a zstd frame is damaged: %s",
+                           ZSTD_getErrorName(*hint));
+        if (out.pos > d->left)
+            return err_set(err, ERR_CORRUPT, "a zstd frame holds more than it should");
+        d->left -= out.pos;
+        if (out.pos > 0 && d->sink(d->ctx, d->block, out.pos, err) != 0)
+            return -1;
+        full = out.pos == out.size;
+    } while (*hint != 0 && (in->pos < in->size || full));
+    return 0;
+}
+
+static int unpack(ZSTD_DCtx *z, struct source *s, struct drain *d, struct err *err)
+{
+    size_t hint;
 
     do {
         ZSTD_inBuffer in;
 
-        if (take(p, &in, err) != 0)
+        if (take(s, &in, err) != 0)
             return -1;
         if (in.size == 0)
             return err_set(err, ERR_CORRUPT, "a zstd frame is cut");
-        do {
-            ZSTD_outBuffer out = {p->out, p->out_size, 0};
-
-            hint = ZSTD_decompressStream(z, &out, &in);
-            if (ZSTD_isError(hint))
-                return err_set(err, ERR_CORRUPT, "a zstd frame is damaged: %s",
-                               ZSTD_getErrorName(hint));
-            if (out.pos > len - p->write_offset)
-                return err_set(err, ERR_CORRUPT, "a zstd frame holds more than it should");
-            if (put(p, out.pos, err) != 0)
-                return -1;
-            full = out.pos == out.size;
-        } while (hint != 0 && (in.pos < in.size || full));
-        if (hint == 0 && (in.pos < in.size || p->left > 0))
+        if (unpack_block(z, &in, d, &hint, err) != 0)
+            return -1;
+        if (hint == 0 && (in.pos < in.size || s->left > 0))
             return err_set(err, ERR_CORRUPT, "something follows a zstd frame");
     } while (hint != 0);
-    if (p->write_offset != len)
+    if (d->left > 0)
         return err_set(err, ERR_CORRUPT, "a zstd frame holds less than it should");
     return 0;
 }
 
-int decompress_file(int from, uint64_t frame_len, int to, uint64_t len, struct err *err)
+int decompress_file(int from, uint64_t frame_len, uint64_t len, compress_sink_fn *sink, void *ctx,
+                    struct err *err)
 {
     ZSTD_DCtx *z = ZSTD_createDCtx();
-    struct passage p;
+    struct drain d = {sink, ctx, NULL, ZSTD_DStreamOutSize(), len};
+    struct source s;
     int rc;
 
     must(z != NULL);
     must(!ZSTD_isError(ZSTD_DCtx_setParameter(z, ZSTD_d_windowLogMax, WINDOW_LOG_MAX)));
-    passage_init(&p, from, frame_len, to, ZSTD_DStreamInSize(), ZSTD_DStreamOutSize());
-    rc = unpack(z, &p, len, err);
-    passage_clear(&p);
+    source_init(&s, from, frame_len, ZSTD_DStreamInSize());
+    d.block = xmalloc(d.block_size);
+    rc = unpack(z, &s, &d, err);
+    free(d.block);
+    free(s.block);
     ZSTD_freeDCtx(z);
     return rc;
 }

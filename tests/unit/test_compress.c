@@ -90,12 +90,42 @@ static void check_same(int a, int b, size_t len)
     free(right);
 }
 
+/* Where the pieces go. */
+struct target {
+    int fd;
+    off_t at;
+};
+
+static int put_piece(void *ctx, const void *data, size_t len, struct err *err)
+{
+    struct target *t = ctx;
+
+    if (pwrite(t->fd, data, len, t->at) != (ssize_t)len)
+        return err_set(err, ERR_STORAGE, "no room");
+    t->at += (off_t)len;
+    return 0;
+}
+
+static int unpacked(int from, uint64_t frame_len, int to, uint64_t len, struct err *err)
+{
+    return decompress_file(from, frame_len, len, put_piece, &(struct target){to, 0}, err);
+}
+
+static int pack(int from, uint64_t len, int to, uint64_t *frame_len, struct err *err)
+{
+    struct target t = {to, 0};
+    int rc = compress_file(from, len, put_piece, &t, err);
+
+    *frame_len = (uint64_t)t.at;
+    return rc;
+}
+
 static uint64_t packed(const struct place *p, uint64_t len)
 {
     uint64_t frame_len = 0;
     struct err err;
 
-    assert_int_equal(compress_file(p->from, len, p->packed, &frame_len, &err), 0);
+    assert_int_equal(pack(p->from, len, p->packed, &frame_len, &err), 0);
     assert_int_equal(lseek(p->packed, 0, SEEK_END), (off_t)frame_len);
     return frame_len;
 }
@@ -104,7 +134,7 @@ static void check_corrupt(const struct place *p, uint64_t frame_len, uint64_t le
 {
     struct err err = {0};
 
-    assert_int_equal(decompress_file(p->packed, frame_len, p->to, len, &err), -1);
+    assert_int_equal(unpacked(p->packed, frame_len, p->to, len, &err), -1);
     assert_int_equal(err.kind, ERR_CORRUPT);
     assert_true(strlen(err.text) > 0);
 }
@@ -171,7 +201,7 @@ static void what_was_packed_unpacks_to_what_it_was(void **state)
         else
             put_noise(p.from, len, 0);
         frame_len = packed(&p, len);
-        assert_int_equal(decompress_file(p.packed, frame_len, p.to, len, &err), 0);
+        assert_int_equal(unpacked(p.packed, frame_len, p.to, len, &err), 0);
         check_same(p.from, p.to, len);
         if (i % 2 == 0 && len == BIG)
             assert_true(frame_len < BIG / 4);
@@ -190,7 +220,7 @@ static void only_the_beginning_that_was_named_is_packed(void **state)
     put_text(p.from, BIG);
     frame_len = packed(&p, 5000);
     put_at(p.packed, "tail", 4, (off_t)frame_len); /* what stands behind is not looked at */
-    assert_int_equal(decompress_file(p.packed, frame_len, p.to, 5000, &err), 0);
+    assert_int_equal(unpacked(p.packed, frame_len, p.to, 5000, &err), 0);
     assert_int_equal(lseek(p.to, 0, SEEK_END), 5000);
     place_clear(&p);
 }
@@ -204,7 +234,7 @@ static void a_file_that_is_shorter_than_it_should_be_is_not_packed(void **state)
     (void)state;
     place_init(&p);
     put_text(p.from, 1000);
-    assert_int_equal(compress_file(p.from, 1001, p.packed, &frame_len, &err), -1);
+    assert_int_equal(pack(p.from, 1001, p.packed, &frame_len, &err), -1);
     assert_int_equal(err.kind, ERR_CORRUPT);
     place_clear(&p);
 }
@@ -226,7 +256,7 @@ static void a_changed_byte_never_unpacks_to_anything_else(void **state)
         assert_int_equal(pread(p.packed, &byte, 1, (off_t)at), 1);
         other = (char)(byte ^ 0x40);
         put_at(p.packed, &other, 1, (off_t)at);
-        if (decompress_file(p.packed, frame_len, p.to, 50000, &err) == 0) {
+        if (unpacked(p.packed, frame_len, p.to, 50000, &err) == 0) {
             check_same(p.from, p.to, 50000);
             harmless++;
         } else {
@@ -297,12 +327,12 @@ static void a_full_disk_is_told(void **state)
     frame_len = packed(&p, BIG);
     assert_int_equal(ftruncate(p.packed, 0), 0);
     limit_file_size(BIG / 2);
-    assert_int_equal(compress_file(p.from, BIG, p.packed, &ignored, &err), -1);
+    assert_int_equal(pack(p.from, BIG, p.packed, &ignored, &err), -1);
     limit_file_size(RLIM_INFINITY);
     assert_int_equal(err.kind, ERR_STORAGE);
     assert_int_equal(packed(&p, BIG), frame_len);
     limit_file_size(BIG / 2);
-    assert_int_equal(decompress_file(p.packed, frame_len, p.to, BIG, &err), -1);
+    assert_int_equal(unpacked(p.packed, frame_len, p.to, BIG, &err), -1);
     limit_file_size(RLIM_INFINITY);
     assert_int_equal(err.kind, ERR_STORAGE);
     place_clear(&p);
@@ -316,9 +346,9 @@ static void a_file_that_cannot_be_read_is_told(void **state)
 
     (void)state;
     place_init(&p);
-    assert_int_equal(compress_file(-1, 10, p.packed, &ignored, &err), -1);
+    assert_int_equal(pack(-1, 10, p.packed, &ignored, &err), -1);
     assert_int_equal(err.kind, ERR_STORAGE);
-    assert_int_equal(decompress_file(-1, 10, p.to, 10, &err), -1);
+    assert_int_equal(unpacked(-1, 10, p.to, 10, &err), -1);
     assert_int_equal(err.kind, ERR_STORAGE);
     place_clear(&p);
 }
