@@ -106,7 +106,7 @@ void processes_kill_all(struct processes *pool)
     pool->closing = true;
     pthread_cond_broadcast(&pool->freed);
     DL_FOREACH(pool->all, p)
-    kill(p->pid, SIGKILL);
+    kill(-p->pid, SIGKILL);
     lock_drop(&pool->lock);
 }
 
@@ -193,12 +193,14 @@ static void put_in_background(pid_t pid)
 
 /* The child, between fork and exec: nothing but system calls here.  It dies with the thread that
  * started it, so that after a crash no git program goes on writing into a folder that the next
- * start has swept. */
+ * start has swept.  It leads a group of its own, so that the programs that it starts end with it.
+ */
 _Noreturn static void become_git(const char *const *argv, char *const *envp, int in, int out,
                                  int err_fd, pid_t parent)
 {
     sigset_t none;
 
+    setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) /* it died before the line above */
         _exit(127);
@@ -247,7 +249,9 @@ static int spawn(struct processes *pool, const struct process_spec *spec, int in
         become_git(argv, envp, in, out, err_fd, parent);
     if (*pid < 0)
         rc = err_errno(err, ERR_PROCESS, "run git %s", spec->args[0]);
-    else if (spec->background)
+    else
+        setpgid(*pid, *pid); /* whoever comes first: the child, or who wants to end it */
+    if (rc == 0 && spec->background)
         put_in_background(*pid);
     free(protocol_var);
     return rc;
@@ -317,7 +321,7 @@ int process_start(struct processes *pool, const struct process_spec *spec, struc
     lock_take(&pool->lock);
     DL_APPEND(pool->all, p);
     if (pool->closing) /* came too late for processes_kill_all() */
-        kill(pid, SIGKILL);
+        kill(-pid, SIGKILL);
     lock_drop(&pool->lock);
     *out = p;
     return 0;
@@ -416,7 +420,7 @@ void process_kill(struct process **pp)
     *pp = NULL;
     if (p == NULL)
         return;
-    kill(p->pid, SIGKILL);
+    kill(-p->pid, SIGKILL);
     reap(p);
     close_fd(&p->err_fd);
     free(p);

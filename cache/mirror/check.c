@@ -190,6 +190,20 @@ void mirror_trust_indexes(struct mirror *m, const struct pack_list *list)
     each_index(list, trust_file, m, &none);
 }
 
+void mirror_date_pack(struct mirror *m, const struct listed_pack *pack, int64_t time_s)
+{
+    const struct timespec times[] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = time_s}};
+    char *name = xasprintf("pack/%s", pack->name);
+    char *path = xasprintf("%s/objects/%s", m->path, name);
+    struct file_identity identity;
+    bool verified = file_identity_at(path, &identity) && was_verified(m, name, &identity);
+
+    if (utimensat(AT_FDCWD, path, times, 0) == 0 && verified && file_identity_at(path, &identity))
+        remember_verified(m, name, &identity);
+    free(path);
+    free(name);
+}
+
 void mirror_forget_verified_but(struct mirror *m, const struct pack_list *list)
 {
     size_t kept = 0;

@@ -10,6 +10,7 @@ struct mirror_intake {
     struct mirror *mirror;
     bool fresh; /* path is in incoming/, to be renamed */
     bool committed;
+    bool added; /* its pack is one that the mirror didn't have */
     char *path;
     struct entry about; /* its repo_id is NULL: nothing is known */
     struct claim *claim;
@@ -144,7 +145,7 @@ static int add_to_list(struct mirror_intake *in, const char *hash, struct pack_l
     if (rc == 0 && !file_identity_at(path, &identity))
         rc = err_errno(err, ERR_STORAGE, "look at %s", name);
     if (rc == 0) {
-        pack_list_add(list, name, identity.size);
+        in->added = pack_list_add(list, name, identity.size);
         rc = pack_list_write(in->path, list, err);
     }
     free(path);
@@ -186,17 +187,18 @@ static int publish_fresh(struct mirror_intake *in, struct err *err)
     return rc;
 }
 
-/* All that makes the pack a part of the mirror; the list comes last. */
+/* All that makes the pack a part of the mirror.  The list comes before the tips: these are told to
+ * upstream as what is here, so a kill between the two must leave too few rather than too many. */
 static int record(struct mirror_intake *in, const char *hash, const struct oid_list *tips,
                   struct pack_list *list, struct err *err)
 {
-    int rc =
-        in->fresh ? packed_refs_write(in->path, tips, err) : objects_add_refs(in->path, tips, err);
+    int rc = add_to_list(in, hash, list, err);
 
     if (rc == 0)
-        rc = write_tip_times(in, tips, err);
+        rc = in->fresh ? packed_refs_write(in->path, tips, err)
+                       : objects_add_refs(in->path, tips, err);
     if (rc == 0)
-        rc = add_to_list(in, hash, list, err);
+        rc = write_tip_times(in, tips, err);
     if (rc == 0 && in->about.repo_id != NULL)
         rc = record_write(in->path, in->mirror->name, &in->about, tips, err);
     return rc;
@@ -221,7 +223,8 @@ int mirror_intake_commit(struct mirror_intake **inp, const struct oid_list *tips
     if (rc == 0 && in->fresh)
         rc = publish_fresh(in, err);
     if (rc == 0) {
-        mirror_trust_pack(in->mirror, &list.packs[list.count - 1]);
+        if (in->added)
+            mirror_trust_pack(in->mirror, &list.packs[list.count - 1]);
         mirror_publish(in->mirror, &in->claim);
     }
     in->committed = rc == 0;

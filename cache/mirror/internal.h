@@ -116,7 +116,8 @@ void pack_list_clear(struct pack_list *list);
 int pack_list_read(const char *path, struct pack_list *out, struct err *err);
 /* The list is what makes a folder a mirror: it is replaced as one, by rename. */
 int pack_list_write(const char *path, const struct pack_list *list, struct err *err);
-void pack_list_add(struct pack_list *list, const char *name, uint64_t size);
+/* False: it has it already. */
+bool pack_list_add(struct pack_list *list, const char *name, uint64_t size);
 /* stem_len: without ".pack" or what stands in its place. */
 bool pack_list_has(const struct pack_list *list, const char *name, size_t stem_len);
 uint64_t pack_list_bytes(const struct pack_list *list);
@@ -135,6 +136,8 @@ int mirror_check(struct mirror *m, bool anew, struct err *err);
  * reading back: a pack, or what goes with all of them. */
 void mirror_trust_pack(struct mirror *m, const struct listed_pack *pack);
 void mirror_trust_indexes(struct mirror *m, const struct pack_list *list);
+/* Set its time of change, and trust it as before. */
+void mirror_date_pack(struct mirror *m, const struct listed_pack *pack, int64_t time_s);
 /* Forget files that are not of the list any more. */
 void mirror_forget_verified_but(struct mirror *m, const struct pack_list *list);
 
@@ -196,6 +199,8 @@ int make_bare(const char *path, bool durable, struct err *err);
 /* Take away what a git program left that was killed, and packs that are not of the list, as far as
  * nobody reads them.  Between mirror_write_begin and _end. */
 void mirror_sweep(struct mirror *m);
+/* The checksum of the multi-pack index in this folder; false where there is none. */
+bool midx_checksum(int folder, char out[GIT_HEX_LEN + 1]);
 /* Would mirror_sweep() find something? */
 bool mirror_has_leftovers(struct mirror *m, const struct pack_list *list);
 

@@ -35,16 +35,17 @@ void pack_list_clear(struct pack_list *list)
     *list = (struct pack_list){0};
 }
 
-void pack_list_add(struct pack_list *list, const char *name, uint64_t size)
+bool pack_list_add(struct pack_list *list, const char *name, uint64_t size)
 {
     struct listed_pack *p;
 
     if (pack_list_has(list, name, strlen(name) - strlen(".pack")))
-        return;
+        return false;
     list->packs = xrealloc(list->packs, (list->count + 1) * sizeof(*list->packs));
     p = &list->packs[list->count++];
     *p = (struct listed_pack){.size = size};
     snprintf(p->name, sizeof(p->name), "%s", name);
+    return true;
 }
 
 bool pack_list_has(const struct pack_list *list, const char *name, size_t stem_len)

@@ -268,14 +268,6 @@ bool mirror_write_try(struct mirror *m, uint64_t timeout_ms)
     return mine;
 }
 
-void mirror_write_end(struct mirror *m)
-{
-    lock_take(&m->all->lock);
-    m->writing = false;
-    pthread_cond_broadcast(&m->all->done);
-    lock_drop(&m->all->lock);
-}
-
 static bool users_are_new_locked(const struct mirror *m)
 {
     const struct mirror_use *use;
@@ -284,6 +276,27 @@ static bool users_are_new_locked(const struct mirror *m)
     if (use->epoch < m->epoch)
         return false;
     return true;
+}
+
+static bool sweep_is_due(struct mirror *m)
+{
+    bool due;
+
+    lock_take(&m->all->lock);
+    due = m->sweep_due && users_are_new_locked(m);
+    m->sweep_due &= !due;
+    lock_drop(&m->all->lock);
+    return due;
+}
+
+void mirror_write_end(struct mirror *m)
+{
+    if (sweep_is_due(m))
+        mirror_sweep(m);
+    lock_take(&m->all->lock);
+    m->writing = false;
+    pthread_cond_broadcast(&m->all->done);
+    lock_drop(&m->all->lock);
 }
 
 void mirror_use_begin(struct mirror *m, struct mirror_use *use)
@@ -300,13 +313,12 @@ void mirror_use_end(struct mirror *m, struct mirror_use *use)
 
     lock_take(&m->all->lock);
     DL_DELETE(m->users, use);
+    /* Where there is a writer, it does so at its end. */
     sweep = m->sweep_due && !m->writing && users_are_new_locked(m);
     m->writing |= sweep;
     lock_drop(&m->all->lock);
-    if (sweep) {
-        mirror_sweep(m);
+    if (sweep)
         mirror_write_end(m);
-    }
 }
 
 bool mirror_users_are_new(struct mirror *m)

@@ -60,20 +60,30 @@ static bool is_unlisted(const char *name, const struct pack_list *list)
            (list->midx[0] == '\0' || strncmp(name + len, list->midx, GIT_HEX_LEN) != 0);
 }
 
-/* Its checksum, the end of the file. */
-static bool midx_is_listed(int folder, const struct pack_list *list)
+bool midx_checksum(int folder, char out[GIT_HEX_LEN + 1])
 {
     int fd = openat(folder, "multi-pack-index", O_RDONLY | O_CLOEXEC);
-    struct oid sum = {0};
     char hex[OID_HEX_SIZE] = "";
+    struct oid sum = {0};
     struct stat st;
 
+    out[0] = '\0';
     if (fd < 0)
-        return true; /* there is none */
+        return false;
+    /* It ends in it. */
     if (fstat(fd, &st) == 0 && pread(fd, sum.raw, SHA1_SIZE, st.st_size - SHA1_SIZE) == SHA1_SIZE)
         oid_to_hex(HASH_SHA1, &sum, hex);
+    memcpy(out, hex, GIT_HEX_LEN + 1);
     close(fd);
-    return strcmp(hex, list->midx) == 0;
+    return true;
+}
+
+/* Also when there is none. */
+static bool midx_is_listed(int folder, const struct pack_list *list)
+{
+    char sum[GIT_HEX_LEN + 1];
+
+    return !midx_checksum(folder, sum) || strcmp(sum, list->midx) == 0;
 }
 
 /* How many of the files that are not of the list end so (NULL: in any way); remove: how many of

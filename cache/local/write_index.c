@@ -1,0 +1,176 @@
+/* What changed goes into the index, now and then. */
+#include "cache/local/internal.h"
+
+#include <stdlib.h>
+
+#include "protocol/base.h"
+
+void local_take_index(struct local *l)
+{
+    lock_take(&l->lock);
+    while (l->index_busy)
+        lock_wait(&l->lock, &l->changed);
+    l->index_busy = true;
+    lock_drop(&l->lock);
+}
+
+void local_give_index(struct local *l)
+{
+    lock_take(&l->lock);
+    l->index_busy = false;
+    pthread_cond_broadcast(&l->changed);
+    lock_drop(&l->lock);
+}
+
+/* What one record's row becomes. */
+struct change {
+    char *path;
+    struct entry *put; /* NULL: only the access */
+    int64_t accessed;
+    uint64_t accesses, size;
+};
+
+struct changes {
+    struct change *items;
+    size_t count;
+    char **removed;
+    size_t removed_count;
+};
+
+static void take_changes(struct local *l, struct changes *out)
+{
+    struct record *r, *next;
+
+    *out = (struct changes){0};
+    lock_take(&l->lock);
+    DL_FOREACH(l->changes, r)
+    out->count++;
+    out->items = xcalloc(out->count, sizeof(*out->items));
+    out->count = 0;
+    DL_FOREACH_SAFE(l->changes, r, next)
+    {
+        out->items[out->count++] = (struct change){
+            .path = xstrdup(r->path),
+            .put = r->put,
+            .accessed = r->item.accessed,
+            .accesses = r->item.accesses,
+            .size = r->item.size,
+        };
+        r->put = NULL;
+        record_clear_change_locked(l, r);
+    }
+    out->removed = l->removed;
+    out->removed_count = l->removed_count;
+    l->removed = NULL;
+    l->removed_count = 0;
+    lock_drop(&l->lock);
+}
+
+static void clear_changes(struct changes *c)
+{
+    for (size_t i = 0; i < c->count; i++) {
+        if (c->items[i].put != NULL)
+            entry_clear(c->items[i].put);
+        free(c->items[i].put);
+        free(c->items[i].path);
+    }
+    for (size_t i = 0; i < c->removed_count; i++)
+        free(c->removed[i]);
+    free(c->items);
+    free(c->removed);
+}
+
+static int write_changes(struct index *x, const struct changes *c, struct err *err)
+{
+    int rc = index_begin(x, err);
+
+    /* Removals first: what was published anew under the same path comes after. */
+    for (size_t i = 0; i < c->removed_count && rc == 0; i++)
+        rc = index_remove(x, c->removed[i], err);
+    for (size_t i = 0; i < c->count && rc == 0; i++) {
+        const struct change *change = &c->items[i];
+
+        if (change->put != NULL) {
+            change->put->accessed = change->accessed;
+            change->put->accesses = change->accesses;
+            change->put->stored_size = change->size;
+            rc = index_put(x, change->put, err);
+        } else {
+            rc = index_touch(x, change->path, change->accessed, change->accesses, err);
+        }
+    }
+    if (rc == 0)
+        rc = index_commit(x, err);
+    if (rc != 0)
+        index_rollback(x);
+    return rc;
+}
+
+/* Between local_take_index() and local_give_index().  The index can be made from the files at any
+ * time, so what could not be written is not kept: the next scan makes up for it. */
+static void index_failed(struct local *l, const struct err *why)
+{
+    char *path = folder_pathf(l->folder, "index.db");
+    struct err err;
+    bool fresh;
+
+    if (why->kind == ERR_CORRUPT) {
+        folder_report_damage(l->folder, path, why);
+        index_close(&l->index);
+        if (index_open(path, &l->index, &fresh, &err) != 0)
+            folder_report_trouble(l->folder, &err);
+    } else {
+        folder_report_trouble(l->folder, why);
+    }
+    lock_take(&l->lock);
+    l->index_lost = true;
+    l->scanned = false;
+    lock_drop(&l->lock);
+    free(path);
+}
+
+static bool open_again(struct local *l)
+{
+    char *path = folder_pathf(l->folder, "index.db");
+    struct err ignored;
+    bool fresh;
+
+    if (l->index == NULL && index_open(path, &l->index, &fresh, &ignored) != 0)
+        l->index = NULL;
+    free(path);
+    return l->index != NULL;
+}
+
+/* True when there was something. */
+bool local_write_index(struct local *l)
+{
+    struct changes changes;
+    struct err why;
+    bool any;
+
+    local_take_index(l);
+    take_changes(l, &changes);
+    any = changes.count + changes.removed_count > 0;
+    if (any) {
+        if (!open_again(l))
+            err_set(&why, ERR_STORAGE, "the index can't be opened");
+        if (l->index == NULL || write_changes(l->index, &changes, &why) != 0)
+            index_failed(l, &why);
+    }
+    local_give_index(l);
+    clear_changes(&changes);
+    return any;
+}
+
+int local_each(struct local *l, int (*fn)(void *ctx, const struct entry *e), void *ctx,
+               struct err *err)
+{
+    int rc;
+
+    local_write_index(l);
+    local_take_index(l);
+    rc = l->index != NULL ? index_each(l->index, fn, ctx, err)
+                          : err_set(err, ERR_STORAGE, "the index can't be opened");
+    local_give_index(l);
+    return rc;
+}
