@@ -153,6 +153,25 @@ static void keep_mirror(struct fixture *f)
     entry_clear(&entry);
 }
 
+/* The mirror's only file below objects/pack/ that ends so; yours to free. */
+static char *mirror_file(const struct fixture *f, const char *end)
+{
+    char *folder = folder_pathf(f->cache.folder, "mirrors/example.org/r.git/objects/pack");
+    DIR *dir = opendir(folder);
+    struct dirent *d;
+    char *found = NULL;
+
+    assert_non_null(dir);
+    while (found == NULL && (d = readdir(dir)) != NULL)
+        if (strlen(d->d_name) > strlen(end) &&
+            strcmp(d->d_name + strlen(d->d_name) - strlen(end), end) == 0)
+            found = xasprintf("%s/%s", folder, d->d_name);
+    closedir(dir);
+    free(folder);
+    assert_non_null(found);
+    return found;
+}
+
 /* ---- looking ---- */
 
 /* How many findings there are. */
@@ -223,6 +242,26 @@ static void a_damaged_answer_is_found_and_stays_unless_it_is_to_be_repaired(void
     assert_int_equal(kept_entries(f, ENTRY_ANSWER), 3);
     assert_int_equal(verify(f, true), 0);
     free(path);
+}
+
+static void a_damaged_mirror_is_found_and_stays_unless_it_is_to_be_repaired(void **state)
+{
+    struct fixture *f = *state;
+    char *pack;
+
+    keep_mirror(f);
+    pack = mirror_file(f, ".pack");
+    flip_byte(pack, size_of(pack) / 2);
+    assert_int_equal(verify(f, false), 1);
+    assert_int_equal(f->kind, ERR_CORRUPT);
+    assert_string_equal(f->path, "mirrors/example.org/r.git");
+    assert_true(exists(pack));
+
+    assert_int_equal(verify(f, true), 1);
+    assert_int_equal(f->repaired, 1);
+    assert_false(exists(pack));
+    assert_int_equal(kept_entries(f, ENTRY_MIRROR), 0);
+    free(pack);
 }
 
 static void what_is_gone_is_not_damaged(void **state)
@@ -314,6 +353,7 @@ int main(void)
         TEST(nothing_is_verified_at_once),
         TEST(what_was_written_is_found_whole),
         TEST(a_damaged_answer_is_found_and_stays_unless_it_is_to_be_repaired),
+        TEST(a_damaged_mirror_is_found_and_stays_unless_it_is_to_be_repaired),
         TEST(what_is_gone_is_not_damaged),
         TEST(what_can_not_be_read_is_told_and_left_alone),
         TEST(it_stops_when_it_is_told_to),
