@@ -312,23 +312,46 @@ static void it_stops_when_it_is_told_to(void **state)
     assert_true(f->last_done < f->last_total);
 }
 
-static void more_than_are_copied_at_once_are_each_looked_at(void **state)
+/* Entries whose answers are gone. */
+static void publish_many(struct fixture *f, int count)
 {
-    enum { COUNT = 40000 };
-    struct fixture *f = *state;
     struct entry e = about();
 
     e.stored_size = 1000;
-    for (int i = 0; i < COUNT; i++) {
+    for (int i = 0; i < count; i++) {
         e.path = xasprintf("answers/00/%064d", i);
         local_publish(f->cache.local, &e, NULL);
         free(e.path);
     }
     e.path = NULL;
+    entry_clear(&e);
+}
+
+static void more_than_are_copied_at_once_are_each_looked_at(void **state)
+{
+    enum { COUNT = 40000 };
+    struct fixture *f = *state;
+
+    publish_many(f, COUNT);
     assert_int_equal(verify(f, false), 0);
     assert_int_equal(f->steps, COUNT + 2);
     assert_int_equal(f->last_done, 1000 * COUNT);
-    entry_clear(&e);
+}
+
+static void what_the_index_does_not_say_is_not_called_whole(void **state)
+{
+    enum { COUNT = 40000, HEAD = 4096 };
+    struct fixture *f = *state;
+    char *index = folder_pathf(f->cache.folder, "index.db");
+    struct err err;
+
+    publish_many(f, COUNT);
+    assert_int_equal(verify(f, false), 0); /* it is written, and larger than what SQLite keeps */
+    assert_int_equal(truncate(index, HEAD), 0);
+    f->steps = 0;
+    assert_int_equal(cache_verify(&f->cache, &f->how, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    free(index);
 }
 
 static int init_upstream(void **state)
@@ -358,6 +381,7 @@ int main(void)
         TEST(what_can_not_be_read_is_told_and_left_alone),
         TEST(it_stops_when_it_is_told_to),
         TEST(more_than_are_copied_at_once_are_each_looked_at),
+        TEST(what_the_index_does_not_say_is_not_called_whole),
     };
 
     return cmocka_run_group_tests(tests, init_upstream, clear_upstream);
