@@ -655,7 +655,7 @@ static void report_trouble(struct answers *all, struct answer *a)
     struct err why;
 
     if (answer_storage_trouble(a, &why))
-        folder_report_trouble(all->folder, &why);
+        folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
 }
 
 bool answers_keep(struct answers *all, const struct key *key, struct answer *a, struct entry *entry)
@@ -673,11 +673,11 @@ bool answers_keep(struct answers *all, const struct key *key, struct answer *a, 
         return false;
     }
     if (publish(all, key, a, entry, &why) != 0) {
-        folder_report_trouble(all->folder, &why);
+        folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
         drop_slot_answer(all, key, a);
         return false;
     }
-    folder_report_success(all->folder);
+    folder_report_success(all->folder, FOLDER_ANSWERS);
     atomic_fetch_add(&all->kept, 1);
     trim(all);
     return true;
