@@ -500,7 +500,7 @@ bool answers_find_local(struct answers *all, const struct key *key, struct answe
         answer_fill_from_file(a, fd, entry.size, entry.note_offset, &claim);
         fd = -1;
     } else if (checked && why.kind == ERR_STORAGE) {
-        folder_report_trouble(all->folder, &why);
+        folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
     } else if (!checked || why.kind == ERR_CORRUPT) {
         drop_damaged(all, name, path, &why);
     }                         /* or else there is no room to unpack it now */
