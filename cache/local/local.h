@@ -70,8 +70,9 @@ struct claim *local_claim_new(struct local *l);
 /* It is going to be the entry at path.  One that turns out larger than the tier is then known, and
  * doesn't empty the tier the next time. */
 void local_claim_for(struct claim *c, const char *path);
-/* Room for bytes more, made by evicting where it must be.  -1: ERR_LIMIT, there is none: nobody's
- * fault, and nothing to log. */
+/* Room for bytes more, made by evicting where it must be.  -1: there is none.  ERR_LIMIT: it is too
+ * large for the tier, which is nobody's fault and nothing to log; ERR_STORAGE: others have filled
+ * the file system, which is trouble. */
 int local_claim_grow(struct claim *c, uint64_t bytes, struct err *err);
 /* So much it is now, whatever was claimed. */
 void local_claim_set(struct claim *c, uint64_t bytes);
