@@ -98,7 +98,10 @@ void local_measure_limit(struct local *l);
 /* Of the last part of a path. */
 bool is_mirror_name(const char *name);
 
-/* write_index.c: who uses the index stands between these two. */
+/* write_index.c */
+/* At the start: fn for each entry of the index, if it can be had. */
+void local_load_index(struct local *l, int (*fn)(void *ctx, const struct entry *e));
+/* Who uses the index stands between these two. */
 void local_take_index(struct local *l);
 void local_give_index(struct local *l);
 /* True when there was something to write. */

@@ -1,6 +1,6 @@
 /* The local tier: what this disk keeps, how much that is, and what goes when room is needed.
  *
- *     local_open()                 reads the index; entries are known from here on
+ *     local_open()                 reads the index; its entries are known from here on
  *     local_claim_new()            something is being written below incoming/:
  *         local_claim_grow()       ... room for so many bytes more; evicts, or says no
  *         local_publish()          ... it is an entry now; the claim is over
@@ -56,8 +56,8 @@ struct local_owner {
     void *ctx;
 };
 
-int local_open(struct folder *folder, const struct local_limits *limits, struct local **out,
-               struct err *err);
+/* Never fails: where the index can't be had, what lies there is known after the scan. */
+struct local *local_open(struct folder *folder, const struct local_limits *limits);
 void local_close(struct local **l); /* writes what is still to be written */
 /* Each kind has one before anything of it is published, or local_scan() called. */
 void local_set_owner(struct local *l, enum entry_kind kind, const struct local_owner *owner);
