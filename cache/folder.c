@@ -116,7 +116,7 @@ static int take_ownership(struct folder *f, struct err *err)
         rc = err_errno(err, ERR_STORAGE, "open %s", path);
     else if (flock(f->lock_fd, LOCK_EX | LOCK_NB) != 0)
         rc = errno == EWOULDBLOCK
-                 ? err_set(err, ERR_STORAGE,
+                 ? err_set(err, ERR_BUSY,
                            "the data folder %s is in use by another pannier; give this one a "
                            "folder of its own",
                            f->path)

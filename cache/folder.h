@@ -29,7 +29,7 @@ struct folder_listener {
     void *ctx;
 };
 
-/* -1 (ERR_STORAGE): can't be made or written, has another version, or another process
+/* -1: ERR_STORAGE, it can't be made or written, or has another version; ERR_BUSY, another process
  * serves from it. */
 int folder_open(const char *path, const struct folder_listener *listener, struct folder **out,
                 struct err *err);

@@ -73,7 +73,7 @@ static void one_folder_serves_one_process(void **state)
 
     assert_true(opens(f));
     assert_int_equal(folder_open(f->data, NULL, &second, &f->err), -1);
-    assert_int_equal(f->err.kind, ERR_STORAGE);
+    assert_int_equal(f->err.kind, ERR_BUSY);
     assert_non_null(strstr(f->err.text, "in use"));
     folder_close(&f->folder);
     assert_true(opens(f));
