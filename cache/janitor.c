@@ -128,7 +128,11 @@ static void upkeep(void *ctx)
     if (m != NULL && !j->stop) {
         if (mirror_upkeep(m, &options, &what, &why) == 0) {
             atomic_fetch_add(&j->maintained, 1);
+            folder_report_success(j->cache->folder, FOLDER_MIRRORS);
             j->listener.maintained(j->listener.ctx, job->entry.repo, &what, now_us() - started);
+        } else if (why.kind == ERR_STORAGE) { /* told once for all that it fails */
+            atomic_fetch_add(&j->failed, 1);
+            folder_report_trouble(j->cache->folder, FOLDER_MIRRORS, &why);
         } else if (why.kind != ERR_CANCELLED) {
             atomic_fetch_add(&j->failed, 1);
             j->listener.failed(j->listener.ctx, job->entry.repo, &why);

@@ -118,9 +118,9 @@ static void index_failed(struct local *l, const struct err *why)
         folder_report_damage(l->folder, path, why);
         index_close(&l->index);
         if (index_open(path, &l->index, &fresh, &err) != 0)
-            folder_report_trouble(l->folder, &err);
+            folder_report_trouble(l->folder, FOLDER_INDEX, &err);
     } else {
-        folder_report_trouble(l->folder, why);
+        folder_report_trouble(l->folder, FOLDER_INDEX, why);
     }
     lock_take(&l->lock);
     l->index_lost = true;
@@ -156,6 +156,8 @@ bool local_write_index(struct local *l)
             err_set(&why, ERR_STORAGE, "the index can't be opened");
         if (l->index == NULL || write_changes(l->index, &changes, &why) != 0)
             index_failed(l, &why);
+        else
+            folder_report_success(l->folder, FOLDER_INDEX);
     }
     local_give_index(l);
     clear_changes(&changes);

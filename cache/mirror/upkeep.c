@@ -253,7 +253,8 @@ static int run(struct upkeep *u, const struct program *program, struct err *err)
                            &(struct process_spec){.args = program->args,
                                                   .input = program->input,
                                                   .input_len = strlen(program->input),
-                                                  .background = true},
+                                                  .background = true,
+                                                  .writes = true},
                            &p, err);
 
     if (rc == 0)
@@ -330,8 +331,8 @@ static int link_copy(struct upkeep *u, struct err *err)
 
     for (size_t i = 0; i < u->before.count && rc == 0; i++)
         rc = link_pack(m->path, u->copy, u->before.packs[i].name, err);
-    /* After mirror_sweep() the multi-pack index is that of the list, unless somebody still reads:
-     * then git finds packs missing that it names, and makes it anew all the same. */
+    /* git makes the new index and bitmap from these; or not, should a kill have left another index
+     * than that of the list. */
     if (rc == 0)
         rc = link_object_file(m->path, u->copy, "pack/multi-pack-index", err);
     if (rc == 0)

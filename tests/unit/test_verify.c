@@ -153,6 +153,25 @@ static void keep_mirror(struct fixture *f)
     entry_clear(&entry);
 }
 
+/* The mirror's only file below objects/pack/ that ends so; yours to free. */
+static char *mirror_file(const struct fixture *f, const char *end)
+{
+    char *folder = folder_pathf(f->cache.folder, "mirrors/example.org/r.git/objects/pack");
+    DIR *dir = opendir(folder);
+    struct dirent *d;
+    char *found = NULL;
+
+    assert_non_null(dir);
+    while (found == NULL && (d = readdir(dir)) != NULL)
+        if (strlen(d->d_name) > strlen(end) &&
+            strcmp(d->d_name + strlen(d->d_name) - strlen(end), end) == 0)
+            found = xasprintf("%s/%s", folder, d->d_name);
+    closedir(dir);
+    free(folder);
+    assert_non_null(found);
+    return found;
+}
+
 /* ---- looking ---- */
 
 /* How many findings there are. */
@@ -225,6 +244,26 @@ static void a_damaged_answer_is_found_and_stays_unless_it_is_to_be_repaired(void
     free(path);
 }
 
+static void a_damaged_mirror_is_found_and_stays_unless_it_is_to_be_repaired(void **state)
+{
+    struct fixture *f = *state;
+    char *pack;
+
+    keep_mirror(f);
+    pack = mirror_file(f, ".pack");
+    flip_byte(pack, size_of(pack) / 2);
+    assert_int_equal(verify(f, false), 1);
+    assert_int_equal(f->kind, ERR_CORRUPT);
+    assert_string_equal(f->path, "mirrors/example.org/r.git");
+    assert_true(exists(pack));
+
+    assert_int_equal(verify(f, true), 1);
+    assert_int_equal(f->repaired, 1);
+    assert_false(exists(pack));
+    assert_int_equal(kept_entries(f, ENTRY_MIRROR), 0);
+    free(pack);
+}
+
 static void what_is_gone_is_not_damaged(void **state)
 {
     struct fixture *f = *state;
@@ -273,23 +312,46 @@ static void it_stops_when_it_is_told_to(void **state)
     assert_true(f->last_done < f->last_total);
 }
 
-static void more_than_are_copied_at_once_are_each_looked_at(void **state)
+/* Entries whose answers are gone. */
+static void publish_many(struct fixture *f, int count)
 {
-    enum { COUNT = 40000 };
-    struct fixture *f = *state;
     struct entry e = about();
 
     e.stored_size = 1000;
-    for (int i = 0; i < COUNT; i++) {
+    for (int i = 0; i < count; i++) {
         e.path = xasprintf("answers/00/%064d", i);
         local_publish(f->cache.local, &e, NULL);
         free(e.path);
     }
     e.path = NULL;
+    entry_clear(&e);
+}
+
+static void more_than_are_copied_at_once_are_each_looked_at(void **state)
+{
+    enum { COUNT = 40000 };
+    struct fixture *f = *state;
+
+    publish_many(f, COUNT);
     assert_int_equal(verify(f, false), 0);
     assert_int_equal(f->steps, COUNT + 2);
     assert_int_equal(f->last_done, 1000 * COUNT);
-    entry_clear(&e);
+}
+
+static void what_the_index_does_not_say_is_not_called_whole(void **state)
+{
+    enum { COUNT = 40000, HEAD = 4096 };
+    struct fixture *f = *state;
+    char *index = folder_pathf(f->cache.folder, "index.db");
+    struct err err;
+
+    publish_many(f, COUNT);
+    assert_int_equal(verify(f, false), 0); /* it is written, and larger than what SQLite keeps */
+    assert_int_equal(truncate(index, HEAD), 0);
+    f->steps = 0;
+    assert_int_equal(cache_verify(&f->cache, &f->how, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    free(index);
 }
 
 static int init_upstream(void **state)
@@ -314,10 +376,12 @@ int main(void)
         TEST(nothing_is_verified_at_once),
         TEST(what_was_written_is_found_whole),
         TEST(a_damaged_answer_is_found_and_stays_unless_it_is_to_be_repaired),
+        TEST(a_damaged_mirror_is_found_and_stays_unless_it_is_to_be_repaired),
         TEST(what_is_gone_is_not_damaged),
         TEST(what_can_not_be_read_is_told_and_left_alone),
         TEST(it_stops_when_it_is_told_to),
         TEST(more_than_are_copied_at_once_are_each_looked_at),
+        TEST(what_the_index_does_not_say_is_not_called_whole),
     };
 
     return cmocka_run_group_tests(tests, init_upstream, clear_upstream);
