@@ -36,7 +36,7 @@ static void open_all(struct fixture *f)
     struct err err;
 
     assert_int_equal(folder_open(f->scratch.dir, &listener, &f->folder, &err), 0);
-    assert_int_equal(local_open(f->folder, &f->limits, &f->local, &err), 0);
+    f->local = local_open(f->folder, &f->limits);
     f->answers = answers_new(f->folder, f->local, f->compression);
 }
 

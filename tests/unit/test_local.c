@@ -65,7 +65,7 @@ static bool keep(struct fixture *f, unsigned number, uint64_t bytes)
         e.stored_size = disk_usage(path);
         local_publish(f->local, &e, &claim);
     } else {
-        assert_int_equal(err.kind, ERR_LIMIT);
+        assert_int_equal(err.kind, f->limits.min_free.percent > 0 ? ERR_STORAGE : ERR_LIMIT);
         local_claim_free(&claim);
     }
     assert_null(claim);
@@ -132,7 +132,7 @@ static void open_tier(struct fixture *f)
     struct err err;
 
     assert_int_equal(folder_open(f->scratch.dir, &listener, &f->folder, &err), 0);
-    assert_int_equal(local_open(f->folder, &f->limits, &f->local, &err), 0);
+    f->local = local_open(f->folder, &f->limits);
     local_set_owner(f->local, ENTRY_ANSWER, &owner);
     local_set_owner(f->local, ENTRY_MIRROR, &owner);
 }
@@ -456,6 +456,14 @@ static void lose_index(struct fixture *f, const char *how)
     }
 }
 
+static void put_file_below(const char *folder, const char *name)
+{
+    char *path = xasprintf("%s/%s", folder, name);
+
+    put_file(path, name, strlen(name));
+    free(path);
+}
+
 static void a_lost_or_damaged_index_is_made_from_the_files(void **state)
 {
     struct fixture *f = *state;
@@ -515,6 +523,34 @@ static void an_index_damaged_under_us_is_made_anew(void **state)
     scan(f);
     assert_int_equal(list(f).count, 6);
     free(nonsense);
+    free(path);
+}
+
+static void without_an_index_entries_are_kept_and_found_by_a_scan(void **state)
+{
+    struct fixture *f = *state;
+    char *path = folder_pathf(f->folder, "index.db");
+    atomic_bool stop = false;
+    struct err err;
+
+    fill(f, 0, 3);
+    close_tier(f);
+    lose_index(f, NULL);
+    assert_int_equal(mkdir(path, 0700), 0); /* nothing that SQLite could open */
+    put_file_below(path, "in the way");
+    open_tier(f);
+    assert_true(keep(f, 3, ENTRY_BYTES));
+    local_scan(f->local, &stop);
+    assert_false(local_scanned(f->local));
+    assert_int_equal(usage(f).entries[ENTRY_ANSWER], 4);
+    local_tick(f->local, 2000);
+    assert_int_equal(local_remove(f->local, "answers/00/0", &err), 0);
+    assert_int_equal(usage(f).entries[ENTRY_ANSWER], 3);
+    remove_tree(path);
+    local_tick(f->local, 2001);
+    local_scan(f->local, &stop); /* the index is made */
+    scan(f);
+    assert_int_equal(list(f).count, 3);
     free(path);
 }
 
@@ -591,6 +627,7 @@ int main(void)
         TEST(a_lost_or_damaged_index_is_made_from_the_files),
         TEST(a_scan_finds_what_came_and_forgets_what_went),
         TEST(an_index_damaged_under_us_is_made_anew),
+        TEST(without_an_index_entries_are_kept_and_found_by_a_scan),
         TEST(many_at_once_keep_the_sums_right),
     };
 
