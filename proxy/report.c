@@ -254,7 +254,7 @@ static void take_progress(struct report *r, const json_t *of)
     format_size(total, all);
     if (r->terminal) {
         draw_bar(r, percent, so_far, all);
-    } else if (percent >= r->told_percent + TOLD_STEP_PERCENT) {
+    } else if (r->list == NULL && percent >= r->told_percent + TOLD_STEP_PERCENT) {
         fprintf(stderr, "%u %%: %s of %s read\n", percent, so_far, all);
         r->told_percent = percent;
     }
