@@ -391,10 +391,14 @@ int answer_rename_file(struct answer *a, const char *path, struct err *err)
     return 0;
 }
 
-void answer_fill_from_file(struct answer *a, int fd, uint64_t size, int64_t note_offset)
+void answer_fill_from_file(struct answer *a, int fd, uint64_t size, int64_t note_offset,
+                           struct claim **claim)
 {
     struct answer_reader *woken;
 
+    must(a->claim == NULL);
+    a->claim = *claim;
+    *claim = NULL;
     lock_take(&a->lock);
     must(a->state == ANSWER_FILLING && a->fd < 0 && !a->passing);
     a->fd = fd;

@@ -106,8 +106,10 @@ struct claim *answer_take_claim(struct answer *a); /* for the entry that the fil
 void answer_body_digest(struct answer *a, uint8_t out[SHA256_SIZE]); /* once, when WHOLE */
 /* Give the file its final name; from then on the name is the store's. */
 int answer_rename_file(struct answer *a, const char *path, struct err *err);
-/* Make a FILLING answer without bytes WHOLE from a verified file: takes fd over. */
-void answer_fill_from_file(struct answer *a, int fd, uint64_t size, int64_t note_offset);
+/* Make a FILLING answer without bytes WHOLE from a verified file: takes fd over, and *claim (NULL
+ * inside: none) until its bytes are gone. */
+void answer_fill_from_file(struct answer *a, int fd, uint64_t size, int64_t note_offset,
+                           struct claim **claim);
 
 struct answer_reader {
     struct answer *answer; /* holds a reference */

@@ -6,12 +6,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cache/compress.h"
 #include "protocol/base.h"
 
 static const char MAGIC[8] = {'P', 'A', 'N', 'N', 'I', 'E', 'R', 'A'};
 
 enum {
-    FILE_VERSION = 1,
+    VERSION_PLAIN = 1,
+    VERSION_PACKED = 2,
     RECORD_MAX = 64 * 1024, /* a longer one is damage */
     READ_BLOCK = 1 << 20,
 };
@@ -20,7 +22,7 @@ struct tail {
     char magic[8];
     uint32_t version;
     uint32_t record_len;
-    uint64_t body_len;
+    uint64_t body_len; /* unpacked */
     uint8_t body_sha256[SHA256_SIZE];
     uint8_t check[8]; /* first bytes of the SHA-256 of the record and all of the above */
 };
@@ -73,10 +75,13 @@ static int read_at(int fd, void *data, size_t len, uint64_t offset, struct err *
     return 0;
 }
 
-int answer_file_seal(int fd, const struct entry *entry, const uint8_t body_sha256[SHA256_SIZE],
-                     struct err *err)
+int answer_file_seal(int fd, uint64_t stored_len, const struct entry *entry,
+                     const uint8_t body_sha256[SHA256_SIZE], struct err *err)
 {
-    struct tail tail = {.version = htole32(FILE_VERSION), .body_len = htole64(entry->size)};
+    struct tail tail = {
+        .version = htole32(entry->packed ? VERSION_PACKED : VERSION_PLAIN),
+        .body_len = htole64(entry->size),
+    };
     struct bytes out;
     int rc;
 
@@ -87,18 +92,36 @@ int answer_file_seal(int fd, const struct entry *entry, const uint8_t body_sha25
     memcpy(tail.body_sha256, body_sha256, SHA256_SIZE);
     tail_check(out.data, out.len, &tail, tail.check);
     must(bytes_add(&out, &tail, sizeof(tail)) == 0);
-    rc = write_at(fd, out.data, out.len, entry->size, err);
+    rc = write_at(fd, out.data, out.len, stored_len, err);
     if (rc == 0 && fdatasync(fd) != 0)
         rc = err_errno(err, ERR_STORAGE, "sync an answer");
     bytes_clear(&out);
     return rc;
 }
 
-static int check_body(int fd, uint64_t len, const uint8_t sha256[SHA256_SIZE], struct err *err)
+/* What is read of a file, and how far its bytes have been checked. */
+struct reading {
+    struct tail tail;
+    uint64_t stored_len; /* of the body, or its frame */
+    struct digest *digest;
+    int to; /* where the body goes, or -1 */
+    uint64_t offset;
+};
+
+static int take_body(void *ctx, const void *data, size_t len, struct err *err)
 {
-    struct digest *d = digest_new(HASH_SHA256);
+    struct reading *r = ctx;
+
+    digest_update(r->digest, data, len);
+    if (r->to >= 0 && write_at(r->to, data, len, r->offset, err) != 0)
+        return -1;
+    r->offset += len;
+    return 0;
+}
+
+static int each_plain(int fd, uint64_t len, struct reading *r, struct err *err)
+{
     char *block = xmalloc(READ_BLOCK);
-    uint8_t found[SHA256_SIZE];
     int rc = 0;
 
     for (uint64_t at = 0; at < len && rc == 0;) {
@@ -106,54 +129,80 @@ static int check_body(int fd, uint64_t len, const uint8_t sha256[SHA256_SIZE], s
 
         rc = read_at(fd, block, n, at, err);
         if (rc == 0)
-            digest_update(d, block, n);
+            rc = take_body(r, block, n, err);
         at += n;
     }
-    digest_final(d, found);
-    if (rc == 0 && memcmp(found, sha256, SHA256_SIZE) != 0)
-        rc = err_set(err, ERR_CORRUPT, "an answer's bytes are not those that were written");
     free(block);
-    digest_free(d);
     return rc;
 }
 
-/* Read and check record and tail; *tail is filled for the caller. */
-static int read_ends(int fd, struct entry *entry, struct tail *out, struct err *err)
+static int check_body(int fd, const struct entry *entry, struct reading *r, struct err *err)
 {
-    struct tail tail;
+    uint8_t found[SHA256_SIZE];
+    int rc;
+
+    r->digest = digest_new(HASH_SHA256);
+    if (entry->packed)
+        rc = decompress_file(fd, r->stored_len, entry->size, take_body, r, err);
+    else
+        rc = each_plain(fd, entry->size, r, err);
+    digest_final(r->digest, found);
+    digest_free(r->digest);
+    if (rc == 0 && memcmp(found, r->tail.body_sha256, SHA256_SIZE) != 0)
+        rc = err_set(err, ERR_CORRUPT, "an answer's bytes are not those that were written");
+    return rc;
+}
+
+static int read_tail(int fd, uint64_t size, struct reading *r, struct err *err)
+{
+    uint64_t body_len, ends;
+    uint32_t version;
+
+    *r = (struct reading){.to = -1};
+    if (size < sizeof(r->tail))
+        return err_set(err, ERR_CORRUPT, "an answer's file is too short");
+    if (read_at(fd, &r->tail, sizeof(r->tail), size - sizeof(r->tail), err) != 0)
+        return -1;
+    body_len = le64toh(r->tail.body_len);
+    version = le32toh(r->tail.version);
+    ends = (uint64_t)le32toh(r->tail.record_len) + sizeof(r->tail);
+    if (memcmp(r->tail.magic, MAGIC, sizeof(MAGIC)) != 0 ||
+        (version != VERSION_PLAIN && version != VERSION_PACKED) ||
+        ends > RECORD_MAX + sizeof(r->tail) || ends > size ||
+        (version == VERSION_PLAIN && body_len != size - ends))
+        return err_set(err, ERR_CORRUPT, "an answer's file has no proper end");
+    r->stored_len = size - ends;
+    return 0;
+}
+
+/* Read and check record and tail; *r is filled for the caller. */
+static int read_ends(int fd, struct entry *entry, struct reading *r, struct err *err)
+{
     struct stat st;
     uint8_t check[8];
     char *record = NULL;
-    uint64_t body_len, record_len;
+    size_t record_len;
     int rc;
 
     *entry = (struct entry){0};
     if (fstat(fd, &st) != 0)
         return err_errno(err, ERR_STORAGE, "look at an answer");
-    if ((uint64_t)st.st_size < sizeof(tail))
-        return err_set(err, ERR_CORRUPT, "an answer's file is too short");
-    rc = read_at(fd, &tail, sizeof(tail), (uint64_t)st.st_size - sizeof(tail), err);
-    if (rc != 0)
-        return rc;
-    body_len = le64toh(tail.body_len);
-    record_len = le32toh(tail.record_len);
-    if (memcmp(tail.magic, MAGIC, sizeof(MAGIC)) != 0 || le32toh(tail.version) != FILE_VERSION ||
-        record_len > RECORD_MAX || body_len > (uint64_t)st.st_size ||
-        body_len + record_len + sizeof(tail) != (uint64_t)st.st_size)
-        return err_set(err, ERR_CORRUPT, "an answer's file has no proper end");
+    if (read_tail(fd, (uint64_t)st.st_size, r, err) != 0)
+        return -1;
+    record_len = le32toh(r->tail.record_len);
     record = xmalloc(record_len);
-    rc = read_at(fd, record, record_len, body_len, err);
+    rc = read_at(fd, record, record_len, r->stored_len, err);
     if (rc == 0) {
-        tail_check(record, record_len, &tail, check);
-        if (memcmp(check, tail.check, sizeof(check)) != 0)
+        tail_check(record, record_len, &r->tail, check);
+        if (memcmp(check, r->tail.check, sizeof(check)) != 0)
             rc = err_set(err, ERR_CORRUPT, "an answer's record is damaged");
     }
     if (rc == 0)
         rc = entry_read(record, record_len, entry, err);
     if (rc == 0) {
-        entry->size = body_len;
+        entry->size = le64toh(r->tail.body_len);
         entry->stored_size = (uint64_t)st.st_size;
-        *out = tail;
+        entry->packed = le32toh(r->tail.version) == VERSION_PACKED;
     }
     free(record);
     return rc;
@@ -161,20 +210,35 @@ static int read_ends(int fd, struct entry *entry, struct tail *out, struct err *
 
 int answer_file_describe(int fd, struct entry *entry, struct err *err)
 {
-    struct tail tail;
+    struct reading r;
 
-    return read_ends(fd, entry, &tail, err);
+    return read_ends(fd, entry, &r, err);
 }
 
 int answer_file_verify(int fd, struct entry *entry, struct err *err)
 {
-    struct tail tail;
-    int rc = read_ends(fd, entry, &tail, err);
+    struct reading r;
+    int rc = read_ends(fd, entry, &r, err);
 
     if (rc == 0)
-        rc = check_body(fd, entry->size, tail.body_sha256, err);
+        rc = check_body(fd, entry, &r, err);
     if (rc != 0)
         entry_clear(entry);
+    return rc;
+}
+
+int answer_file_unpack(int fd, const struct entry *entry, int to, struct err *err)
+{
+    struct entry found;
+    struct reading r;
+    int rc = read_ends(fd, &found, &r, err);
+
+    r.to = to;
+    if (rc == 0 && (!found.packed || found.size != entry->size))
+        rc = err_set(err, ERR_CORRUPT, "an answer's file has changed while it was read");
+    if (rc == 0)
+        rc = check_body(fd, &found, &r, err);
+    entry_clear(&found);
     return rc;
 }
 

@@ -1,9 +1,13 @@
 /* How a whole answer lies on disk:
  *
- *     body | record (entry_write) | tail, 64 bytes
+ *     version 1:  body       | record (entry_write) | tail, 64 bytes
+ *     version 2:  zstd frame | record               | tail
  *
- * The body comes first and unchanged, so that it goes out by sendfile; the tail holds magic,
- * version, both lengths, the body's SHA-256 and a checksum of record and tail, all little-endian.
+ * The tail holds magic, version, the lengths of record and body, the body's SHA-256 and a checksum
+ * of record and tail, all little-endian.  In version 1 the body comes first and unchanged, so that
+ * it goes out by sendfile.  In version 2 it is packed, because that pays; length and digest are
+ * still the body's own, and the frame is what stands before the record.
+ *
  * Pure file work, no locks.  Worker threads: reads whole files. */
 #ifndef PANNIER_CACHE_ANSWER_FILE_H
 #define PANNIER_CACHE_ANSWER_FILE_H
@@ -15,9 +19,10 @@
 #include "protocol/digest.h"
 #include "protocol/err.h"
 
-/* Append record and tail to fd, which holds just the body (entry->size bytes); sync it. */
-int answer_file_seal(int fd, const struct entry *entry, const uint8_t body_sha256[SHA256_SIZE],
-                     struct err *err);
+/* Append record and tail to fd, which holds just the body, or its frame where entry->packed, in
+ * stored_len bytes; sync it. */
+int answer_file_seal(int fd, uint64_t stored_len, const struct entry *entry,
+                     const uint8_t body_sha256[SHA256_SIZE], struct err *err);
 
 /* Read record and tail, check them, and read the whole body against its digest.
  * 0: *entry is yours to clear.  -1: ERR_CORRUPT when the file is not what was written, ERR_STORAGE
@@ -26,6 +31,10 @@ int answer_file_verify(int fd, struct entry *entry, struct err *err);
 
 /* As answer_file_verify(), but the body is not read: for a file that was verified before. */
 int answer_file_describe(int fd, struct entry *entry, struct err *err);
+
+/* The body of a packed one (as described: entry) into the empty file to, read against its digest on
+ * the way.  -1: ERR_CORRUPT, or ERR_STORAGE when it can't be read or written. */
+int answer_file_unpack(int fd, const struct entry *entry, int to, struct err *err);
 
 /* What tells that a file is still the one that was verified: any write, truncation or replacement
  * changes it.  Silent rot of the medium does not. */

@@ -21,18 +21,20 @@ struct slot {
     struct answer *answer; /* our reference; NULL when only the file is known */
     bool published;        /* its file has its final name, and identity is true */
     unsigned joined;       /* while it is filled: followers, who count as accesses */
-    struct file_identity identity;
-    struct slot *prev, *next; /* least recently used first */
+    bool apart;            /* its answer is read from another file than the one that is kept */
+    struct file_identity identity; /* of the file that is kept */
+    struct slot *prev, *next;      /* least recently used first */
     UT_hash_handle hh;
 };
 
 struct answers {
     struct folder *folder;
     struct local *local;
+    enum compression compression;
     struct lock lock;
     struct slot *by_key;
     struct slot *idle_order;
-    size_t slot_count, open_count;
+    size_t slot_count, open_count, apart_count;
     atomic_uint_fast64_t damaged, kept;
 };
 
@@ -81,8 +83,9 @@ static struct slot *add_locked(struct answers *all, const struct key *key)
 static void set_answer_locked(struct answers *all, struct slot *s, struct answer *a)
 {
     all->open_count += (a != NULL) - (s->answer != NULL);
+    all->apart_count -= s->apart;
     s->answer = a;
-    s->published = false;
+    s->published = s->apart = false;
 }
 
 static void remove_locked(struct answers *all, struct slot *s)
@@ -94,29 +97,36 @@ static void remove_locked(struct answers *all, struct slot *s)
     free(s);
 }
 
+/* Does it help to close s, or to forget it? */
+static bool is_surplus_locked(struct answers *all, const struct slot *s)
+{
+    if (s->answer != NULL && !s->published) /* being filled */
+        return false;
+    return all->slot_count > ANSWERS_VERIFIED_MAX ||
+           (s->answer != NULL && all->open_count > ANSWERS_IDLE_OPEN_MAX) ||
+           (s->apart && all->apart_count > ANSWERS_IDLE_APART_MAX);
+}
+
 /* Forget the least recently used answers beyond the bounds; what is being filled stays.  Returns
  * one reference to drop outside the lock, so that it is called until it returns NULL. */
 static struct answer *trim_one_locked(struct answers *all)
 {
     struct slot *s, *next;
 
-    if (all->open_count <= ANSWERS_IDLE_OPEN_MAX && all->slot_count <= ANSWERS_VERIFIED_MAX)
+    if (all->open_count <= ANSWERS_IDLE_OPEN_MAX && all->slot_count <= ANSWERS_VERIFIED_MAX &&
+        all->apart_count <= ANSWERS_IDLE_APART_MAX)
         return NULL;
     DL_FOREACH_SAFE(all->idle_order, s, next)
     {
         struct answer *a = s->answer;
 
-        if (a != NULL && !s->published)
-            continue;
-        if (a == NULL && all->slot_count <= ANSWERS_VERIFIED_MAX)
+        if (!is_surplus_locked(all, s))
             continue;
         set_answer_locked(all, s, NULL);
         if (all->slot_count > ANSWERS_VERIFIED_MAX)
             remove_locked(all, s);
         if (a != NULL)
             return a;
-        if (all->slot_count <= ANSWERS_VERIFIED_MAX)
-            return NULL;
     }
     return NULL;
 }
@@ -136,12 +146,20 @@ static void trim(struct answers *all)
 }
 
 /* A published answer whose file was changed or removed under us is not served again. */
-static bool still_intact(struct answer *a, const struct file_identity *expected)
+static bool still_intact(struct answers *all, const struct key *key, struct answer *a, bool apart,
+                         const struct file_identity *expected)
 {
     struct file_identity found;
     int fd = answer_fd(a);
+    char *path;
+    bool intact;
 
-    return fd < 0 || (file_identity_of(fd, &found) && file_identity_equal(&found, expected));
+    if (!apart)
+        return fd < 0 || (file_identity_of(fd, &found) && file_identity_equal(&found, expected));
+    path = path_of(all, key);
+    intact = file_identity_at(path, &found) && file_identity_equal(&found, expected);
+    free(path);
+    return intact;
 }
 
 static void drop_slot_answer(struct answers *all, const struct key *key, struct answer *a)
@@ -258,8 +276,8 @@ struct answers *answers_new(struct folder *folder, struct local *local,
 {
     struct answers *all = xcalloc(1, sizeof(*all));
 
-    (void)compression;
     all->local = local;
+    all->compression = compression;
     local_set_owner(local, ENTRY_ANSWER,
                     &(struct local_owner){remove_answer, describe_answer, all});
 
@@ -293,19 +311,20 @@ struct answer *answers_peek(struct answers *all, const struct key *key)
     struct file_identity identity;
     struct answer *a = NULL;
     struct slot *s;
-    bool published = false;
+    bool published = false, apart = false;
 
     lock_take(&all->lock);
     s = find_locked(all, key);
     if (s != NULL && s->answer != NULL) {
         a = answer_ref(s->answer);
         published = s->published;
+        apart = s->apart;
         identity = s->identity;
         touch_locked(all, s);
         s->joined += !published;
     }
     lock_drop(&all->lock);
-    if (a != NULL && published && !still_intact(a, &identity)) {
+    if (a != NULL && published && !still_intact(all, key, a, apart, &identity)) {
         drop_slot_answer(all, key, a);
         answer_unref(&a);
     }
@@ -361,10 +380,10 @@ struct answer *answers_join(struct answers *all, const struct key *key, bool *le
     return a;
 }
 
-/* The file is good and is what the key's answer is read from.  Returns how many joined meanwhile.
- */
+/* The file is good and is what the key's answer is read from, unless that is done apart.  Returns
+ * how many joined meanwhile. */
 static unsigned mark_published(struct answers *all, const struct key *key, struct answer *a,
-                               const struct file_identity *identity)
+                               const struct file_identity *identity, bool apart)
 {
     unsigned joined = 0;
     struct slot *s;
@@ -373,6 +392,8 @@ static unsigned mark_published(struct answers *all, const struct key *key, struc
     s = find_locked(all, key);
     if (s != NULL && s->answer == a) {
         s->published = true;
+        all->apart_count += apart - s->apart;
+        s->apart = apart;
         s->identity = *identity;
         joined = s->joined;
         s->joined = 0;
@@ -394,18 +415,65 @@ static bool known_good(struct answers *all, const struct key *key,
     return good;
 }
 
-/* Is the file at fd this key's answer, unchanged since it was written? */
+/* Is the file at fd this key's answer, unchanged since it was written?  Of a packed one only the
+ * ends are looked at: it is about to be unpacked, and that checks the rest. */
 static int check_file(struct answers *all, const struct key *key, int fd,
                       const struct file_identity *identity, struct entry *entry, struct err *err)
 {
     char *name = name_of(key);
-    int rc = known_good(all, key, identity) ? answer_file_describe(fd, entry, err)
-                                            : answer_file_verify(fd, entry, err);
+    int rc = answer_file_describe(fd, entry, err);
 
+    if (rc == 0 && !entry->packed && !known_good(all, key, identity)) {
+        entry_clear(entry);
+        rc = answer_file_verify(fd, entry, err);
+    }
     if (rc == 0 && strcmp(entry->path, name) != 0)
         rc = err_set(err, ERR_CORRUPT, "an answer lies under another one's name");
     free(name);
     return rc;
+}
+
+/* A new file in incoming/; the caller's are the descriptor, the path and the claim, also of -1. */
+static int open_incoming(struct answers *all, char **path, struct claim **claim, struct err *err)
+{
+    int fd;
+
+    *path = folder_incoming_path(all->folder, ".answer");
+    *claim = local_claim_new(all->local);
+    fd = open(*path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        err_errno(err, ERR_STORAGE, "create %s", *path);
+    return fd;
+}
+
+/* *fd becomes that of the body, in a file without a name.  *claim is the caller's in any case. */
+static int unpack(struct answers *all, const struct entry *entry, int *fd, struct claim **claim,
+                  struct err *err)
+{
+    char *path;
+    int to = open_incoming(all, &path, claim, err);
+    int rc = -1;
+
+    if (to >= 0) {
+        unlink(path);
+        rc = local_claim_grow(*claim, entry->size, err);
+        if (rc == 0)
+            rc = answer_file_unpack(*fd, entry, to, err);
+        close(rc == 0 ? *fd : to);
+        if (rc == 0)
+            *fd = to;
+    }
+    free(path);
+    return rc;
+}
+
+static void drop_damaged(struct answers *all, const char *name, const char *path,
+                         const struct err *why)
+{
+    unlink(path);
+    local_forget(all->local, name);
+    atomic_fetch_add(&all->damaged, 1);
+    folder_report_damage(all->folder, path, why);
 }
 
 bool answers_find_local(struct answers *all, const struct key *key, struct answer *a)
@@ -415,26 +483,28 @@ bool answers_find_local(struct answers *all, const struct key *key, struct answe
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct file_identity identity;
     struct entry entry = {0};
+    struct claim *claim = NULL;
+    bool checked, found = false;
     struct err why;
-    bool found = false;
 
     if (fd < 0 || !file_identity_of(fd, &identity)) {
         if (errno == ENOENT)
             local_forget(all->local, name);
         goto out;
     }
-    found = check_file(all, key, fd, &identity, &entry, &why) == 0;
+    checked = check_file(all, key, fd, &identity, &entry, &why) == 0;
+    found = checked && (!entry.packed || unpack(all, &entry, &fd, &claim, &why) == 0);
     if (found) {
-        mark_published(all, key, a, &identity);
+        mark_published(all, key, a, &identity, entry.packed);
         local_touch(all->local, name);
-        answer_fill_from_file(a, fd, entry.size, entry.note_offset);
+        answer_fill_from_file(a, fd, entry.size, entry.note_offset, &claim);
         fd = -1;
-    } else {
-        unlink(path);
-        local_forget(all->local, name);
-        atomic_fetch_add(&all->damaged, 1);
-        folder_report_damage(all->folder, path, &why);
-    }
+    } else if (checked && why.kind == ERR_STORAGE) {
+        folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
+    } else if (!checked || why.kind == ERR_CORRUPT) {
+        drop_damaged(all, name, path, &why);
+    }                         /* or else there is no room to unpack it now */
+    local_claim_free(&claim); /* the answer's, when it has taken it */
 out:
     entry_clear(&entry);
     if (fd >= 0)
@@ -459,42 +529,123 @@ void answers_begin(struct answers *all, const struct key *key, struct answer *a)
     free(path);
 }
 
+/* What becomes the kept file: the one that an answer was made in, or one beside it with the body
+ * packed. */
+struct kept_file {
+    int fd;
+    uint64_t stored_len;
+    char *path;          /* of the one beside; NULL: the answer's own */
+    struct claim *claim; /* of the same */
+};
+
+static void kept_file_clear(struct kept_file *k)
+{
+    if (k->path != NULL && k->fd >= 0) {
+        unlink(k->path); /* unless it has moved to its final name */
+        close(k->fd);
+    }
+    local_claim_free(&k->claim);
+    free(k->path);
+}
+
+static int put_packed(void *ctx, const void *data, size_t len, struct err *err)
+{
+    struct kept_file *k = ctx;
+
+    if (local_claim_grow(k->claim, len, err) != 0)
+        return -1;
+    while (len > 0) {
+        ssize_t n = pwrite(k->fd, data, len, (off_t)k->stored_len);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_errno(err, ERR_STORAGE, "write a packed answer");
+        data = (const char *)data + n;
+        len -= (size_t)n;
+        k->stored_len += (uint64_t)n;
+    }
+    return 0;
+}
+
+static bool wants_packing(struct answers *all, struct answer *a)
+{
+    switch (all->compression) {
+    case COMPRESSION_AUTO: return compress_pays(answer_fd(a), answer_size(a));
+    case COMPRESSION_ON: return true;
+    case COMPRESSION_OFF: return false;
+    }
+    return false;
+}
+
+/* Packed, if that is wanted, makes it smaller, and there's room: if not, nothing is lost. */
+static void choose_kept_file(struct answers *all, struct answer *a, struct kept_file *out)
+{
+    uint64_t size = answer_size(a);
+    struct kept_file packed = {.stored_len = 0};
+    struct err ignored;
+
+    *out = (struct kept_file){.fd = answer_fd(a), .stored_len = size};
+    if (!wants_packing(all, a))
+        return;
+    packed.fd = open_incoming(all, &packed.path, &packed.claim, &ignored);
+    if (packed.fd >= 0 && compress_file(out->fd, size, put_packed, &packed, &ignored) == 0 &&
+        packed.stored_len < size)
+        *out = packed;
+    else
+        kept_file_clear(&packed);
+}
+
+/* From incoming/ to its final name. */
+static int move_kept_file(const struct kept_file *k, struct answer *a, char *path, struct err *err)
+{
+    char *slash = strrchr(path, '/');
+    int rc;
+
+    *slash = '\0';
+    rc = make_folders(path, err);
+    *slash = '/';
+    if (rc != 0)
+        return rc;
+    if (k->path == NULL)
+        return answer_rename_file(a, path, err);
+    return rename(k->path, path) == 0 ? 0 : err_errno(err, ERR_STORAGE, "publish %s", path);
+}
+
 static int publish(struct answers *all, const struct key *key, struct answer *a,
                    struct entry *entry, struct err *err)
 {
     char *path = path_of(all, key);
     uint8_t sha256[SHA256_SIZE];
     struct file_identity identity;
+    struct kept_file kept;
     struct err ignored;
     int rc;
 
     answer_body_digest(a, sha256);
+    choose_kept_file(all, a, &kept);
     free(entry->path);
     entry->path = name_of(key);
     entry->size = answer_size(a);
     entry->note_offset = answer_note_offset(a);
-    rc = answer_file_seal(answer_fd(a), entry, sha256, err);
-    if (rc == 0) {
-        char *slash = strrchr(path, '/');
-
-        *slash = '\0';
-        rc = make_folders(path, err);
-        *slash = '/';
-    }
+    entry->packed = kept.path != NULL;
+    rc = answer_file_seal(kept.fd, kept.stored_len, entry, sha256, err);
     /* The name changes hands last: a crash before this leaves a file in incoming/, which the
      * next start sweeps; a crash after it leaves the answer whole. */
     if (rc == 0)
-        rc = answer_rename_file(a, path, err);
-    if (rc == 0 && !file_identity_of(answer_fd(a), &identity))
+        rc = move_kept_file(&kept, a, path, err);
+    if (rc == 0 && !file_identity_of(kept.fd, &identity))
         rc = err_set(err, ERR_STORAGE, "a new answer vanished");
     if (rc == 0) {
-        struct claim *claim = answer_take_claim(a);
+        struct claim *claim = entry->packed ? kept.claim : answer_take_claim(a);
 
+        kept.claim = NULL;
         sync_parent(path, &ignored); /* the rename is atomic anyway; this is for power cuts */
-        entry->accesses = mark_published(all, key, a, &identity);
+        entry->accesses = mark_published(all, key, a, &identity, entry->packed);
         entry->stored_size = disk_usage(path);
         local_publish(all->local, entry, &claim);
     }
+    kept_file_clear(&kept);
     free(path);
     return rc;
 }
@@ -504,7 +655,7 @@ static void report_trouble(struct answers *all, struct answer *a)
     struct err why;
 
     if (answer_storage_trouble(a, &why))
-        folder_report_trouble(all->folder, &why);
+        folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
 }
 
 bool answers_keep(struct answers *all, const struct key *key, struct answer *a, struct entry *entry)
@@ -522,11 +673,11 @@ bool answers_keep(struct answers *all, const struct key *key, struct answer *a, 
         return false;
     }
     if (publish(all, key, a, entry, &why) != 0) {
-        folder_report_trouble(all->folder, &why);
+        folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
         drop_slot_answer(all, key, a);
         return false;
     }
-    folder_report_success(all->folder);
+    folder_report_success(all->folder, FOLDER_ANSWERS);
     atomic_fetch_add(&all->kept, 1);
     trim(all);
     return true;

@@ -24,9 +24,16 @@
 
 struct answers;
 
+/* Where it pays (compression), what is kept lies packed on the disk: a published answer goes on
+ * with the file that it was made in until it is closed, and one that is found packed is unpacked
+ * into a file without a name, so readers have it by sendfile in any case. */
+
 enum {
     /* Whole answers that stay open while nobody reads them; each costs a descriptor. */
     ANSWERS_IDLE_OPEN_MAX = 256,
+    /* Of those, such that lie packed and are open unpacked; each takes its whole size on the disk,
+     * which isn't to be had by evicting other things. */
+    ANSWERS_IDLE_APART_MAX = 16,
     /* Files whose bytes were checked since the start, remembered so as not to check them
      * at each use; about 150 bytes each. */
     ANSWERS_VERIFIED_MAX = 65536,

@@ -5,9 +5,9 @@ int cache_open(const char *data, const struct folder_listener *listener,
 {
     *out = (struct cache){0};
     if (folder_open(data, listener, &out->folder, err) != 0 ||
-        processes_new(options->git_processes, &out->processes, err) != 0 ||
-        local_open(out->folder, &options->limits, &out->local, err) != 0)
+        processes_new(options->git_processes, &out->processes, err) != 0)
         return -1;
+    out->local = local_open(out->folder, &options->limits);
     out->answers = answers_new(out->folder, out->local, options->compression);
     out->mirrors = mirrors_new(out->folder, out->processes, out->local);
     return 0;

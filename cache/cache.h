@@ -49,8 +49,11 @@ struct cache_verify {
     const atomic_bool *stop; /* may be NULL */
 };
 /* Reads every answer against its digest and runs `git fsck --connectivity-only` on every mirror.
- * Serving goes on.  Returns the number of findings. */
-uint64_t cache_verify(struct cache *c, const struct cache_verify *how);
+ * Serving goes on; what comes meanwhile may be seen or not.  progress() is called before the first
+ * entry, after each, and at the end with all that was read as total.  One who repairs removes what
+ * is damaged, and nothing that only can't be read now.
+ * 0: all was looked at, or stop said so; finding() tells what was found.  -1: as local_each(). */
+int cache_verify(struct cache *c, const struct cache_verify *how, struct err *err);
 /* One entry; 0 when it is what was written (or is gone by now). */
 int cache_verify_entry(struct cache *c, const struct entry *e, struct err *err);
 

@@ -1,7 +1,7 @@
 /* zstd for files and streams that are kept: does it pay, and do it.
  *
  * The home of zstd for what lies on disk (protocol/content_encoding.c has it for what goes to
- * clients).  Worker threads: reads and writes files. */
+ * clients).  Worker threads: reads files. */
 #ifndef PANNIER_CACHE_COMPRESS_H
 #define PANNIER_CACHE_COMPRESS_H
 
@@ -24,11 +24,15 @@ enum {
 /* Does it pay to compress the first len bytes of the file?  Decided by compressing samples. */
 bool compress_pays(int fd, uint64_t len);
 
-/* The first len bytes of from, as one zstd frame with a checksum, appended to to at its offset 0.
- * *out_len is the frame's length.  -1: ERR_STORAGE. */
-int compress_file(int from, uint64_t len, int to, uint64_t *out_len, struct err *err);
-/* The frame in bytes [0, frame_len) of from, unpacked to to at offset 0, must be len bytes.
- * -1: ERR_CORRUPT, ERR_STORAGE. */
-int decompress_file(int from, uint64_t frame_len, int to, uint64_t len, struct err *err);
+/* Takes what comes out, piece by piece; -1 stops it. */
+typedef int compress_sink_fn(void *ctx, const void *data, size_t len, struct err *err);
+
+/* The first len bytes of from, as one zstd frame with a checksum.  -1: ERR_STORAGE; ERR_CORRUPT
+ * when there aren't so many; or the sink's. */
+int compress_file(int from, uint64_t len, compress_sink_fn *sink, void *ctx, struct err *err);
+/* The frame in bytes [0, frame_len) of from, which must be len bytes unpacked.  -1: ERR_CORRUPT,
+ * ERR_STORAGE, or the sink's; what the sink took by then is worth nothing. */
+int decompress_file(int from, uint64_t frame_len, uint64_t len, compress_sink_fn *sink, void *ctx,
+                    struct err *err);
 
 #endif

@@ -34,6 +34,7 @@ struct entry {
 
     int64_t note_offset; /* answers: where a line for the person may be put in, or -1 */
     uint32_t objects;    /* answers: in its pack */
+    bool packed;         /* answers: lies as a zstd frame; only the file tells, not the index */
 };
 
 void entry_clear(struct entry *e);

@@ -28,7 +28,7 @@ struct folder {
     struct folder_listener listener;
 
     struct lock lock;
-    bool troubled;
+    bool troubled[FOLDER_PARTS_COUNT];
     struct err trouble;
 };
 
@@ -116,7 +116,7 @@ static int take_ownership(struct folder *f, struct err *err)
         rc = err_errno(err, ERR_STORAGE, "open %s", path);
     else if (flock(f->lock_fd, LOCK_EX | LOCK_NB) != 0)
         rc = errno == EWOULDBLOCK
-                 ? err_set(err, ERR_STORAGE,
+                 ? err_set(err, ERR_BUSY,
                            "the data folder %s is in use by another pannier; give this one a "
                            "folder of its own",
                            f->path)
@@ -230,26 +230,36 @@ char *folder_incoming_path(struct folder *f, const char *suffix)
                         atomic_fetch_add(&f->serial, 1), suffix);
 }
 
-void folder_report_trouble(struct folder *f, const struct err *trouble)
+static bool is_troubled_locked(const struct folder *f)
+{
+    bool troubled = false;
+
+    for (size_t i = 0; i < FOLDER_PARTS_COUNT; i++)
+        troubled = troubled || f->troubled[i];
+    return troubled;
+}
+
+void folder_report_trouble(struct folder *f, enum folder_part part, const struct err *trouble)
 {
     bool first;
 
     lock_take(&f->lock);
-    first = !f->troubled;
-    f->troubled = true;
+    first = !is_troubled_locked(f);
+    f->troubled[part] = true;
     f->trouble = *trouble;
     lock_drop(&f->lock);
     if (first && f->listener.trouble != NULL)
         f->listener.trouble(f->listener.ctx, trouble);
 }
 
-void folder_report_success(struct folder *f)
+void folder_report_success(struct folder *f, enum folder_part part)
 {
     bool ended;
 
     lock_take(&f->lock);
-    ended = f->troubled;
-    f->troubled = false;
+    ended = f->troubled[part];
+    f->troubled[part] = false;
+    ended = ended && !is_troubled_locked(f);
     lock_drop(&f->lock);
     if (ended && f->listener.trouble != NULL)
         f->listener.trouble(f->listener.ctx, NULL);
@@ -266,7 +276,7 @@ bool folder_troubled(struct folder *f, struct err *trouble)
     bool troubled;
 
     lock_take(&f->lock);
-    troubled = f->troubled;
+    troubled = is_troubled_locked(f);
     if (troubled)
         *trouble = f->trouble;
     lock_drop(&f->lock);

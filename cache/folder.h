@@ -2,12 +2,15 @@
  *
  *     <data>/version       what wrote it
  *     <data>/lock          held (flock) while a process serves from it
+ *     <data>/control       the socket for commands, while it serves
  *     <data>/answers/ab/   whole answers
  *     <data>/mirrors/      bare repositories
  *     <data>/incoming/     being filled; emptied when the folder is opened
  *
  * Trouble with the disk is remembered here: writers report it, the first report of a spell is
- * handed to the callback (so that it is logged once), and a later success ends the spell. */
+ * handed to the callback (so that it is logged once).  A spell ends when each part that failed has
+ * been written again: a disk may well take small answers and no mirrors, and must not be said to
+ * fail and to work in turns. */
 #ifndef PANNIER_CACHE_FOLDER_H
 #define PANNIER_CACHE_FOLDER_H
 
@@ -27,7 +30,7 @@ struct folder_listener {
     void *ctx;
 };
 
-/* -1 (ERR_STORAGE): can't be made or written, has another version, or another process
+/* -1: ERR_STORAGE, it can't be made or written, or has another version; ERR_BUSY, another process
  * serves from it. */
 int folder_open(const char *path, const struct folder_listener *listener, struct folder **out,
                 struct err *err);
@@ -40,11 +43,20 @@ char *folder_pathf(const struct folder *f, const char *fmt, ...)
 /* A new unique path below incoming/, yours to free; suffix ends it. */
 char *folder_incoming_path(struct folder *f, const char *suffix);
 
+/* What is written.  A view is what git sees a mirror through: small, and gone after one answer. */
+enum folder_part {
+    FOLDER_ANSWERS,
+    FOLDER_MIRRORS,
+    FOLDER_VIEWS,
+    FOLDER_INDEX,
+    FOLDER_PARTS_COUNT,
+};
+
 /* Any thread. */
-void folder_report_trouble(struct folder *f, const struct err *trouble);
-void folder_report_success(struct folder *f);
+void folder_report_trouble(struct folder *f, enum folder_part part, const struct err *trouble);
+void folder_report_success(struct folder *f, enum folder_part part);
 void folder_report_damage(struct folder *f, const char *what, const struct err *why);
-/* True while the last write failed; *trouble is then a copy of why.  Any thread. */
+/* True while the last write of some part failed; *trouble is then a copy of why.  Any thread. */
 bool folder_troubled(struct folder *f, struct err *trouble);
 
 /* Make dir and its parents (mode 0700 for new ones). */

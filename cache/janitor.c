@@ -13,6 +13,7 @@
 
 enum {
     TICK_MS = 1000,
+    SCAN_RETRY_MS = 60 * 1000, /* while the disk fails it would begin again and again */
     QUEUE_MAX = 1024, /* mirrors that wait for their upkeep; the next round finds the others */
 };
 
@@ -35,7 +36,7 @@ struct janitor {
     size_t upkeeps;                    /* waiting or under way: no new round before they are done */
 
     /* The clock's own. */
-    uint64_t look_ms, verify_ms;
+    uint64_t scan_ms, look_ms, verify_ms;
 
     struct job *to_verify; /* this lap's entries; whoever verifies has them */
     atomic_uint_fast64_t verify_step_ms;
@@ -128,7 +129,11 @@ static void upkeep(void *ctx)
     if (m != NULL && !j->stop) {
         if (mirror_upkeep(m, &options, &what, &why) == 0) {
             atomic_fetch_add(&j->maintained, 1);
+            folder_report_success(j->cache->folder, FOLDER_MIRRORS);
             j->listener.maintained(j->listener.ctx, job->entry.repo, &what, now_us() - started);
+        } else if (why.kind == ERR_STORAGE) { /* told once for all that it fails */
+            atomic_fetch_add(&j->failed, 1);
+            folder_report_trouble(j->cache->folder, FOLDER_MIRRORS, &why);
         } else if (why.kind != ERR_CANCELLED) {
             atomic_fetch_add(&j->failed, 1);
             j->listener.failed(j->listener.ctx, job->entry.repo, &why);
@@ -238,7 +243,8 @@ static void tick(struct janitor *j)
 
     local_tick(j->cache->local, now_s());
     if (!local_scanned(j->cache->local)) {
-        submit_one(j, &j->scanning, scan);
+        if (due(&j->scan_ms, SCAN_RETRY_MS))
+            submit_one(j, &j->scanning, scan);
         return;
     }
     lock_take(&j->lock);

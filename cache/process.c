@@ -22,6 +22,7 @@ enum {
     SLOT_WAIT_MS = 60 * 1000,
     ARGS_MAX = 32,
     PIPE_SIZE = 1 << 20, /* fewer switches between git and us; the kernel may give less */
+    WORDS_MAX = 1024,    /* of what a program says at its end */
 };
 
 struct processes {
@@ -293,8 +294,12 @@ int process_start(struct processes *pool, const struct process_spec *spec, struc
     pid_t pid = -1;
     int rc;
 
-    *p = (struct process){
-        .in_fd = -1, .out_fd = -1, .err_fd = -1, .background = spec->background, .pool = pool};
+    *p = (struct process){.in_fd = -1,
+                          .out_fd = -1,
+                          .err_fd = -1,
+                          .background = spec->background,
+                          .writes = spec->writes,
+                          .pool = pool};
     rc = take_slot(pool, spec->background, err);
     if (rc != 0) {
         free(p);
@@ -333,9 +338,9 @@ void process_close_in(struct process *p)
 }
 
 /* The last line of what the program said, without its newline. */
-static void last_words(int fd, char out[160])
+static void last_words(int fd, char out[WORDS_MAX])
 {
-    char text[1024];
+    char text[WORDS_MAX];
     off_t end = lseek(fd, 0, SEEK_END);
     off_t at = end > (off_t)sizeof(text) - 1 ? end - ((off_t)sizeof(text) - 1) : 0;
     ssize_t n = end >= 0 ? pread(fd, text, sizeof(text) - 1, at) : -1;
@@ -348,7 +353,24 @@ static void last_words(int fd, char out[160])
         n--;
     text[n] = '\0';
     line = strrchr(text, '\n');
-    snprintf(out, 160, "%.159s", line != NULL ? line + 1 : text);
+    strcpy(out, line != NULL ? line + 1 : text);
+}
+
+/* git has but one exit status for all that goes wrong; its last line ends with what the system said
+ * to it, in the language that we have it run in. */
+static bool blames_disk(const char *words)
+{
+    static const int errors[] = {ENOSPC, EDQUOT, EFBIG, EIO, EROFS};
+    size_t len = strlen(words);
+
+    for (size_t i = 0; i < ARRAY_LEN(errors); i++) {
+        const char *text = strerrordesc_np(errors[i]);
+        size_t text_len = strlen(text);
+
+        if (len >= text_len && strcmp(words + len - text_len, text) == 0)
+            return true;
+    }
+    return false;
 }
 
 static int reap(struct process *p)
@@ -388,7 +410,7 @@ int process_finish(struct process **pp, struct err *err)
     struct processes *pool = p->pool;
     int status;
     bool closing;
-    char words[160];
+    char words[WORDS_MAX];
     int rc = 0;
 
     *pp = NULL;
@@ -405,8 +427,8 @@ int process_finish(struct process **pp, struct err *err)
         last_words(p->err_fd, words);
         rc = WIFSIGNALED(status)
                  ? err_set(err, ERR_PROCESS, "git was ended by signal %d", WTERMSIG(status))
-                 : err_set(err, ERR_PROCESS, "git failed: %s",
-                           words[0] != '\0' ? words : "it gave no reason");
+                 : err_set(err, p->writes && blames_disk(words) ? ERR_STORAGE : ERR_PROCESS,
+                           "git failed: %s", words[0] != '\0' ? words : "it gave no reason");
     }
     close_fd(&p->err_fd);
     free(p);

@@ -32,6 +32,7 @@ struct process_spec {
     const void *input;       /* the whole standard input; NULL: in_fd is a pipe */
     size_t input_len;
     bool background; /* yields the processor to everything else */
+    bool writes;     /* to the disk: when that fails, it is ERR_STORAGE and nobody's damage */
 };
 
 struct process {
@@ -39,7 +40,7 @@ struct process {
     int out_fd;
     int err_fd; /* a memory file that collects standard error */
     int pid;
-    bool background;
+    bool background, writes;
     struct processes *pool;
     struct process *next, *prev;
 };
@@ -48,7 +49,8 @@ struct process {
 int process_start(struct processes *pool, const struct process_spec *spec, struct process **out,
                   struct err *err);
 void process_close_in(struct process *p);
-/* Frees p.  -1 (ERR_PROCESS) with the program's name and the last line that it said. */
+/* Frees p.  -1 (ERR_PROCESS; ERR_STORAGE as above) with the program's name and the last line that
+ * it said. */
 int process_finish(struct process **p, struct err *err);
 void process_kill(struct process **p); /* NULL inside is fine */
 

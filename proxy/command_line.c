@@ -12,25 +12,44 @@ enum {
     OPTION_LISTEN,
     OPTION_DATA,
     OPTION_UPSTREAM,
-    OPTION_LOG_FORMAT
+    OPTION_LOG_FORMAT,
+    OPTION_JSON,
+    OPTION_ENTRIES,
+    OPTION_ALL,
+    OPTION_REPAIR,
+    OPTION_DRY_RUN,
+    OPTION_TO
 };
 
-/* One table for getopt_long and for the help; --help is the first, so that commands that take no
- * configuration end there. */
-static const struct {
+/* One table for getopt_long and for the help, which shows its end first. */
+static const struct option_row {
     const char *name;
     const char *value;
     int id;
+    unsigned set; /* 0: of every command */
     const char *what;
 } options[] = {
-    {"help", NULL, OPTION_HELP, "show this"},
-    {"config", "FILE", OPTION_CONFIG, "the configuration, in YAML (default: none)"},
-    {"listen", "HOST:PORT", OPTION_LISTEN, "the address to serve on"},
-    {"data", "DIR", OPTION_DATA, "where answers and mirrors are kept"},
-    {"upstream", "NAME=URL", OPTION_UPSTREAM,
+    {"help", NULL, OPTION_HELP, 0, "show this"},
+    {"config", "FILE", OPTION_CONFIG, OPTIONS_FOLDER, "the configuration, in YAML (default: none)"},
+    {"listen", "HOST:PORT", OPTION_LISTEN, OPTIONS_SERVE, "the address to serve on"},
+    {"data", "DIR", OPTION_DATA, OPTIONS_FOLDER, "where answers and mirrors are kept"},
+    {"upstream", "NAME=URL", OPTION_UPSTREAM, OPTIONS_SERVE,
      "add or replace an upstream; may be given again; one '*' in both is a pattern"},
-    {"log-format", "FORMAT", OPTION_LOG_FORMAT, "text or json"},
+    {"log-format", "FORMAT", OPTION_LOG_FORMAT, OPTIONS_SERVE, "text or json"},
+    {"json", NULL, OPTION_JSON, OPTIONS_JSON, "print one JSON document"},
+    {"entries", NULL, OPTION_ENTRIES, OPTIONS_LS, "a line for every answer and mirror"},
+    {"all", NULL, OPTION_ALL, OPTIONS_RM, "remove everything"},
+    {"repair", NULL, OPTION_REPAIR, OPTIONS_VERIFY,
+     "drop what is damaged; it is made again when it is asked for"},
+    {"dry-run", NULL, OPTION_DRY_RUN, OPTIONS_EVICT, "only tell what would go, and why"},
+    {"to", "SIZE", OPTION_TO, OPTIONS_EVICT,
+     "keep at most so much, such as 20G (default: the limits of the configuration)"},
 };
+
+static bool takes(const struct command *c, const struct option_row *o)
+{
+    return o->set == 0 || (c->options & o->set) != 0;
+}
 
 static const struct command *command_named(const char *name)
 {
@@ -60,7 +79,7 @@ static void help_program(FILE *out)
     fputs("pannier: a caching proxy for git's smart HTTP protocol\n\nusage:\n", out);
     for (const struct command *c = commands; c->name; c++) {
         char *call = xasprintf("%s%s%s%s", c->name, c->argument ? " " : "",
-                               c->argument ? c->argument : "", c->configures ? " [options]" : "");
+                               c->argument ? c->argument : "", c->options ? " [options]" : "");
 
         fprintf(out, "  pannier %-24s %s\n", call, c->what);
         free(call);
@@ -70,18 +89,18 @@ static void help_program(FILE *out)
 
 void command_line_help(const struct command *command, FILE *out)
 {
-    size_t count = command && command->configures ? ARRAY_LEN(options) : 1;
-
     if (!command) {
         help_program(out);
         return;
     }
     fprintf(out, "usage: pannier %s%s%s%s\n\n  %s\n\noptions:\n", command->name,
-            command->configures ? " [options]" : "", command->argument ? " " : "",
+            command->options ? " [options]" : "", command->argument ? " " : "",
             command->argument ? command->argument : "", command->what);
-    for (size_t i = count; i-- > 0;) {
+    for (size_t i = ARRAY_LEN(options); i-- > 0;) {
         const char *value = options[i].value ? options[i].value : "";
 
+        if (!takes(command, &options[i]))
+            continue;
         fprintf(out, "  --%s %-*s %s\n", options[i].name, 20 - (int)strlen(options[i].name), value,
                 options[i].what);
     }
@@ -123,19 +142,27 @@ static void option_take(struct command_line *line, int id, const char *value)
     case OPTION_DATA: line->overrides.data = value; break;
     case OPTION_UPSTREAM: add_upstream(&line->overrides, value); break;
     case OPTION_LOG_FORMAT: line->overrides.log_format = value; break;
+    case OPTION_JSON: line->json = true; break;
+    case OPTION_ENTRIES: line->entries = true; break;
+    case OPTION_ALL: line->all = true; break;
+    case OPTION_REPAIR: line->repair = true; break;
+    case OPTION_DRY_RUN: line->dry_run = true; break;
+    case OPTION_TO: line->to = value; break;
     default: must(!"an option of the table");
     }
 }
 
 static void getopt_table(const struct command *c, struct option table[ARRAY_LEN(options) + 1])
 {
-    size_t count = c->configures ? ARRAY_LEN(options) : 1;
+    size_t count = 0;
 
     memset(table, 0, (ARRAY_LEN(options) + 1) * sizeof(*table));
-    for (size_t i = 0; i < count; i++) {
-        table[i].name = options[i].name;
-        table[i].has_arg = options[i].value ? required_argument : no_argument;
-        table[i].val = options[i].id;
+    for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+        if (!takes(c, &options[i]))
+            continue;
+        table[count].name = options[i].name;
+        table[count].has_arg = options[i].value ? required_argument : no_argument;
+        table[count++].val = options[i].id;
     }
 }
 
@@ -164,7 +191,8 @@ static int parse_options(int argc, char **argv, struct command_line *line)
             return -1;
         if (id == '?')
             return refuse_option(line->command, option_typed(argv, letter),
-                                 "is no option of this command");
+                                 optopt >= OPTION_CONFIG ? "takes no value"
+                                                         : "is no option of this command");
         if (id == ':')
             return refuse_option(line->command, option_typed(argv, letter), "needs a value");
         if (id == OPTION_HELP) {

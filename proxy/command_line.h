@@ -13,13 +13,24 @@
 /* Exit statuses: what was asked for, what could not be done, what makes no sense. */
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
+/* Which options a command takes; --help goes with every one. */
+enum option_set {
+    OPTIONS_FOLDER = 1,  /* --config, --data */
+    OPTIONS_SERVE = 2,   /* --listen, --upstream, --log-format */
+    OPTIONS_JSON = 4,    /* --json */
+    OPTIONS_LS = 8,      /* --entries */
+    OPTIONS_RM = 16,     /* --all */
+    OPTIONS_VERIFY = 32, /* --repair */
+    OPTIONS_EVICT = 64,  /* --dry-run, --to */
+};
+
 struct command_line;
 
 struct command {
     const char *name;     /* "serve", "config check" */
     const char *argument; /* what stands behind it, for the help; NULL: nothing */
     int arguments_min, arguments_max;
-    bool configures;  /* takes --config, --listen and so on */
+    unsigned options; /* of enum option_set */
     const char *what; /* one line for the list of commands */
     int (*run)(const struct command_line *line);
 };
@@ -30,6 +41,8 @@ struct command_line {
     int argument_count;
     const char *file; /* --config; NULL: none */
     struct config_overrides overrides;
+    bool json, entries, all, repair, dry_run;
+    const char *to; /* --to, as typed; NULL: not given */
 };
 
 /* The commands, ended by one without a name; main.c has them. */

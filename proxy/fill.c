@@ -273,6 +273,22 @@ static int pull(const struct asker *a, struct mirror *m, const struct oid_list *
     return rc;
 }
 
+/* ---- what went wrong with a mirror ---- */
+
+/* A disk that fails is told once for all that it fails; what found no room in the cache, was
+ * evicted meanwhile, or ended because nobody wants it any more, is of no interest. */
+static void warn(const struct asker *a, const char *event, enum folder_part part,
+                 const struct err *why)
+{
+    bool quiet = why->kind == ERR_STORAGE || why->kind == ERR_LIMIT || why->kind == ERR_NOT_FOUND ||
+                 why->kind == ERR_CANCELLED;
+
+    if (why->kind == ERR_STORAGE)
+        folder_report_trouble(a->proxy->cache.folder, part, why);
+    log_line(quiet ? LOG_DEBUG : LOG_WARN, event, "repository", LOG_STR, a->name, "reason", LOG_STR,
+             why->text, NULL);
+}
+
 /* ---- mirrors that are made behind the answers ---- */
 
 struct making {
@@ -329,6 +345,8 @@ static int make_from_answer(struct making *k, struct err *err)
     fetch_response_shape_of(&k->req, &shape);
     t.watch = fetch_response_new(&shape, on_intake, &t);
     rc = answer_reader_open(&r, k->answer, on_more, k, err);
+    if (rc != 0) /* the disk didn't take it, which is told elsewhere */
+        err->kind = ERR_CANCELLED;
     while (rc == 0) {
         ssize_t n = answer_reader_read(&r, block, FEED_BLOCK);
 
@@ -369,26 +387,22 @@ static void make_mirror(void *ctx)
 {
     struct making *k = ctx;
     uint64_t started = now_us();
-    struct err why, trouble;
+    struct err why;
     int rc = 0;
-    bool needed, quiet;
+    bool needed;
 
     mirror_write_begin(k->mirror);
     needed = !mirror_ready(k->mirror);
     if (needed)
         rc = k->answer != NULL ? make_from_answer(k, &why) : make_from_upstream(k, &why);
     mirror_write_end(k->mirror);
-    /* A disk that fails is told once for all that it fails. */
-    if (rc != 0 && why.kind == ERR_STORAGE)
-        folder_report_trouble(k->asker.proxy->cache.folder, &why);
-    quiet =
-        rc != 0 && (why.kind == ERR_CANCELLED || folder_troubled(k->asker.proxy->cache.folder, &trouble));
-    if (rc != 0)
-        log_line(quiet ? LOG_DEBUG : LOG_WARN, "mirror not made", "repository", LOG_STR,
-                 k->asker.name, "reason", LOG_STR, why.text, NULL);
-    else if (needed)
+    if (rc != 0) {
+        warn(&k->asker, "mirror not made", FOLDER_MIRRORS, &why);
+    } else if (needed) {
+        folder_report_success(k->asker.proxy->cache.folder, FOLDER_MIRRORS);
         log_line(LOG_INFO, "mirror made", "repository", LOG_STR, k->asker.name, "total_ms", LOG_MS,
                  now_us() - started, NULL);
+    }
     making_free(k);
 }
 
@@ -535,6 +549,13 @@ static void distrust(const struct fill *f, struct mirror *m, const struct err *w
         mirror_doubt(m);
 }
 
+/* Not that a view can't be written; nor that what was there before git looked, the mirror itself or
+ * a pack that a kill had kept from becoming a part of it, has been cleared away. */
+static bool says_damage(const struct err *why)
+{
+    return why->kind != ERR_BUSY && why->kind != ERR_STORAGE && why->kind != ERR_NOT_FOUND;
+}
+
 /* True when the answer is settled, well or badly; false: try the next source. */
 static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
 {
@@ -546,6 +567,8 @@ static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
     s->hold = true;
     rc = mirror_upload_pack(m, &f->req, &f->tags, &f->targets, on_output, on_idle, IDLE_MS, &output,
                             &why);
+    if (rc == 0 && f->tags.count > 0)
+        folder_report_success(f->asker.proxy->cache.folder, FOLDER_VIEWS);
     if (rc == 0 && stream_refused(s) == NULL) {
         conclude(f, s);
         return true;
@@ -556,9 +579,10 @@ static bool from_mirror(struct fill *f, struct mirror *m, struct stream *s)
         give_up(f, &why);
         return true;
     }
-    log_line(LOG_WARN, "mirror failed", "repository", LOG_STR, f->asker.name, "reason", LOG_STR,
-             why.text, NULL);
-    if (why.kind != ERR_BUSY)
+    if (why.kind == ERR_PROCESS && !mirror_has_all(m, &f->req.wants))
+        why.kind = ERR_NOT_FOUND;
+    warn(&f->asker, "mirror failed", FOLDER_VIEWS, &why);
+    if (says_damage(&why))
         distrust(f, m, &why);
     if (stream_restart(s))
         return false;
@@ -624,12 +648,13 @@ static bool bring_forward(struct fill *f, struct mirror *m, struct stream *s, bo
         rc = pull_missing(f, m, &missing_tags, s, pulled, &why);
     }
     mirror_write_end(m);
-    if (rc != 0)
-        log_line(LOG_WARN, "mirror not refreshed", "repository", LOG_STR, f->asker.name, "reason",
-                 LOG_STR, why.text, NULL);
-    else if (*pulled)
+    if (rc != 0) {
+        warn(&f->asker, "mirror not refreshed", FOLDER_MIRRORS, &why);
+    } else if (*pulled) {
+        folder_report_success(f->asker.proxy->cache.folder, FOLDER_MIRRORS);
         log_line(LOG_INFO, "mirror refreshed", "repository", LOG_STR, f->asker.name, "total_ms",
                  LOG_MS, now_us() - started, NULL);
+    }
     oid_list_clear(&missing);
     oid_list_clear(&missing_tags);
     return rc == 0;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/cli.h"
 #include "proxy/command_line.h"
 #include "proxy/config.h"
 #include "proxy/serve.h"
@@ -86,13 +87,25 @@ static int run_help(const struct command_line *line)
 }
 
 const struct command commands[] = {
-    {"serve", NULL, 0, 0, true, "answer git clients until SIGTERM; SIGHUP reloads", run_serve},
-    {"config check", "FILE", 1, 1, false, "say whether a configuration is right", run_config_check},
-    {"config show", NULL, 0, 0, true, "print the effective configuration", run_config_show},
-    {"config describe", NULL, 0, 0, false, "print every setting as a Markdown table",
+    {"serve", NULL, 0, 0, OPTIONS_FOLDER | OPTIONS_SERVE,
+     "answer git clients until SIGTERM; SIGHUP reloads", run_serve},
+    {"ls", "[REPO]", 0, 1, OPTIONS_FOLDER | OPTIONS_JSON | OPTIONS_LS,
+     "list what is kept, by repository", cli_ls},
+    {"show", "REPO", 1, 1, OPTIONS_FOLDER | OPTIONS_JSON, "print all that is known of a repository",
+     cli_show},
+    {"rm", "REPO|--all", 0, 1, OPTIONS_FOLDER | OPTIONS_JSON | OPTIONS_RM,
+     "remove what is kept of a repository", cli_rm},
+    {"verify", NULL, 0, 0, OPTIONS_FOLDER | OPTIONS_JSON | OPTIONS_VERIFY,
+     "read all that is kept, and say what is damaged", cli_verify},
+    {"evict", NULL, 0, 0, OPTIONS_FOLDER | OPTIONS_JSON | OPTIONS_EVICT,
+     "make room now, by the policy of the cache", cli_evict},
+    {"config check", "FILE", 1, 1, 0, "say whether a configuration is right", run_config_check},
+    {"config show", NULL, 0, 0, OPTIONS_FOLDER | OPTIONS_SERVE, "print the effective configuration",
+     run_config_show},
+    {"config describe", NULL, 0, 0, 0, "print every setting as a Markdown table",
      run_config_describe},
-    {"version", NULL, 0, 0, false, "print the version", run_version},
-    {"help", "[COMMAND]", 0, 2, false, "print help", run_help},
+    {"version", NULL, 0, 0, 0, "print the version", run_version},
+    {"help", "[COMMAND]", 0, 2, 0, "print help", run_help},
     {.name = NULL},
 };
 

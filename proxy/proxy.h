@@ -9,6 +9,7 @@
 #include "cache/workers.h"
 #include "proxy/config.h"
 
+struct control;
 struct decisions;
 struct flights;
 struct origins;
@@ -18,6 +19,7 @@ struct repositories;
 struct proxy {
     struct cache cache;
     struct janitor *janitor;
+    struct control *control; /* NULL: there is no socket for commands */
     struct origins *origins;
     struct decisions *decisions;
     struct flights *flights;

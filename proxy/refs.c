@@ -11,9 +11,12 @@
 #include "protocol/pkt.h"
 #include "proxy/access.h"
 #include "proxy/decisions.h"
+#include "proxy/encoded.h"
 
 enum {
-    KEPT_MAX = 256, /* with refs_ttl; each costs an open file, and beyond it upstream is asked */
+    /* With refs_ttl; each costs an open file or three, and beyond it upstream is asked. */
+    KEPT_MAX = 256,
+    COPY_BLOCK = 64 * 1024,
 };
 
 /* One question to upstream about refs, and its answer. */
@@ -27,8 +30,12 @@ struct flight {
     struct bytes body; /* of the POST */
     enum hash_algo algo;
 
-    struct answer *answer;
-    struct response_head head; /* complete before the answer's first byte or end */
+    /* The answer as those who are aboard take it; NULL where nobody does.  Under all->lock until
+     * the flight starts, and when it is kept. */
+    struct encoded *forms[ENCODINGS_COUNT];
+    bool refused;              /* there is no worker for it */
+    bool handed_on;            /* some of the body */
+    struct response_head head; /* complete before an answer's first byte or end */
     struct refs_reader *reader;
     bool broken;       /* what came is not refs; it is passed on all the same */
     struct bytes held; /* an unfinished pkt */
@@ -46,6 +53,12 @@ struct group {
     struct flight *kept;      /* landed, and good until its kept_until_ms */
     unsigned pushes;          /* seen; an answer from before the last one isn't kept */
     UT_hash_handle hh;
+};
+
+/* What an exchange keeps of a flight. */
+struct passenger {
+    struct flight *flight; /* a reference */
+    struct encoded *form;  /* the flight's */
 };
 
 struct refs {
@@ -72,7 +85,11 @@ static void flight_unref(struct flight *f)
     lock_drop(&all->lock);
     if (!last)
         return;
-    answer_unref(&f->answer);
+    for (int i = 0; i < ENCODINGS_COUNT; i++) {
+        if (f->forms[i] != NULL)
+            encoded_clear(f->forms[i]);
+        free(f->forms[i]);
+    }
     asker_clear(&f->asker);
     refs_reader_free(f->reader);
     response_head_clear(&f->head);
@@ -83,9 +100,21 @@ static void flight_unref(struct flight *f)
     free(f);
 }
 
-static void flight_release(void *state)
+static void passenger_free(void *state)
 {
-    flight_unref(state);
+    struct passenger *p = state;
+
+    flight_unref(p->flight);
+    free(p);
+}
+
+static struct encoded *add_form(struct flight *f, enum content_encoding encoding)
+{
+    if (f->forms[encoding] == NULL) {
+        f->forms[encoding] = xmalloc(sizeof(*f->forms[encoding]));
+        encoded_init(f->forms[encoding], answer_new_filling(), encoding);
+    }
+    return f->forms[encoding];
 }
 
 /* What makes two questions the same: who asks, what, in which protocol. */
@@ -112,6 +141,29 @@ static int on_head(void *ctx, const struct response_head *head, struct err *err)
     return 0;
 }
 
+/* To every form.  -1: none of them is read any more. */
+static int hand_on(struct flight *f, const void *data, size_t len, struct err *err)
+{
+    bool taken = false;
+
+    for (int i = 0; i < ENCODINGS_COUNT; i++)
+        if (f->forms[i] != NULL && encoded_append(f->forms[i], data, len, err) == 0)
+            taken = true;
+    f->handed_on = f->handed_on || len > 0;
+    return taken ? 0 : -1;
+}
+
+/* why NULL: it is whole. */
+static void end_forms(struct flight *f, const struct err *why)
+{
+    for (int i = 0; i < ENCODINGS_COUNT; i++) {
+        if (f->forms[i] != NULL && why == NULL)
+            encoded_end(f->forms[i]);
+        else if (f->forms[i] != NULL)
+            encoded_fail(f->forms[i], why);
+    }
+}
+
 /* Hand on whole pkts only, so that an ERR of ours can stand behind them if upstream breaks off. */
 static int pass_whole_pkts(struct flight *f, const void *data, size_t len, struct err *err)
 {
@@ -131,7 +183,7 @@ static int pass_whole_pkts(struct flight *f, const void *data, size_t len, struc
         f->broken = true;
         left = 0;
     }
-    rc = answer_append(f->answer, f->held.data, f->held.len - left, err);
+    rc = hand_on(f, f->held.data, f->held.len - left, err);
     bytes_drop_front(&f->held, f->held.len - left);
     return rc;
 }
@@ -142,14 +194,25 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
     struct err ignored;
 
     if (f->head.status != 200)
-        return answer_append(f->answer, data, len, err);
+        return hand_on(f, data, len, err);
     if (f->form == REFS_ADVERTISEMENT)
         bytes_add(&f->v2_body, data, len); /* over its limit it is only not remembered */
     if (!f->broken && refs_reader_feed(f->reader, data, len, &ignored) != 0)
         f->broken = true;
     if (f->broken && f->held.len == 0)
-        return answer_append(f->answer, data, len, err);
+        return hand_on(f, data, len, err);
     return pass_whole_pkts(f, data, len, err);
+}
+
+static int on_tick(void *ctx, struct err *err)
+{
+    struct flight *f = ctx;
+    bool taken = false;
+
+    for (int i = 0; i < ENCODINGS_COUNT; i++)
+        if (f->forms[i] != NULL && encoded_flush(f->forms[i], err) == 0)
+            taken = true;
+    return taken ? 0 : -1;
 }
 
 static int ask(struct flight *f, char **moved, struct err *err)
@@ -171,6 +234,7 @@ static int ask(struct flight *f, char **moved, struct err *err)
         .body_len = f->body.len,
         .head_fn = on_head,
         .data_fn = on_data,
+        .tick_fn = on_tick,
         .ctx = f,
     };
     int rc = upstream_perform(f->asker.proxy->origins, f->asker.upstream, &r, moved, err);
@@ -203,19 +267,19 @@ static void finish(struct flight *f, int rc, const struct err *why)
 
     if (rc == 0) {
         if (f->held.len > 0) /* ends inside a pkt: passed on as far as it came */
-            answer_append(f->answer, f->held.data, f->held.len, &ignored);
-        answer_end(f->answer);
+            hand_on(f, f->held.data, f->held.len, &ignored);
+        end_forms(f, NULL);
         return;
     }
-    if (answer_size(f->answer) > 0 && f->head.status == 200 && !f->broken) {
+    if (f->handed_on && f->head.status == 200 && !f->broken) {
         struct bytes message;
 
         bytes_init(&message, PKT_MAX);
         pkt_addf(&message, "ERR pannier: %s\n", why->text);
-        answer_append(f->answer, message.data, message.len, &ignored);
+        hand_on(f, message.data, message.len, &ignored);
         bytes_clear(&message);
     }
-    answer_fail(f->answer, why);
+    end_forms(f, why);
 }
 
 static void fly(void *ctx);
@@ -225,7 +289,8 @@ static void start(struct flight *f)
 {
     if (workers_submit(f->asker.proxy->queries, fly, f))
         return;
-    answer_fail(f->answer, &(struct err){ERR_BUSY, "too many requests are waiting"});
+    f->refused = true;
+    end_forms(f, &(struct err){ERR_BUSY, "too many requests are waiting"});
     fly(f); /* only lands it: there is nothing left to ask */
 }
 
@@ -299,28 +364,43 @@ static struct flight *land_locked(struct refs *all, struct flight *f, struct fli
     return next;
 }
 
+static void store(const struct flight *f, struct encoded *form)
+{
+    const struct cache *cache = &f->asker.proxy->cache;
+    char *path = folder_incoming_path(cache->folder, ".refs");
+    struct claim *claim = local_claim_new(cache->local);
+
+    answer_store_at(form->answer, path, &claim);
+    free(path);
+}
+
+static void ask_and_hand_on(struct flight *f)
+{
+    const struct encoded *plain = f->forms[ENCODING_IDENTITY];
+    bool whole;
+    char *moved = NULL;
+    struct err why;
+    int rc;
+
+    for (int i = 0; i < ENCODINGS_COUNT; i++)
+        if (f->forms[i] != NULL)
+            store(f, f->forms[i]);
+    f->asked_ms = now_ms();
+    rc = ask(f, &moved, &why);
+    whole = rc == 0 && learn(f, moved);
+    finish(f, rc, &why);
+    if (whole && f->asker.upstream->refs_ttl_ms > 0 && answer_fd(plain->answer) >= 0)
+        f->kept_until_ms = now_ms() + f->asker.upstream->refs_ttl_ms;
+    free(moved);
+}
+
 static void fly(void *ctx)
 {
     struct flight *f = ctx, *next, *dropped;
     struct refs *all = f->all;
-    char *path, *moved = NULL;
-    struct claim *claim;
-    struct err why;
-    int rc;
 
-    if (answer_state(f->answer) == ANSWER_FILLING) {
-        path = folder_incoming_path(f->asker.proxy->cache.folder, ".refs");
-        claim = local_claim_new(f->asker.proxy->cache.local);
-        answer_store_at(f->answer, path, &claim);
-        free(path);
-        f->asked_ms = now_ms();
-        rc = ask(f, &moved, &why);
-        if (rc == 0 && learn(f, moved) && f->asker.upstream->refs_ttl_ms > 0 &&
-            !answer_storage_trouble(f->answer, &why))
-            f->kept_until_ms = now_ms() + f->asker.upstream->refs_ttl_ms;
-        finish(f, rc, &why);
-        free(moved);
-    }
+    if (!f->refused)
+        ask_and_hand_on(f);
     lock_take(&all->lock);
     next = land_locked(all, f, &dropped);
     lock_drop(&all->lock);
@@ -357,48 +437,117 @@ enum company {
     ALONE,
 };
 
-/* The flight that mine may join, or mine itself; *starts when it is to start now, *old when it has
- * landed before.  The reference is the caller's; mine is consumed when another one serves. */
-static struct flight *board(struct refs *all, struct flight *mine, enum company company,
-                            bool *starts, bool *old)
+struct boarding {
+    struct flight *flight; /* a reference of the caller's */
+    struct encoded *form;
+    bool starts;     /* the flight is to start now */
+    bool old;        /* it has landed before */
+    bool form_lacks; /* an old one: the form is still to be made, with a reference of its own */
+};
+
+/* A form of a flight that has landed whole.  One whose making failed is not tried again: plain will
+ * do. */
+static void choose_old_form_locked(struct boarding *b, enum content_encoding encoding)
 {
+    struct flight *f = b->flight;
+
+    if (f->forms[encoding] != NULL && answer_state(f->forms[encoding]->answer) == ANSWER_FAILED)
+        encoding = ENCODING_IDENTITY;
+    b->form_lacks = f->forms[encoding] == NULL;
+    b->form = add_form(f, encoding);
+    f->refs += b->form_lacks;
+}
+
+/* Into the flight that mine may join, or mine itself.  mine is consumed when another one serves. */
+static struct boarding board(struct refs *all, struct flight *mine, enum company company,
+                             enum content_encoding encoding)
+{
+    struct boarding b = {0};
     struct flight *f = mine;
     struct group *g;
 
-    *starts = false;
     lock_take(&all->lock);
     g = group_of_locked(all, &mine->key);
-    *old = company == WITH_KEPT && is_kept(g->kept);
-    if (*old) {
+    b.old = company == WITH_KEPT && is_kept(g->kept);
+    if (b.old) {
         f = g->kept;
     } else if (company != ALONE && g->gathering != NULL) {
         f = g->gathering;
     } else if (company == ALONE || g->running < REFS_FLIGHTS_MAX) {
         g->running++;
         f->pushes = g->pushes;
-        *starts = true;
+        b.starts = true;
     } else {
         g->gathering = f;
     }
     f->refs++; /* the run's, or that of the one who joins */
+    b.flight = f;
+    if (b.old)
+        choose_old_form_locked(&b, encoding);
+    else
+        b.form = add_form(f, encoding);
     lock_drop(&all->lock);
     if (f != mine)
         flight_unref(mine);
-    return f;
+    return b;
 }
+
+/* Another form of a flight that is kept, out of the plain one. */
+static void make_form(void *ctx)
+{
+    struct passenger *p = ctx;
+    struct answer_reader from;
+    char *block = xmalloc(COPY_BLOCK);
+    struct err why;
+    ssize_t n = READER_FAILED;
+
+    store(p->flight, p->form);
+    if (answer_reader_open(&from, p->flight->forms[ENCODING_IDENTITY]->answer, NULL, NULL, &why) ==
+        0) {
+        while ((n = answer_reader_read(&from, block, COPY_BLOCK)) > 0 &&
+               encoded_append(p->form, block, (size_t)n, &why) == 0)
+            ;
+        answer_reader_close(&from);
+    }
+    if (n == READER_END)
+        encoded_end(p->form);
+    else
+        encoded_fail(p->form, &(struct err){ERR_STORAGE, "kept refs can't be read"});
+    free(block);
+    passenger_free(p);
+}
+
+/* In a job of its own: when the disk fails it waits for its readers. */
+static void start_form(struct flight *f, struct encoded *form)
+{
+    struct passenger *p = xmalloc(sizeof(*p));
+
+    *p = (struct passenger){f, form};
+    if (workers_submit(f->asker.proxy->queries, make_form, p))
+        return;
+    encoded_fail(form, &(struct err){ERR_BUSY, "too many requests are waiting"});
+    passenger_free(p);
+}
+
+static void serve_again(struct exchange *x);
 
 /* HTTP thread: upstream has begun to answer, or failed. */
 static void refs_ready(struct exchange *x)
 {
-    struct flight *f = x->state;
+    const struct passenger *p = x->state;
+    const struct flight *f = p->flight;
     struct answer *a = exchange_answer(x);
-    const char *type;
+    const char *type, *encoding;
 
     if (answer_state(a) == ANSWER_FAILED && answer_size(a) == 0) {
         struct err why;
 
         answer_why(a, &why);
-        reply_error(x, &why);
+        /* The disk fails, and this form of the answer had gone by before x came to read it. */
+        if (p->form->deserted)
+            exchange_again(x, serve_again);
+        else
+            reply_error(x, &why);
         return;
     }
     for (size_t i = 0; i < f->head.header_count; i++) {
@@ -411,6 +560,10 @@ static void refs_ready(struct exchange *x)
     }
     reply_header(x, "Cache-Control", "no-cache, max-age=0, must-revalidate");
     reply_header(x, "Cache-Status", "pannier; fwd=request; detail=refs");
+    reply_header(x, "Vary", "Accept-Encoding");
+    encoding = encoded_header(p->form);
+    if (encoding != NULL)
+        reply_header(x, "Content-Encoding", encoding);
     type = response_head_get(&f->head, "content-type");
     reply_stream(x, f->head.status, type != NULL ? type : "application/octet-stream", NULL,
                  f->head.status == 200        ? "refs"
@@ -434,7 +587,8 @@ static struct flight *flight_new(struct exchange *x, enum refs_form form, enum h
     bytes_init(&f->body, SIZE_MAX / 2);
     if (body != NULL)
         bytes_add(&f->body, body->data, body->len);
-    f->answer = answer_new_filling();
+    if (f->asker.upstream->refs_ttl_ms > 0)
+        add_form(f, ENCODING_IDENTITY); /* to be kept; other forms can be made of it */
     f->reader = refs_reader_new(form, algo, DECISION_OIDS_MAX);
     flight_key(f, &f->key);
     return f;
@@ -444,21 +598,40 @@ static struct flight *flight_new(struct exchange *x, enum refs_form form, enum h
 static int serve_with(struct exchange *x, struct flight *mine, enum company company,
                       struct err *err)
 {
-    bool starts, old;
-    struct flight *f = board(x->proxy->refs, mine, company, &starts, &old);
-    int rc = exchange_follow(x, f->answer, refs_ready, err);
+    struct boarding b =
+        board(x->proxy->refs, mine, company, content_encoding_choose(x->accept_encoding));
+    struct flight *f = b.flight;
+    int rc = exchange_follow(x, b.form->answer, refs_ready, err);
 
     if (rc == 0) {
-        x->state = f;
-        x->free_state = flight_release;
-        if (old)
+        struct passenger *p = xmalloc(sizeof(*p));
+
+        *p = (struct passenger){f, b.form};
+        x->state = p;
+        x->free_state = passenger_free;
+        if (b.old)
             decisions_gave_old_refs(x->proxy->decisions, &f->asker.subject, f->asked_ms);
     }
-    if (starts)
+    if (b.starts)
         start(f);
+    if (b.form_lacks)
+        start_form(f, b.form);
     if (rc != 0)
         flight_unref(f);
     return rc;
+}
+
+static void serve_again(struct exchange *x)
+{
+    struct passenger *p = x->state;
+    const struct flight *f = p->flight;
+    struct err why;
+
+    x->state = NULL;
+    x->free_state = NULL;
+    if (serve_with(x, flight_new(x, f->form, f->algo, &f->body), ALONE, &why) != 0)
+        reply_error(x, &why);
+    passenger_free(p);
 }
 
 static void serve(struct exchange *x, enum refs_form form, enum hash_algo algo,
@@ -491,6 +664,7 @@ static bool reply_from_memory(struct exchange *x, const struct asker *a)
         /* Capabilities only: v2's refs come from the POST, which always asks. */
         reply_header(x, "Cache-Control", "no-cache, max-age=0, must-revalidate");
         reply_header(x, "Cache-Status", "pannier; hit; detail=capabilities");
+        reply_header(x, "Vary", "Accept-Encoding"); /* as when upstream is asked */
         reply_bytes(x, 200, content_type_response(SERVICE_UPLOAD_PACK_REFS), advert.v2_body,
                     advert.v2_len, "refs");
     } else {

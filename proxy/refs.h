@@ -6,6 +6,9 @@
  * meanwhile gather behind one that has not started, and it starts when one lands.  A hundred equal
  * ls-refs at once cost three or four upstream, and none sees old refs.
  *
+ * A flight has its answer in as many Content-Encodings as its passengers take, each made once,
+ * while it comes (proxy/encoded.h).
+ *
  * With refs_ttl an answer is also kept for that long, and given to whom upstream has lately said
  * yes to. */
 #ifndef PANNIER_PROXY_REFS_H

@@ -11,6 +11,8 @@
 
 #include "cache/lock.h"
 #include "protocol/base.h"
+#include "proxy/commands.h"
+#include "proxy/control.h"
 #include "proxy/decisions.h"
 #include "proxy/fetch.h"
 #include "proxy/fill.h"
@@ -238,6 +240,16 @@ void serve_cache_options(const struct config *c, struct cache_options *out)
     limits_of(c, &out->limits);
 }
 
+/* Commands are for people, clones don't need them: some file systems know no sockets. */
+static void start_control(struct proxy *p, const struct config *c)
+{
+    struct err why;
+
+    if (control_start(c->data, commands_serve, &p->cache, &p->control, &why) != 0)
+        log_line(LOG_WARN, "commands such as 'pannier ls' can't reach this process", "reason",
+                 LOG_STR, why.text, NULL);
+}
+
 static int build(struct proxy *p, const struct config *c, struct err *err)
 {
     const struct folder_listener listener = {.trouble = on_trouble, .damage = on_damage};
@@ -258,6 +270,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->relays = workers_new("relay", c->limits.fills, c->limits.queue);
     p->background = workers_new("mirror", BACKGROUND_THREADS, BACKGROUND_QUEUE);
     p->janitor = janitor_start(&p->cache, &options, &upkeep);
+    start_control(p, c);
     return 0;
 }
 
@@ -269,6 +282,7 @@ static void tear_down(struct proxy *p)
     if (p->cache.processes != NULL)
         processes_kill_all(p->cache.processes);
     janitor_stop(&p->janitor);
+    control_free(&p->control);
     workers_free(&p->queries);
     workers_free(&p->fills);
     workers_free(&p->relays);
@@ -402,6 +416,7 @@ int serve_run(struct config *config, const struct serve_origin *origin)
     log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(server), "data", LOG_STR,
              folder_path(the_proxy.cache.folder), "version", LOG_STR, PANNIER_VERSION, NULL);
     attend(server, &current, origin, &open);
+    control_drain(the_proxy.control);
     if (!drain(server, current, &open))
         leave_at_once(&the_proxy);
     server_stop(&server);

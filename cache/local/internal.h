@@ -62,6 +62,7 @@ struct local {
     uint64_t leaving; /* bytes that somebody is removing just now */
     uint64_t frame;   /* of folders and the index */
     uint64_t limit;
+    bool crowded; /* the limit is less than was asked for: others have filled the file system */
     uint64_t evicted, evicted_bytes;
     uint64_t scan; /* number of the latest */
     bool scanned;
@@ -97,7 +98,10 @@ void local_measure_limit(struct local *l);
 /* Of the last part of a path. */
 bool is_mirror_name(const char *name);
 
-/* write_index.c: who uses the index stands between these two. */
+/* write_index.c */
+/* At the start: fn for each entry of the index, if it can be had. */
+void local_load_index(struct local *l, int (*fn)(void *ctx, const struct entry *e));
+/* Who uses the index stands between these two. */
 void local_take_index(struct local *l);
 void local_give_index(struct local *l);
 /* True when there was something to write. */

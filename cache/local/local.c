@@ -186,40 +186,26 @@ static int load_one(void *ctx, const struct entry *e)
 {
     struct local *l = ctx;
 
+    lock_take(&l->lock);
     if (record_find_locked(l, e->path) == NULL)
         record_add_locked(l, e);
+    lock_drop(&l->lock);
     return 0;
 }
 
-int local_open(struct folder *folder, const struct local_limits *limits, struct local **out,
-               struct err *err)
+struct local *local_open(struct folder *folder, const struct local_limits *limits)
 {
     struct local *l = xcalloc(1, sizeof(*l));
-    char *path = folder_pathf(folder, "index.db");
-    bool fresh = false;
-    int rc;
 
     l->folder = folder;
     l->limits = *limits;
     lock_init(&l->lock, LOCK_LOCAL);
     lock_cond_init(&l->changed);
     l->policy = policy_new(limits->policy, UINT64_MAX, limits->max_age_s);
-    rc = index_open(path, &l->index, &fresh, err);
-    l->index_lost = fresh;
-    /* Nobody else knows l yet. */
-    lock_take(&l->lock);
-    if (rc == 0 && !fresh && index_each(l->index, load_one, l, err) != 0)
-        l->index_lost = true; /* the scan finds the rest */
-    lock_drop(&l->lock);
-    if (rc == 0) {
-        local_measure_frame(l);
-        local_measure_limit(l);
-        *out = l;
-    } else {
-        local_close(&l);
-    }
-    free(path);
-    return rc;
+    local_load_index(l, load_one);
+    local_measure_frame(l);
+    local_measure_limit(l);
+    return l;
 }
 
 void local_close(struct local **lp)
@@ -230,8 +216,7 @@ void local_close(struct local **lp)
     *lp = NULL;
     if (l == NULL)
         return;
-    if (l->index != NULL)
-        local_write_index(l);
+    local_write_index(l);
     index_close(&l->index);
     HASH_ITER(hh, l->by_path, r, next)
     {

@@ -1,6 +1,6 @@
 /* The local tier: what this disk keeps, how much that is, and what goes when room is needed.
  *
- *     local_open()                 reads the index; entries are known from here on
+ *     local_open()                 reads the index; its entries are known from here on
  *     local_claim_new()            something is being written below incoming/:
  *         local_claim_grow()       ... room for so many bytes more; evicts, or says no
  *         local_publish()          ... it is an entry now; the claim is over
@@ -56,8 +56,8 @@ struct local_owner {
     void *ctx;
 };
 
-int local_open(struct folder *folder, const struct local_limits *limits, struct local **out,
-               struct err *err);
+/* Never fails: where the index can't be had, what lies there is known after the scan. */
+struct local *local_open(struct folder *folder, const struct local_limits *limits);
 void local_close(struct local **l); /* writes what is still to be written */
 /* Each kind has one before anything of it is published, or local_scan() called. */
 void local_set_owner(struct local *l, enum entry_kind kind, const struct local_owner *owner);
@@ -70,8 +70,9 @@ struct claim *local_claim_new(struct local *l);
 /* It is going to be the entry at path.  One that turns out larger than the tier is then known, and
  * doesn't empty the tier the next time. */
 void local_claim_for(struct claim *c, const char *path);
-/* Room for bytes more, made by evicting where it must be.  -1: ERR_LIMIT, there is none: nobody's
- * fault, and nothing to log. */
+/* Room for bytes more, made by evicting where it must be.  -1: there is none.  ERR_LIMIT: it is too
+ * large for the tier, which is nobody's fault and nothing to log; ERR_STORAGE: others have filled
+ * the file system, which is trouble. */
 int local_claim_grow(struct claim *c, uint64_t bytes, struct err *err);
 /* So much it is now, whatever was claimed. */
 void local_claim_set(struct claim *c, uint64_t bytes);

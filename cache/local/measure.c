@@ -129,10 +129,9 @@ void local_measure_limit(struct local *l)
         min_free = share_of(&l->limits.min_free, all);
         limit = share_of(&l->limits.size, all);
         /* What is claimed but not written yet still counts as available. */
-        if (total + available < min_free)
-            limit = 0;
-        else if (total + available - min_free < limit)
-            limit = total + available - min_free;
+        l->crowded = total + available < min_free || total + available - min_free < limit;
+        if (l->crowded)
+            limit = total + available < min_free ? 0 : total + available - min_free;
     }
     if (limit != l->limit) {
         l->limit = limit;

@@ -168,13 +168,14 @@ static void note_too_large_locked(struct local *l, uint64_t id)
 int local_claim_grow(struct claim *c, uint64_t bytes, struct err *err)
 {
     struct local *l = c->local;
-    bool fits, known;
+    bool fits, known, crowded;
 
     local_measure_limit(l);
     lock_take(&l->lock);
     known = was_too_large_locked(l, c->id);
     fits = !known && c->bytes + bytes <= l->limit &&
            make_room_locked(l, bytes, NULL, (int64_t)time(NULL));
+    crowded = l->crowded;
     if (fits) {
         c->bytes += bytes;
         l->claimed += bytes;
@@ -182,7 +183,10 @@ int local_claim_grow(struct claim *c, uint64_t bytes, struct err *err)
         note_too_large_locked(l, c->id);
     }
     lock_drop(&l->lock);
-    return fits ? 0 : err_set(err, ERR_LIMIT, "the cache has no room for it");
+    if (fits)
+        return 0;
+    return crowded ? err_set(err, ERR_STORAGE, "the file system has no room left for the cache")
+                   : err_set(err, ERR_LIMIT, "the cache has no room for it");
 }
 
 void local_claim_set(struct claim *c, uint64_t bytes)

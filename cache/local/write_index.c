@@ -106,39 +106,57 @@ static int write_changes(struct index *x, const struct changes *c, struct err *e
     return rc;
 }
 
-/* Between local_take_index() and local_give_index().  The index can be made from the files at any
- * time, so what could not be written is not kept: the next scan makes up for it. */
-static void index_failed(struct local *l, const struct err *why)
+/* It lacks things that are known here. */
+static void lose_index(struct local *l)
 {
-    char *path = folder_pathf(l->folder, "index.db");
-    struct err err;
-    bool fresh;
-
-    if (why->kind == ERR_CORRUPT) {
-        folder_report_damage(l->folder, path, why);
-        index_close(&l->index);
-        if (index_open(path, &l->index, &fresh, &err) != 0)
-            folder_report_trouble(l->folder, &err);
-    } else {
-        folder_report_trouble(l->folder, why);
-    }
     lock_take(&l->lock);
     l->index_lost = true;
     l->scanned = false;
     lock_drop(&l->lock);
+}
+
+/* Between local_take_index() and local_give_index(), as is all that follows. */
+static bool open_index(struct local *l)
+{
+    char *path = folder_pathf(l->folder, "index.db");
+    bool fresh = false;
+    struct err why;
+
+    if (l->index == NULL && index_open(path, &l->index, &fresh, &why) != 0) {
+        l->index = NULL;
+        folder_report_trouble(l->folder, FOLDER_INDEX, &why);
+    }
+    if (l->index == NULL || fresh)
+        lose_index(l);
+    free(path);
+    return l->index != NULL;
+}
+
+/* The index can be made from the files at any time, so what could not be written is not kept: the
+ * next scan makes up for it. */
+static void index_failed(struct local *l, const struct err *why)
+{
+    char *path = folder_pathf(l->folder, "index.db");
+
+    lose_index(l);
+    if (why->kind == ERR_CORRUPT) {
+        folder_report_damage(l->folder, path, why);
+        index_close(&l->index);
+        open_index(l);
+    } else {
+        folder_report_trouble(l->folder, FOLDER_INDEX, why);
+    }
     free(path);
 }
 
-static bool open_again(struct local *l)
+void local_load_index(struct local *l, int (*fn)(void *ctx, const struct entry *e))
 {
-    char *path = folder_pathf(l->folder, "index.db");
-    struct err ignored;
-    bool fresh;
+    struct err why;
 
-    if (l->index == NULL && index_open(path, &l->index, &fresh, &ignored) != 0)
-        l->index = NULL;
-    free(path);
-    return l->index != NULL;
+    local_take_index(l);
+    if (open_index(l) && index_each(l->index, fn, l, &why) != 0)
+        index_failed(l, &why);
+    local_give_index(l);
 }
 
 /* True when there was something. */
@@ -152,10 +170,12 @@ bool local_write_index(struct local *l)
     take_changes(l, &changes);
     any = changes.count + changes.removed_count > 0;
     if (any) {
-        if (!open_again(l))
-            err_set(&why, ERR_STORAGE, "the index can't be opened");
-        if (l->index == NULL || write_changes(l->index, &changes, &why) != 0)
+        if (!open_index(l))
+            ; /* that was said */
+        else if (write_changes(l->index, &changes, &why) != 0)
             index_failed(l, &why);
+        else
+            folder_report_success(l->folder, FOLDER_INDEX);
     }
     local_give_index(l);
     clear_changes(&changes);
@@ -169,8 +189,10 @@ int local_each(struct local *l, int (*fn)(void *ctx, const struct entry *e), voi
 
     local_write_index(l);
     local_take_index(l);
-    rc = l->index != NULL ? index_each(l->index, fn, ctx, err)
-                          : err_set(err, ERR_STORAGE, "the index can't be opened");
+    rc = open_index(l) ? index_each(l->index, fn, ctx, err)
+                       : err_set(err, ERR_STORAGE, "the index can't be opened");
+    if (rc == -1 && l->index != NULL)
+        index_failed(l, err);
     local_give_index(l);
     return rc;
 }

@@ -54,9 +54,10 @@ static int start_index_pack(struct mirror_intake *in, bool background, struct er
     const char *const args[] = {git_dir, "index-pack", "--stdin",
                                 in->fresh ? "--check-self-contained-and-connected" : "--fix-thin",
                                 NULL};
-    int rc = process_start(in->mirror->all->processes,
-                           &(struct process_spec){.args = args, .background = background},
-                           &in->index_pack, err);
+    int rc = process_start(
+        in->mirror->all->processes,
+        &(struct process_spec){.args = args, .background = background, .writes = true},
+        &in->index_pack, err);
 
     free(git_dir);
     return rc;
@@ -99,6 +100,11 @@ int mirror_intake_feed(struct mirror_intake *in, const void *data, size_t len, s
 
         if (n < 0 && errno == EINTR)
             continue;
+        if (n < 0 && errno == EPIPE) { /* it knows better why it has ended */
+            if (process_finish(&in->index_pack, err) != 0)
+                return -1;
+            return err_set(err, ERR_PROCESS, "git index-pack ended before its pack did");
+        }
         if (n < 0)
             return err_errno(err, ERR_PROCESS, "feed git index-pack");
         data = (const char *)data + n;

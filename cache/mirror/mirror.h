@@ -86,6 +86,7 @@ struct mirror_intake;
  * mirror published there.  ERR_BUSY: it is being removed. */
 int mirror_intake_begin(struct mirror *m, const struct entry *about, bool background,
                         struct mirror_intake **out, struct err *err);
+/* After it failed there is nothing to commit any more. */
 int mirror_intake_feed(struct mirror_intake *in, const void *data, size_t len, struct err *err);
 int mirror_intake_commit(struct mirror_intake **in, const struct oid_list *tips, struct err *err);
 void mirror_intake_abort(struct mirror_intake **in);

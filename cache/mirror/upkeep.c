@@ -87,7 +87,8 @@ int upkeep_run(struct upkeep *u, const struct program *program, struct err *err)
                            &(struct process_spec){.args = program->args,
                                                   .input = program->input,
                                                   .input_len = strlen(program->input),
-                                                  .background = true},
+                                                  .background = true,
+                                                  .writes = true},
                            &p, err);
 
     if (rc == 0)

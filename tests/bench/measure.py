@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import repository  # noqa: E402
+import startup  # noqa: E402
 from support import origin as support_origin  # noqa: E402
 from support.faulty import Faulty, reply  # noqa: E402
 from support.gitclient import Failed, Git  # noqa: E402
@@ -34,7 +35,8 @@ REPO = "public/bench"
 SLOW_RATE = 25 * MB
 READERS = (1, 16, 64)
 PACED_READERS, PACE = 1000, 100 * 1000
-PARTS = ("cold", "first-byte", "warm", "together", "paced", "upkeep")
+PARTS = ("cold", "first-byte", "warm", "together", "paced", "startup", "upkeep")
+WITHOUT_REPOSITORY = {"startup"}
 FETCHES = 500
 
 
@@ -67,10 +69,14 @@ class Bench:
         self.rows = []
         self.stack = contextlib.ExitStack()
         self.stack.callback(shutil.rmtree, self.folder, True)
-        say("making the repository, unless it is there")
-        self.repository = repository.make(options.cache)
         self.origins = {}
         self.names = 0
+        self.repository = None
+
+    def prepare(self):
+        """What all parts need but those of WITHOUT_REPOSITORY."""
+        say("making the repository, unless it is there")
+        self.repository = repository.make(self.options.cache)
         self.clone_request = self.record("clone")
         self.clone_request_shown = self.record("clone", terminal=True)
         self.shallow_request = self.record("clone", "--depth=1")
@@ -478,6 +484,10 @@ def measure_paced(bench):
     paced(bench, f"{what}, being filled at 90 KB/s", bench.origin(90 * 1000), warm=False)
 
 
+def measure_startup(bench):
+    startup.measure(bench, say)
+
+
 # Upkeep -----------------------------------------------------------------------------------------------
 
 
@@ -578,16 +588,21 @@ def parse():
 def main():
     options = parse()
     bench = Bench(options)
+    parts = options.only or PARTS
+    described = f"{options.rounds} rounds"
     try:
-        for part in options.only or PARTS:
+        if not WITHOUT_REPOSITORY.issuperset(parts):
+            bench.prepare()
+            objects, size = repository.describe(bench.repository)
+            described = f"repository: {objects} objects, {size / MB:.0f} MB packed; {described}"
+        for part in parts:
             say(f"measuring: {part}")
             globals()["measure_" + part.replace("-", "_")](bench)
             print(markdown(bench.rows), file=sys.stderr, flush=True)
-        objects, size = repository.describe(bench.repository)
     finally:
         bench.close()
     print("\n".join(f"- {line}" for line in machine()))
-    print(f"- repository: {objects} objects, {size / MB:.0f} MB packed; {options.rounds} rounds\n")
+    print(f"- {described}\n")
     print(markdown(bench.rows))
 
 

@@ -80,9 +80,9 @@ def start(tmp_path):
         pytest.fail(f"there is no {binary()}: build it, or say where it is in PANNIER_BIN")
     running = []
 
-    def start(config=None, data=None, arguments=(), launch=True, **upstreams):
+    def start(config=None, data=None, arguments=(), launch=True, env=None, **upstreams):
         folder = tmp_path / f"pannier{len(running)}"
-        running.append(Pannier(folder, upstreams, config, data, arguments))
+        running.append(Pannier(folder, upstreams, config, data, arguments, env))
         return running[-1].start() if launch else running[-1]
 
     yield start
@@ -114,7 +114,6 @@ def pytest_runtest_makereport(item, call):
     """A failing test shows what pannier logged."""
     report = (yield).get_result()
     if report.failed and call.when in ("call", "teardown"):
-        for name in ("pannier", "behind"):
-            running = item.funcargs.get(name)
+        for name, running in item.funcargs.items():
             if isinstance(running, Pannier) and running.process:
                 report.sections.append((f"{name}'s log", running.output()[-20000:]))

@@ -9,7 +9,8 @@ import pytest
 from support.pannier import binary
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ["serve", "config check", "config show", "config describe", "version", "help"]
+COMMANDS = ["serve", "ls", "show", "rm", "verify", "evict", "config check", "config show",
+            "config describe", "version", "help"]
 
 
 @pytest.fixture
@@ -70,6 +71,15 @@ def test_help_names_every_option(run, command, option):
     assert f"  {option} " in run(*command.split(), "--help").stdout
 
 
+@pytest.mark.parametrize("command, own", [
+    ("ls", ["--entries"]), ("show", []), ("rm", ["--all"]), ("verify", ["--repair"]),
+    ("evict", ["--dry-run", "--to SIZE"]),
+])
+def test_a_command_names_its_own_options_and_no_others(run, command, own):
+    listed = re.findall(r"^  (--[a-z-]+(?: [A-Z]+)?) ", run(command, "--help").stdout, re.M)
+    assert sorted(listed) == sorted(own + ["--json", "--data DIR", "--config FILE", "--help"])
+
+
 @pytest.mark.parametrize("arguments", [["version"], ["--version"]])
 def test_the_version_is_one_line(run, arguments):
     result = run(*arguments)
@@ -89,6 +99,22 @@ def test_the_version_is_one_line(run, arguments):
     (["serve", "--listen"], "pannier serve: --listen needs a value; see 'pannier serve --help'"),
     (["serve", "8080"],
      "pannier serve: there is an argument too many; see 'pannier serve --help'"),
+    (["ls", "--json=yes"], "pannier ls: --json takes no value; see 'pannier ls --help'"),
+    (["ls", "--repair"],
+     "pannier ls: --repair is no option of this command; see 'pannier ls --help'"),
+    (["ls", "--listen", "a:1"],
+     "pannier ls: --listen is no option of this command; see 'pannier ls --help'"),
+    (["show"], "pannier show: REPO is missing; see 'pannier show --help'"),
+    (["rm"], "pannier rm: needs either REPO or --all; see 'pannier rm --help'"),
+    (["rm", "a/b", "--all"], "pannier rm: needs either REPO or --all; see 'pannier rm --help'"),
+    (["rm", "a/b", "c/d"],
+     "pannier rm: there is an argument too many; see 'pannier rm --help'"),
+    (["verify", "a/b"],
+     "pannier verify: there is an argument too many; see 'pannier verify --help'"),
+    (["evict", "--to"], "pannier evict: --to needs a value; see 'pannier evict --help'"),
+    (["evict", "--to", "half"],
+     "pannier evict: --to is not a size; write a number with K, M, G or T, such as 20G"),
+    (["ls", "--config", "none.yaml"], "none.yaml: cannot be read: No such file or directory"),
     (["version", "--listen", "a:1"],
      "pannier version: --listen is no option of this command; see 'pannier version --help'"),
     (["config", "check"],

@@ -1,5 +1,6 @@
-"""Loopback ports."""
+"""Loopback ports, and counting what passes them."""
 import socket
+import threading
 
 from .wait import until
 
@@ -27,3 +28,40 @@ def wait_for_port(port, process=None):
         return accepts(port)
 
     until(ready, f"port {port} accepts connections")
+
+
+class Tap:
+    """A relay to a port of loopback that counts the bytes that come back."""
+
+    def __init__(self, port):
+        self.to = port
+        self.bytes = 0
+        self.lock = threading.Lock()
+        self.listener = socket.create_server((HOST, 0))
+        self.url = f"http://{HOST}:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+    def accept(self):
+        try:
+            while True:
+                client = self.listener.accept()[0]
+                server = socket.create_connection((HOST, self.to))
+                for pair in ((client, server, False), (server, client, True)):
+                    threading.Thread(target=self.pump, args=pair, daemon=True).start()
+        except OSError:
+            return  # closed
+
+    def pump(self, source, target, counted):
+        try:
+            while data := source.recv(65536):
+                if counted:
+                    with self.lock:
+                        self.bytes += len(data)
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass

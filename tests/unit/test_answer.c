@@ -722,6 +722,7 @@ static void a_verified_file_makes_an_answer_whole_at_once(void **state)
     struct scratch scratch;
     struct answer *a = answer_new_filling();
     struct follower f;
+    struct claim *claim = NULL;
     char *path, *data = pattern(0, 1000);
 
     (void)state;
@@ -730,7 +731,7 @@ static void a_verified_file_makes_an_answer_whole_at_once(void **state)
     put_file(path, data, 1000);
     follower_init(&f, a, 1);
     assert_true(answer_reader_arm(&f.reader));
-    answer_fill_from_file(a, open(path, O_RDONLY | O_CLOEXEC), 900, 17);
+    answer_fill_from_file(a, open(path, O_RDONLY | O_CLOEXEC), 900, 17, &claim);
     assert_int_equal(f.wakes, 1);
     assert_int_equal(answer_state(a), ANSWER_WHOLE);
     assert_int_equal(answer_source(a), SOURCE_LOCAL);

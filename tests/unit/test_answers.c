@@ -17,6 +17,7 @@ struct fixture {
     struct local_limits limits;
     struct local *local;
     struct answers *answers;
+    enum compression compression;
     unsigned damaged; /* as the folder's owner hears of it */
 };
 
@@ -35,8 +36,8 @@ static void open_all(struct fixture *f)
     struct err err;
 
     assert_int_equal(folder_open(f->scratch.dir, &listener, &f->folder, &err), 0);
-    assert_int_equal(local_open(f->folder, &f->limits, &f->local, &err), 0);
-    f->answers = answers_new(f->folder, f->local, COMPRESSION_OFF);
+    f->local = local_open(f->folder, &f->limits);
+    f->answers = answers_new(f->folder, f->local, f->compression);
 }
 
 static void close_all(struct fixture *f)
@@ -58,6 +59,7 @@ static int set_up(void **state)
 
     scratch_init(&f->scratch);
     f->limits.size.percent = 100;
+    f->compression = COMPRESSION_OFF;
     open_all(f);
     *state = f;
     return 0;
@@ -499,6 +501,264 @@ static void a_touched_file_is_read_again_and_found_good(void **state)
     free(path);
 }
 
+/* ---- packed ---- */
+
+enum { TEXT = 300000 };
+
+static char text_at(uint64_t at)
+{
+    return "refs/heads/main 0123456789\n"[(at + at / 991) % 27];
+}
+
+/* What makes text and pattern differ: packing pays for one of them. */
+static void make_text(const struct fixture *f, const struct key *key, size_t len)
+{
+    struct answer *a = lead(f, key);
+    char *data = xmalloc(len);
+    struct err err;
+
+    for (size_t i = 0; i < len; i++)
+        data[i] = text_at(i);
+    answers_begin(f->answers, key, a);
+    answer_set_note_offset(a, 3);
+    assert_int_equal(answer_append(a, data, len, &err), 0);
+    assert_true(keep(f, key, a));
+    answer_unref(&a);
+    free(data);
+}
+
+static void assert_text(struct answer *a, size_t len)
+{
+    char *data = xmalloc(len);
+    int fd = answer_dup_fd(a);
+
+    assert_int_equal(answer_size(a), len);
+    assert_true(fd >= 0); /* goes out by sendfile */
+    assert_int_equal(pread(fd, data, len, 0), (ssize_t)len);
+    for (size_t i = 0; i < len; i++)
+        assert_int_equal(data[i], text_at(i));
+    close(fd);
+    free(data);
+}
+
+static void use_compression(struct fixture *f, enum compression compression)
+{
+    f->compression = compression;
+    restart(f);
+}
+
+static uint64_t stored(const struct fixture *f, const struct key *key)
+{
+    char *path = path_of(f, key);
+    uint64_t size = size_of(path);
+
+    free(path);
+    return size;
+}
+
+static uint64_t filling_bytes(const struct fixture *f)
+{
+    struct local_usage usage;
+
+    local_usage(f->local, &usage);
+    return usage.filling;
+}
+
+static int sees_sizes(void *ctx, const struct entry *e)
+{
+    const struct fixture *f = ctx;
+    char *path = folder_pathf(f->folder, "%s", e->path);
+
+    assert_int_equal(e->size, TEXT);
+    assert_int_equal(e->stored_size, disk_usage(path));
+    assert_true(e->stored_size < TEXT / 4);
+    free(path);
+    return 0;
+}
+
+static void what_shrinks_lies_packed_and_is_read_as_it_was(void **state)
+{
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    char *incoming = folder_pathf(f->folder, "incoming");
+    struct answer *a;
+    struct err err;
+
+    use_compression(f, COMPRESSION_AUTO);
+    make_text(f, &key, TEXT);
+    assert_true(stored(f, &key) < TEXT / 4);
+    assert_int_equal(local_each(f->local, sees_sizes, f, &err), 0);
+    a = follow(f, &key); /* what it was made in is still open */
+    assert_text(a, TEXT);
+    answer_unref(&a);
+    restart(f);
+    assert_int_equal(count_entries(incoming), 0);
+    assert_int_equal(local_each(f->local, sees_sizes, f, &err), 0);
+    for (int i = 0; i < 2; i++) {
+        a = i == 0 ? lead(f, &key) : follow(f, &key);
+        assert_true(i > 0 || answers_find_local(f->answers, &key, a));
+        assert_text(a, TEXT);
+        assert_int_equal(answer_source(a), SOURCE_LOCAL);
+        assert_int_equal(answer_note_offset(a), 3);
+        answer_unref(&a);
+    }
+    assert_int_equal(count_entries(incoming), 0);
+    assert_int_equal(counts(f).damaged, 0);
+    free(incoming);
+}
+
+static void what_does_not_shrink_lies_as_it_is(void **state)
+{
+    struct fixture *f = *state;
+    struct key noise = key_number(1), small = key_number(2), text = key_number(3);
+
+    use_compression(f, COMPRESSION_ON);
+    make(f, &noise, 10);
+    assert_true(stored(f, &noise) > 10);
+    use_compression(f, COMPRESSION_AUTO);
+    make_text(f, &small, 4000);
+    assert_true(stored(f, &small) > 4000);
+    use_compression(f, COMPRESSION_ON);
+    make_text(f, &text, 4000);
+    assert_true(stored(f, &text) < 2000);
+    use_compression(f, COMPRESSION_OFF);
+    text = key_number(4);
+    make_text(f, &text, TEXT);
+    assert_true(stored(f, &text) > TEXT);
+}
+
+static void what_lies_packed_is_read_whatever_is_set_now(void **state)
+{
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *a;
+
+    use_compression(f, COMPRESSION_ON);
+    make_text(f, &key, TEXT);
+    use_compression(f, COMPRESSION_OFF);
+    a = lead(f, &key);
+    assert_true(answers_find_local(f->answers, &key, a));
+    assert_text(a, TEXT);
+    answer_unref(&a);
+}
+
+static void room_for_the_unpacked_is_claimed_until_it_is_closed(void **state)
+{
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    char *path = path_of(f, &key);
+    struct answer *a;
+
+    use_compression(f, COMPRESSION_AUTO);
+    make_text(f, &key, TEXT);
+    assert_int_equal(filling_bytes(f), TEXT);
+    restart(f);
+    assert_int_equal(filling_bytes(f), 0);
+    a = lead(f, &key);
+    assert_true(answers_find_local(f->answers, &key, a));
+    assert_int_equal(filling_bytes(f), TEXT);
+    assert_int_equal(unlink(path), 0);
+    assert_null(answers_peek(f->answers, &key)); /* the table lets it go */
+    assert_text(a, TEXT);
+    assert_int_equal(filling_bytes(f), TEXT);
+    answer_unref(&a);
+    assert_int_equal(filling_bytes(f), 0);
+    free(path);
+}
+
+static void only_a_few_stay_open_unpacked(void **state)
+{
+    struct fixture *f = *state;
+    struct answer *a;
+    struct key key;
+
+    use_compression(f, COMPRESSION_AUTO);
+    for (unsigned i = 0; i < ANSWERS_IDLE_APART_MAX + 5; i++) {
+        key = key_number(i);
+        make_text(f, &key, TEXT);
+    }
+    assert_int_equal(filling_bytes(f), ANSWERS_IDLE_APART_MAX * TEXT);
+    key = key_number(0);
+    a = lead(f, &key);
+    assert_true(answers_find_local(f->answers, &key, a));
+    answer_unref(&a);
+    key = key_number(1000);
+    make(f, &key, 10);
+    assert_int_equal(filling_bytes(f), ANSWERS_IDLE_APART_MAX * TEXT);
+}
+
+static void without_room_to_unpack_it_stays_where_it_is(void **state)
+{
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *a;
+
+    use_compression(f, COMPRESSION_AUTO);
+    make_text(f, &key, TEXT);
+    f->limits.size = (struct share){.bytes = TEXT / 2};
+    restart(f);
+    a = lead(f, &key);
+    assert_false(answers_find_local(f->answers, &key, a));
+    answers_fail(f->answers, &key, a, &(struct err){ERR_CANCELLED, "over"});
+    answer_unref(&a);
+    assert_int_equal(counts(f).damaged, 0);
+    assert_false(folder_troubled(f->folder, &(struct err){0}));
+    assert_int_equal(filling_bytes(f), 0);
+}
+
+static void damage_of_a_packed_file_is_found_wherever_it_is(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t size = 100;
+    unsigned n = 0;
+
+    use_compression(f, COMPRESSION_AUTO);
+    for (uint64_t at = 0; at < size; at += 1 + size / 20) {
+        struct key key = key_number(n++);
+        char *path = path_of(f, &key), *name;
+        struct answer *a;
+        struct err err;
+
+        make_text(f, &key, TEXT);
+        size = size_of(path);
+        name = strstr(path, "answers/");
+        assert_int_equal(answers_verify(f->answers, name, &err), 0);
+        restart(f);
+        flip_byte(path, at);
+        f->damaged = 0;
+        assert_int_equal(answers_verify(f->answers, name, &err), -1);
+        assert_int_equal(err.kind, ERR_CORRUPT);
+        a = lead(f, &key);
+        assert_false(answers_find_local(f->answers, &key, a));
+        assert_int_equal(counts(f).damaged, 1);
+        assert_int_equal(f->damaged, 1);
+        assert_false(exists(path));
+        assert_int_equal(filling_bytes(f), 0);
+        answers_fail(f->answers, &key, a, &(struct err){ERR_CANCELLED, "over"});
+        answer_unref(&a);
+        free(path);
+    }
+    assert_true(n > 10);
+}
+
+static void a_packed_file_that_is_changed_under_us_is_noticed_by_the_next(void **state)
+{
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    char *path = path_of(f, &key);
+    struct answer *a;
+
+    use_compression(f, COMPRESSION_AUTO);
+    make_text(f, &key, TEXT);
+    flip_byte(path, 10);
+    a = lead(f, &key);
+    assert_false(answers_find_local(f->answers, &key, a));
+    assert_int_equal(f->damaged, 1);
+    answers_fail(f->answers, &key, a, &(struct err){ERR_CANCELLED, "over"});
+    answer_unref(&a);
+    free(path);
+}
+
 /* ---- bounds ---- */
 
 static size_t open_answers(void)
@@ -674,6 +934,14 @@ int main(void)
         TEST(a_file_that_is_removed_or_changed_under_us_is_noticed_by_the_next),
         TEST(who_reads_already_goes_on_when_the_file_is_dropped),
         TEST(a_touched_file_is_read_again_and_found_good),
+        TEST(what_shrinks_lies_packed_and_is_read_as_it_was),
+        TEST(what_does_not_shrink_lies_as_it_is),
+        TEST(what_lies_packed_is_read_whatever_is_set_now),
+        TEST(room_for_the_unpacked_is_claimed_until_it_is_closed),
+        TEST(only_a_few_stay_open_unpacked),
+        TEST(without_room_to_unpack_it_stays_where_it_is),
+        TEST(damage_of_a_packed_file_is_found_wherever_it_is),
+        TEST(a_packed_file_that_is_changed_under_us_is_noticed_by_the_next),
         TEST(answers_that_nobody_reads_do_not_stay_open_for_ever),
         TEST(a_file_that_was_written_or_verified_before_is_not_read_again),
         TEST(what_is_being_filled_is_never_trimmed),

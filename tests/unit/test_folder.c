@@ -73,7 +73,7 @@ static void one_folder_serves_one_process(void **state)
 
     assert_true(opens(f));
     assert_int_equal(folder_open(f->data, NULL, &second, &f->err), -1);
-    assert_int_equal(f->err.kind, ERR_STORAGE);
+    assert_int_equal(f->err.kind, ERR_BUSY);
     assert_non_null(strstr(f->err.text, "in use"));
     folder_close(&f->folder);
     assert_true(opens(f));
@@ -252,21 +252,40 @@ static void a_spell_of_trouble_is_told_once_at_each_end(void **state)
     struct err found;
 
     listen_to(f, &told);
-    folder_report_success(f->folder);
+    folder_report_success(f->folder, FOLDER_ANSWERS);
     assert_int_equal(told.ended, 0);
     assert_false(folder_troubled(f->folder, &found));
-    folder_report_trouble(f->folder, &(struct err){ERR_STORAGE, "full"});
-    folder_report_trouble(f->folder, &(struct err){ERR_STORAGE, "still full"});
+    folder_report_trouble(f->folder, FOLDER_ANSWERS, &(struct err){ERR_STORAGE, "full"});
+    folder_report_trouble(f->folder, FOLDER_ANSWERS, &(struct err){ERR_STORAGE, "still full"});
     assert_int_equal(told.begun, 1);
     assert_string_equal(told.last.text, "full");
     assert_true(folder_troubled(f->folder, &found));
     assert_string_equal(found.text, "still full");
-    folder_report_success(f->folder);
-    folder_report_success(f->folder);
+    folder_report_success(f->folder, FOLDER_ANSWERS);
+    folder_report_success(f->folder, FOLDER_ANSWERS);
     assert_int_equal(told.ended, 1);
     assert_false(folder_troubled(f->folder, &found));
-    folder_report_trouble(f->folder, &(struct err){ERR_STORAGE, "again"});
+    folder_report_trouble(f->folder, FOLDER_ANSWERS, &(struct err){ERR_STORAGE, "again"});
     assert_int_equal(told.begun, 2);
+}
+
+static void a_spell_ends_when_all_that_failed_can_be_written(void **state)
+{
+    const struct err full = {ERR_STORAGE, "full"};
+    struct fixture *f = *state;
+    struct told told = {0};
+
+    listen_to(f, &told);
+    folder_report_trouble(f->folder, FOLDER_MIRRORS, &full);
+    folder_report_success(f->folder, FOLDER_ANSWERS); /* a small one still fits */
+    folder_report_trouble(f->folder, FOLDER_MIRRORS, &full);
+    folder_report_trouble(f->folder, FOLDER_ANSWERS, &full);
+    folder_report_success(f->folder, FOLDER_MIRRORS);
+    assert_int_equal(told.begun, 1);
+    assert_int_equal(told.ended, 0);
+    folder_report_success(f->folder, FOLDER_ANSWERS);
+    assert_int_equal(told.ended, 1);
+    assert_false(folder_troubled(f->folder, &(struct err){0}));
 }
 
 static void damage_is_told_each_time(void **state)
@@ -280,8 +299,8 @@ static void damage_is_told_each_time(void **state)
     folder_close(&f->folder);
     assert_true(opens(f)); /* nobody listens */
     folder_report_damage(f->folder, "a file", &(struct err){ERR_CORRUPT, "flipped"});
-    folder_report_trouble(f->folder, &(struct err){ERR_STORAGE, "full"});
-    folder_report_success(f->folder);
+    folder_report_trouble(f->folder, FOLDER_ANSWERS, &(struct err){ERR_STORAGE, "full"});
+    folder_report_success(f->folder, FOLDER_ANSWERS);
 }
 
 struct reporter {
@@ -294,7 +313,7 @@ static void *report_together(void *ctx)
     struct reporter *r = ctx;
 
     pthread_barrier_wait(r->barrier);
-    folder_report_trouble(r->told->folder, &(struct err){ERR_STORAGE, "full"});
+    folder_report_trouble(r->told->folder, FOLDER_ANSWERS, &(struct err){ERR_STORAGE, "full"});
     return NULL;
 }
 
@@ -354,6 +373,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_path_that_is_a_file_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(incoming_names_are_unlike_each_other, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_spell_of_trouble_is_told_once_at_each_end, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_spell_ends_when_all_that_failed_can_be_written, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(damage_is_told_each_time, set_up, tear_down),
         cmocka_unit_test_setup_teardown(trouble_that_many_meet_at_once_is_told_once, set_up,

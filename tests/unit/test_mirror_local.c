@@ -29,7 +29,7 @@ static void open_tier(struct fixture *f, uint64_t size)
 
     assert_int_equal(folder_open(f->scratch.dir, NULL, &f->folder, &err), 0);
     assert_int_equal(processes_new(4, &f->processes, &err), 0);
-    assert_int_equal(local_open(f->folder, &limits, &local, &err), 0);
+    local = local_open(f->folder, &limits);
     f->mirrors = mirrors_new(f->folder, f->processes, local);
     f->mirror = mirrors_get(f->mirrors, "example.org", "group/repo");
     f->about = &ABOUT;

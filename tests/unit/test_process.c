@@ -118,6 +118,38 @@ static void a_failure_tells_the_last_words(void **state)
     processes_free(&pool);
 }
 
+static void a_disk_that_fails_a_writer_is_told_from_other_failures(void **state)
+{
+    static const struct {
+        const char *name; /* its end is the system's word */
+        bool writes;
+        enum err_kind kind;
+    } rows[] = {
+        {"fatal: write error: No space left on device", true, ERR_STORAGE},
+        {"fatal: fsync error on 'x': Input/output error", true, ERR_STORAGE},
+        {"fatal: write error: No space left on device", false, ERR_PROCESS},
+        {"fatal: No space left on device is no reason", true, ERR_PROCESS},
+        {"fatal: short", true, ERR_PROCESS},
+    };
+    struct processes *pool = pool_of(2);
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char *alias = xasprintf("alias.t=!echo \"%s\" >&2; exit 128 #", rows[i].name);
+        const char *const args[] = {"-c", alias, "t", NULL};
+        const struct process_spec spec = {.args = args, .writes = rows[i].writes};
+        struct process *p;
+        struct err err;
+
+        assert_int_equal(process_start(pool, &spec, &p, &err), 0);
+        assert_int_equal(process_finish(&p, &err), -1);
+        assert_int_equal(err.kind, rows[i].kind);
+        assert_non_null(strstr(err.text, rows[i].name));
+        free(alias);
+    }
+    processes_free(&pool);
+}
+
 static void words_without_a_failure_are_no_failure(void **state)
 {
     struct processes *pool = pool_of(2);
@@ -392,6 +424,7 @@ int main(void)
         cmocka_unit_test(input_is_given_whole),
         cmocka_unit_test(input_is_given_through_a_pipe),
         cmocka_unit_test(a_failure_tells_the_last_words),
+        cmocka_unit_test(a_disk_that_fails_a_writer_is_told_from_other_failures),
         cmocka_unit_test(words_without_a_failure_are_no_failure),
         cmocka_unit_test(output_that_nobody_read_does_not_end_it),
         cmocka_unit_test(the_environment_is_clean),
