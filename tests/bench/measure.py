@@ -503,11 +503,13 @@ def growing_copy(bench, commits):
 
 
 def is_maintained(mirror):
-    """All but a few packs are in its multi-pack index, which has a bitmap."""
+    """All but a few packs are in its multi-pack index, which has a bitmap, and old ones are gone."""
     lines = (mirror / "pannier-packs").read_text().splitlines()
     indexed = [n for n, line in enumerate(lines) if line.startswith("multi-pack-index ")]
-    bitmaps = list((mirror / "objects" / "pack").glob("multi-pack-index-*.bitmap"))
-    return bitmaps and indexed and len(lines) - indexed[0] - 1 <= 8
+    packs = mirror / "objects" / "pack"
+    if not indexed or not list(packs.glob("multi-pack-index-*.bitmap")):
+        return False
+    return len(list(packs.glob("*.pack"))) == len(lines) - 1 and len(lines) - 1 - indexed[0] <= 8
 
 
 def wait_maintained(pannier, name):
