@@ -1,7 +1,9 @@
 """Fixtures.  One origin serves a whole run (one per process with pytest-xdist); pannier and the
 clients are new for every test."""
 import functools
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,6 +98,28 @@ def start(tmp_path):
                 pannier.kill()
     if problems:
         raise problems[0]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """small_disk("1m", "ro"): a file system of its own."""
+    mounted = []
+
+    def mount(size, *options):
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount a small file system")
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}", *options]), "tmpfs", folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture

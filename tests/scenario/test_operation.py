@@ -1,8 +1,6 @@
 """What the operator does: start, look after, reload, stop."""
 import http.client
-import os
 import signal
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,28 +12,6 @@ from support.net import accepts
 from support.wait import until
 
 TARGET = "/origin/public/simple.git/git-upload-pack"
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """small_disk("1m", "ro"): a file system of its own."""
-    mounted = []
-
-    def mount(size, *options):
-        if os.geteuid() != 0:
-            pytest.skip("only root can mount a small file system")
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}", *options]), "tmpfs", folder]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 # Health ---------------------------------------------------------------------------------------------

@@ -215,7 +215,16 @@ class Pannier:
         finally:
             connection.close()
 
+    def space(self):
+        """What it says that it takes, and may take: total, limit, filling, ..."""
+        return json.loads(self.health()[1])["space"]
+
     # What it keeps --------------------------------------------------------------------------------
+
+    def usage(self):
+        """Bytes on the disk, as `du` says; it complains of files that go meanwhile."""
+        said = subprocess.run(["du", "-s", "-B1", self.data], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return int(said.stdout.split()[0])
 
     def files(self, folder):
         return sorted(p for p in (self.data / folder).rglob("*") if p.is_file())
