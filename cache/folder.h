@@ -2,6 +2,7 @@
  *
  *     <data>/version       what wrote it
  *     <data>/lock          held (flock) while a process serves from it
+ *     <data>/control       the socket for commands, while it serves
  *     <data>/answers/ab/   whole answers
  *     <data>/mirrors/      bare repositories
  *     <data>/incoming/     being filled; emptied when the folder is opened

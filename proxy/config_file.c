@@ -334,7 +334,7 @@ static int walk_setting(struct walk *w, enum setting_section section, const char
 static int walk_section(struct walk *w, enum setting_section section, const char *prefix,
                         struct config_place *places)
 {
-    const char *key;
+    const char *key = NULL;
     bool more;
 
     for (;;) {
@@ -415,7 +415,7 @@ static int walk_top(struct walk *w)
 {
     unsigned seen[SECTION_COUNT] = {0};
     enum setting_section section;
-    const char *key;
+    const char *key = NULL;
     bool more;
     int rc;
 

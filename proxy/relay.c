@@ -6,6 +6,7 @@
 #include "cache/lock.h"
 #include "protocol/base.h"
 #include "proxy/access.h"
+#include "proxy/encoded.h"
 #include "proxy/log.h"
 #include "proxy/refs.h"
 #include "proxy/stream.h"
@@ -24,7 +25,9 @@ struct relay {
     int64_t content_length;
     struct bytes body;
 
-    struct response_head *head; /* shared with the exchange; complete before the first byte */
+    /* Shared with the exchange: */
+    struct response_head *head; /* complete before the first byte */
+    struct encoded *form;       /* of the answer */
     bool watched;
     struct stream stream;
     struct oid_list wants; /* of a watched fetch */
@@ -34,6 +37,8 @@ struct relay {
 /* What the exchange keeps of a relay. */
 struct relay_state {
     struct response_head head;
+    struct encoded form;
+    bool decoded; /* upstream's Content-Encoding was taken off here */
     const char *result;
     void *before; /* the exchange's state until then, which callers still use */
     void (*free_before)(void *state);
@@ -46,6 +51,7 @@ static void free_relay_state(void *state)
     if (s->free_before != NULL)
         s->free_before(s->before);
     response_head_clear(&s->head);
+    encoded_clear(&s->form);
     free(s);
 }
 
@@ -92,7 +98,7 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
     }
     if (r->watched && r->head->status == 200)
         return stream_feed(&r->stream, data, len, err);
-    return answer_append(r->answer, data, len, err);
+    return encoded_append(r->form, data, len, err);
 }
 
 static ssize_t on_upload(void *ctx, void *buf, size_t len)
@@ -108,7 +114,9 @@ static int on_tick(void *ctx, struct err *err)
 {
     struct relay *r = ctx;
 
-    return r->watched && r->head->status == 200 ? stream_idle(&r->stream, err) : 0;
+    if (r->watched && r->head->status == 200)
+        return stream_idle(&r->stream, err);
+    return encoded_flush(r->form, err);
 }
 
 /* A push has changed the refs, or may have: what is known of them is worth nothing. */
@@ -136,6 +144,7 @@ static int transfer(struct relay *r, struct err *err)
         .content_encoding = r->content_encoding,
         .accept = r->accept,
         .range = r->range,
+        .decode = r->service == SERVICE_RECEIVE_PACK_REFS,
         .body = r->body.data,
         .body_len = r->body.len,
         .read_fn = r->streams_body ? on_upload : NULL,
@@ -174,14 +183,14 @@ static void conclude(struct relay *r, int rc, struct err *why)
         bytes_clear(&words);
     }
     if (rc == 0) {
-        answer_end(r->answer);
+        encoded_end(r->form);
         return;
     }
     if (fetched)
         stream_break(&r->stream, why);
     log_line(LOG_WARN, "relay failed", "repository", LOG_STR, r->asker.name, "service", LOG_STR,
              service_name(r->service), "reason", LOG_STR, why->text, NULL);
-    answer_fail(r->answer, why);
+    encoded_fail(r->form, why);
 }
 
 static void run(void *ctx)
@@ -208,18 +217,15 @@ static void copy_header(struct exchange *x, const struct response_head *head, co
 static void relay_ready(struct exchange *x)
 {
     static const char *const passed[][2] = {
-        {"www-authenticate", "WWW-Authenticate"},
-        {"retry-after", "Retry-After"},
-        {"content-encoding", "Content-Encoding"},
-        {"content-range", "Content-Range"},
-        {"etag", "ETag"},
-        {"last-modified", "Last-Modified"},
-        {"cache-control", "Cache-Control"},
+        {"www-authenticate", "WWW-Authenticate"}, {"retry-after", "Retry-After"},
+        {"content-range", "Content-Range"},       {"etag", "ETag"},
+        {"last-modified", "Last-Modified"},       {"cache-control", "Cache-Control"},
         {"lfs-authenticate", "LFS-Authenticate"},
     };
     struct relay_state *s = x->state;
     struct answer *a = exchange_answer(x);
     const char *type = response_head_get(&s->head, "content-type");
+    const char *encoding = encoded_header(&s->form);
 
     if (answer_state(a) == ANSWER_FAILED && answer_size(a) == 0) {
         struct err why;
@@ -230,6 +236,13 @@ static void relay_ready(struct exchange *x)
     }
     for (size_t i = 0; i < ARRAY_LEN(passed); i++)
         copy_header(x, &s->head, passed[i][0], passed[i][1]);
+    if (s->decoded) {
+        reply_header(x, "Vary", "Accept-Encoding");
+        if (encoding != NULL)
+            reply_header(x, "Content-Encoding", encoding);
+    } else {
+        copy_header(x, &s->head, "content-encoding", "Content-Encoding");
+    }
     reply_header(x, "Cache-Status", "pannier; fwd=bypass");
     reply_stream(x, s->head.status, type != NULL ? type : "application/octet-stream", NULL,
                  access_is_denial(&s->head) ? "denied" : s->result);
@@ -262,6 +275,11 @@ static struct relay *relay_new(struct exchange *x, const char *result)
     bytes_init(&r->body, SIZE_MAX / 2);
     state->result = result;
     r->head = &state->head;
+    /* Refs alone are many bytes that shrink; the rest is passed on as it is. */
+    state->decoded = r->service == SERVICE_RECEIVE_PACK_REFS;
+    encoded_init(&state->form, answer_ref(r->answer),
+                 state->decoded ? content_encoding_choose(x->accept_encoding) : ENCODING_IDENTITY);
+    r->form = &state->form;
     state->before = x->state;
     state->free_before = x->free_state;
     x->state = state;

@@ -30,14 +30,15 @@ struct row {
 
 struct report {
     const struct commands_request *request;
-    bool terminal; /* stderr is one */
-    bool bar;      /* one stands there now */
-    unsigned told_percent;
     const struct row *row;
-    json_t *list;   /* with --json: the rows */
-    json_t *result; /* NULL: none came */
-    struct table *table;
-    json_t *error; /* NULL: none came */
+    bool json;
+    bool row_printed;    /* with json: at least one */
+    struct table *table; /* NULL: rows need none */
+    json_t *result;      /* NULL: none came */
+    json_t *error;       /* NULL: none came */
+    bool terminal;       /* stderr is one */
+    bool bar;            /* one stands there now */
+    unsigned told_percent;
 };
 
 /* ---- numbers and times for people ---- */
@@ -254,7 +255,7 @@ static void take_progress(struct report *r, const json_t *of)
     format_size(total, all);
     if (r->terminal) {
         draw_bar(r, percent, so_far, all);
-    } else if (percent >= r->told_percent + TOLD_STEP_PERCENT) {
+    } else if (!r->json && percent >= r->told_percent + TOLD_STEP_PERCENT) {
         fprintf(stderr, "%u %%: %s of %s read\n", percent, so_far, all);
         r->told_percent = percent;
     }
@@ -299,10 +300,24 @@ static const struct row *row_of(const struct commands_request *request)
 }
 #undef TABLE
 
+/* A document of many entries is printed as they come: it may be larger than one wants in memory. */
+static void print_json_row(struct report *r, const json_t *of)
+{
+    char *text = json_dumps(of, JSON_COMPACT);
+
+    must(text != NULL);
+    if (r->row_printed)
+        printf(",\n    %s", text);
+    else
+        printf("{\n  \"%s\": [\n    %s", r->row->list, text);
+    r->row_printed = true;
+    free(text);
+}
+
 static void take_row(struct report *r, json_t *of)
 {
-    if (r->list != NULL)
-        must(json_array_append(r->list, of) == 0);
+    if (r->json)
+        print_json_row(r, of);
     else if (r->row->take != NULL)
         r->row->take(r, of);
 }
@@ -315,6 +330,8 @@ static void keep(json_t **place, json_t *of)
 
 static void take(struct report *r, const char *what, json_t *of)
 {
+    if (!json_is_object(of) || json_object_size(of) == 0)
+        return;
     if (strcmp(what, "progress") == 0) {
         take_progress(r, of);
     } else if (strcmp(what, "error") == 0) {
@@ -355,9 +372,8 @@ struct report *report_new(const struct commands_request *request, bool json)
     r->request = request;
     r->row = row_of(request);
     r->terminal = isatty(STDERR_FILENO) != 0;
-    if (json)
-        r->list = json_array();
-    else if (r->row->column_count > 0)
+    r->json = json;
+    if (!json && r->row->column_count > 0)
         r->table = table_new(r->row->columns, r->row->column_count);
     return r;
 }
@@ -424,22 +440,21 @@ static void conclude_verify(const json_t *result)
            repaired < findings ? "; see 'pannier verify --repair'" : "");
 }
 
-static void print_document(const struct report *r)
+/* What stands behind the rows: the result's members, or what went wrong. */
+static void print_document_end(const struct report *r)
 {
-    json_t *document = json_object();
-    char *text;
+    json_t *end = r->error != NULL ? json_pack("{s:O}", "error", r->error) : json_incref(r->result);
+    char *text = json_dumps(end, JSON_INDENT(2));
 
-    if (r->error != NULL) {
-        must(json_object_set(document, "error", r->error) == 0);
-    } else {
-        must(json_object_set(document, r->row->list, r->list) == 0);
-        must(json_object_update(document, r->result) == 0);
-    }
-    text = json_dumps(document, JSON_INDENT(2));
     must(text != NULL);
-    puts(text);
+    if (r->row_printed)
+        printf("\n  ],%s\n", text + strlen("{"));
+    else if (r->error == NULL)
+        printf("{\n  \"%s\": [],%s\n", r->row->list, text + strlen("{"));
+    else
+        puts(text);
     free(text);
-    json_decref(document);
+    json_decref(end);
 }
 
 static void print_end(const struct report *r)
@@ -473,8 +488,8 @@ int report_finish(struct report **rp)
         err_set(&why, ERR_CANCELLED, "the pannier that serves ended before it had answered");
         report_fail(r, &why);
     }
-    if (r->list != NULL)
-        print_document(r);
+    if (r->json)
+        print_document_end(r);
     else if (r->error == NULL)
         print_end(r);
     if (r->error != NULL)
@@ -483,7 +498,6 @@ int report_finish(struct report **rp)
         fputs("pannier: the folder is still being read after the start; there may be more\n",
               stderr);
     failed = r->error != NULL || damage_is_left(r);
-    json_decref(r->list);
     json_decref(r->result);
     json_decref(r->error);
     table_free(&r->table);

@@ -8,7 +8,7 @@
  *     tips.c         which tip was last wanted when
  *     intake.c       packs that come in
  *     upload_pack.c  packs that go out
- *     upkeep.c       repacking
+ *     upkeep.c       repacking; see upkeep.h
  *     sweep.c        files that nobody needs any more
  *     verify.c       reading all of it
  */

@@ -121,7 +121,7 @@ static int read_text(const char *path, char **out, struct err *err)
 
 int pack_list_read(const char *path, struct pack_list *out, struct err *err)
 {
-    char *text, *save = NULL;
+    char *text = NULL, *save = NULL;
     int rc = read_text(path, &text, err);
 
     *out = (struct pack_list){0};

@@ -107,8 +107,8 @@ int mirror_upload_pack(struct mirror *m, const struct fetch_request *req,
 struct mirror_upkeep_options {
     int64_t now_s;
     int64_t
-        unreachable_ttl_s; /* tips that nobody asked for so long, and what only they reach, go */
-    uint64_t memory;       /* bytes for git, about */
+        unreachable_ttl_s;   /* tips that nobody asked for so long, and what only they reach, go */
+    uint64_t memory;         /* bytes for git, about */
     const atomic_bool *stop; /* ends git early; may be NULL */
 };
 

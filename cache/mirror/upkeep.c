@@ -1,16 +1,13 @@
+#include "cache/mirror/upkeep.h"
+
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-
-#include "cache/mirror/internal.h"
 
 /* git works on a copy of hard links, so it never touches what is served:
  *
@@ -23,177 +20,14 @@
  * mirror_sweep(). */
 
 enum {
-    LOOSE_PACKS_MAX = 8,   /* not in the multi-pack index: git looks into each of them */
-    LOOSE_TIPS_MAX = 64,   /* a file each */
-    SMALL_BYTES = 1 << 20, /* of packs, that git counts through quickly without a bitmap */
-    SLACK_PART = 8,        /* of the ttl: what is over its time waits, to go together */
     STOP_POLL_MS = 100,
     OUTPUT_BLOCK = 64 * 1024,
     LINE_MAX_BYTES = 1 << 20, /* a commit with 25 000 parents */
-    OPEN_FOLDERS_MAX = 16,
 };
 
 static const char *const PACK_FILES[] = {"pack", "idx", "rev", "bitmap", "mtimes"};
 
-struct upkeep {
-    struct mirror *mirror;
-    const struct mirror_upkeep_options *options;
-    struct stat folder; /* of the mirror that was copied */
-    char *copy;
-    struct pack_list before, after;
-    struct oid_list refs; /* of then */
-    struct tip_list tips; /* these, and what was asked for, and when */
-    bool *redundant;      /* tips that others reach, which were asked for as lately */
-    struct oid_list kept; /* tips of the copy, and of the mirror to be */
-    bool full;            /* something that no tip reaches becomes cruft, or goes */
-    struct claim *claim;
-};
-
-/* ---- is there something to do? ---- */
-
-static int64_t expired_before(const struct mirror_upkeep_options *o, bool with_slack)
-{
-    return o->now_s - o->unreachable_ttl_s - (with_slack ? o->unreachable_ttl_s / SLACK_PART : 0);
-}
-
-/* The latest stay in any case: a mirror without tips would be nothing. */
-static int64_t latest_wanted(const struct tip_list *tips)
-{
-    int64_t latest = INT64_MIN;
-
-    for (size_t i = 0; i < tips->count; i++)
-        latest = tips->items[i].wanted_s > latest ? tips->items[i].wanted_s : latest;
-    return latest;
-}
-
-static bool tips_expired(const struct tip_list *tips, const bool *redundant,
-                         const struct mirror_upkeep_options *o)
-{
-    int64_t limit = expired_before(o, true), latest = latest_wanted(tips);
-
-    for (size_t i = 0; i < tips->count; i++)
-        if ((redundant == NULL || !redundant[i]) && tips->items[i].wanted_s < limit &&
-            tips->items[i].wanted_s < latest)
-            return true;
-    return false;
-}
-
-static uint32_t big_endian_32(const uint8_t b[4])
-{
-    return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
-}
-
-/* The oldest time in a cruft pack's file of times; INT64_MAX where there is none. */
-static int64_t oldest_in(FILE *file, off_t size)
-{
-    enum { HEADER = 12, TRAILER = 2 * SHA1_SIZE };
-    int64_t oldest = INT64_MAX;
-    uint8_t b[4];
-
-    if (fseeko(file, HEADER, SEEK_SET) != 0)
-        return INT64_MAX;
-    for (off_t at = HEADER; at + TRAILER < size && fread(b, sizeof(b), 1, file) == 1; at += 4)
-        oldest = big_endian_32(b) < oldest ? big_endian_32(b) : oldest;
-    return oldest;
-}
-
-/* Something in it is over its time.  What newer cruft needs stays nevertheless, so a file that is
- * young is not looked at. */
-static bool cruft_expired(const char *path, const struct pack_list *list,
-                          const struct mirror_upkeep_options *o)
-{
-    bool expired = false;
-
-    for (size_t i = 0; i < list->count && !expired; i++) {
-        int stem = (int)(strlen(list->packs[i].name) - strlen("pack"));
-        char *name = xasprintf("%s/objects/pack/%.*smtimes", path, stem, list->packs[i].name);
-        FILE *file = fopen(name, "re");
-        struct stat st;
-
-        if (file != NULL && fstat(fileno(file), &st) == 0 &&
-            st.st_mtime < o->now_s - o->unreachable_ttl_s / SLACK_PART)
-            expired = oldest_in(file, st.st_size) < expired_before(o, true);
-        if (file != NULL)
-            fclose(file);
-        free(name);
-    }
-    return expired;
-}
-
-static size_t count_loose_tips(const struct mirror *m)
-{
-    char *path = xasprintf("%s/%s", m->path, TIP_PREFIX);
-    DIR *dir = opendir(path);
-    struct dirent *d;
-    size_t count = 0;
-
-    while (dir != NULL && (d = readdir(dir)) != NULL)
-        count += d->d_name[0] != '.';
-    if (dir != NULL)
-        closedir(dir);
-    free(path);
-    return count;
-}
-
-static bool has_bitmap(const struct mirror *m, const struct pack_list *list)
-{
-    char *folder = mirror_file(m, "objects/pack");
-    char *bitmap = xasprintf("%s/multi-pack-index-%s.bitmap", folder, list->midx);
-    char sum[GIT_HEX_LEN + 1];
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool has = fd >= 0 && midx_checksum(fd, sum) && strcmp(sum, list->midx) == 0 &&
-               access(bitmap, F_OK) == 0;
-
-    if (fd >= 0)
-        close(fd);
-    free(bitmap);
-    free(folder);
-    return has;
-}
-
-static bool needs_git(struct mirror *m, const struct pack_list *list,
-                      const struct mirror_upkeep_options *o)
-{
-    struct tip_list tips;
-    bool needs;
-
-    if (list->count - list->indexed > LOOSE_PACKS_MAX || count_loose_tips(m) > LOOSE_TIPS_MAX)
-        return true;
-    if (!has_bitmap(m, list) && (list->count > 1 || pack_list_bytes(list) > SMALL_BYTES))
-        return true;
-    tip_list_read(m->path, &tips);
-    needs = tips_expired(&tips, NULL, o) || cruft_expired(m->path, list, o);
-    tip_list_clear(&tips);
-    return needs;
-}
-
-bool mirror_needs_upkeep(struct mirror *m, const struct mirror_upkeep_options *options)
-{
-    struct pack_list list;
-    struct err none;
-    bool busy, needs;
-
-    lock_take(&m->all->lock);
-    busy = m->writing || m->doomed; /* what it writes looks like something left over */
-    needs = m->sweep_due;           /* seen to by who reads it */
-    lock_drop(&m->all->lock);
-    if (busy || pack_list_read(m->path, &list, &none) != 0)
-        return false;
-    needs = needs_git(m, &list, options) || (!needs && mirror_has_leftovers(m, &list));
-    pack_list_clear(&list);
-    return needs;
-}
-
 /* ---- git programs ---- */
-
-typedef void line_fn(void *ctx, char *line);
-
-struct program {
-    const char *const *args;
-    const char *input; /* "" for none */
-    line_fn *line;     /* NULL: what it says is of no interest */
-    void *ctx;
-};
 
 static int check_stop(const struct upkeep *u, struct err *err)
 {
@@ -246,7 +80,7 @@ static int follow(struct upkeep *u, struct process *p, const struct program *pro
     return rc;
 }
 
-static int run(struct upkeep *u, const struct program *program, struct err *err)
+int upkeep_run(struct upkeep *u, const struct program *program, struct err *err)
 {
     struct process *p = NULL;
     int rc = process_start(u->mirror->all->processes,
@@ -267,8 +101,7 @@ static int run(struct upkeep *u, const struct program *program, struct err *err)
 
 /* ---- the copy ---- */
 
-/* Wait for the one who writes now, but not when told to stop. */
-static int write_begin(struct upkeep *u, struct err *err)
+int upkeep_write_begin(struct upkeep *u, struct err *err)
 {
     int rc = 0;
 
@@ -300,7 +133,7 @@ static int link_object_file(const char *from, const char *to, const char *name, 
     return rc;
 }
 
-static int link_pack(const char *from, const char *to, const char *name, struct err *err)
+int link_pack(const char *from, const char *to, const char *name, struct err *err)
 {
     int stem = (int)(strlen(name) - strlen("pack"));
     int rc = 0;
@@ -314,8 +147,7 @@ static int link_pack(const char *from, const char *to, const char *name, struct 
     return rc;
 }
 
-static int link_bitmap(const char *from, const char *to, const struct pack_list *list,
-                       struct err *err)
+int link_bitmap(const char *from, const char *to, const struct pack_list *list, struct err *err)
 {
     char *name = xasprintf("pack/multi-pack-index-%s.bitmap", list->midx);
     int rc = list->midx[0] != '\0' ? link_object_file(from, to, name, err) : 0;
@@ -378,13 +210,13 @@ static int gather_tips(struct upkeep *u, struct err *err)
 static int copy(struct upkeep *u, bool *needed, struct err *err)
 {
     struct mirror *m = u->mirror;
-    int rc = write_begin(u, err);
+    int rc = upkeep_write_begin(u, err);
 
     if (rc != 0)
         return -1;
     mirror_sweep(m);
     rc = pack_list_read(m->path, &u->before, err);
-    *needed = rc == 0 && needs_git(m, &u->before, u->options);
+    *needed = rc == 0 && upkeep_needs_git(m, &u->before, u->options);
     if (*needed) {
         if (stat(m->path, &u->folder) != 0)
             rc = err_errno(err, ERR_STORAGE, "look at %s", m->path);
@@ -395,123 +227,6 @@ static int copy(struct upkeep *u, bool *needed, struct err *err)
     }
     mirror_write_end(m);
     return rc;
-}
-
-/* ---- which tips stay ---- */
-
-/* A commit that is still to come in the walk, and how lately something that reaches it was asked
- * for. */
-struct ahead {
-    uint8_t id[SHA1_SIZE];
-    int64_t wanted_s;
-    UT_hash_handle hh;
-};
-
-struct walk {
-    struct upkeep *upkeep;
-    struct ahead *ahead;
-};
-
-static void pass_on(struct walk *w, const struct oid *parent, int64_t wanted_s)
-{
-    struct ahead *a;
-
-    HASH_FIND(hh, w->ahead, parent->raw, SHA1_SIZE, a);
-    if (a == NULL) {
-        a = xmalloc(sizeof(*a));
-        memcpy(a->id, parent->raw, SHA1_SIZE);
-        a->wanted_s = wanted_s;
-        HASH_ADD(hh, w->ahead, id, SHA1_SIZE, a);
-    } else if (a->wanted_s < wanted_s) {
-        a->wanted_s = wanted_s;
-    }
-}
-
-/* How lately something was asked for that reaches commit; it won't come again. */
-static int64_t take_ahead(struct walk *w, const struct oid *commit)
-{
-    int64_t wanted_s = INT64_MIN;
-    struct ahead *a;
-
-    HASH_FIND(hh, w->ahead, commit->raw, SHA1_SIZE, a);
-    if (a != NULL) {
-        wanted_s = a->wanted_s;
-        HASH_DEL(w->ahead, a);
-        free(a);
-    }
-    return wanted_s;
-}
-
-/* "<commit> <parent>...", children before parents. */
-static void on_commit(void *ctx, char *line)
-{
-    struct walk *w = ctx;
-    struct upkeep *u = w->upkeep;
-    char *save = NULL, *word = strtok_r(line, " ", &save);
-    struct oid oid;
-    struct tip *tip;
-    int64_t wanted_s;
-
-    if (word == NULL || !oid_from_hex(HASH_SHA1, word, strlen(word), &oid))
-        return;
-    wanted_s = take_ahead(w, &oid);
-    tip = tip_list_find(&u->tips, &oid);
-    if (tip != NULL) {
-        u->redundant[tip - u->tips.items] = wanted_s >= tip->wanted_s;
-        wanted_s = wanted_s > tip->wanted_s ? wanted_s : tip->wanted_s;
-    }
-    while ((word = strtok_r(NULL, " ", &save)) != NULL)
-        if (oid_from_hex(HASH_SHA1, word, strlen(word), &oid))
-            pass_on(w, &oid, wanted_s);
-}
-
-/* One walk over all commits, however many tips there are. */
-static int find_redundant(struct upkeep *u, struct err *err)
-{
-    char *git_dir = xasprintf("--git-dir=%s", u->copy);
-    const char *const args[] = {git_dir, "rev-list", "--topo-order", "--parents", "--stdin", NULL};
-    struct walk w = {.upkeep = u};
-    struct ahead *a, *next;
-    struct bytes input;
-    int rc;
-
-    u->redundant = xcalloc(u->tips.count, sizeof(*u->redundant));
-    bytes_init(&input, SIZE_MAX / 2);
-    for (size_t i = 0; i < u->tips.count; i++) {
-        char hex[OID_HEX_SIZE];
-
-        oid_to_hex(HASH_SHA1, &u->tips.items[i].oid, hex);
-        bytes_addf(&input, "%s\n", hex);
-    }
-    bytes_add(&input, "", 1);
-    rc = run(u, &(struct program){args, input.data, on_commit, &w}, err);
-    HASH_ITER(hh, w.ahead, a, next)
-    {
-        HASH_DEL(w.ahead, a);
-        free(a);
-    }
-    bytes_clear(&input);
-    free(git_dir);
-    return rc;
-}
-
-static int choose_tips(struct upkeep *u, struct err *err)
-{
-    int64_t limit = expired_before(u->options, false), latest = latest_wanted(&u->tips);
-    int rc = find_redundant(u, err);
-
-    if (rc != 0)
-        return -1;
-    u->full = tips_expired(&u->tips, u->redundant, u->options) ||
-              cruft_expired(u->copy, &u->before, u->options);
-    for (size_t i = 0; i < u->tips.count; i++) {
-        const struct tip *tip = &u->tips.items[i];
-        bool expired = u->full && tip->wanted_s < limit && tip->wanted_s < latest;
-
-        if (!u->redundant[i] && !expired)
-            oid_list_add(&u->kept, &tip->oid);
-    }
-    return packed_refs_write(u->copy, &u->kept, err);
 }
 
 /* ---- git's work ---- */
@@ -568,7 +283,7 @@ static int repack(struct upkeep *u, struct err *err)
                                     u->full ? expiration : NULL,
                                     NULL};
 
-        rc = run(u, &(struct program){.args = args, .input = ""}, err);
+        rc = upkeep_run(u, &(struct program){.args = args, .input = ""}, err);
     }
     free(expiration);
     free(bases);
@@ -583,7 +298,7 @@ static int write_commit_graph(struct upkeep *u, struct err *err)
     char *git_dir = xasprintf("--git-dir=%s", u->copy);
     const char *const args[] = {git_dir,       "commit-graph",  "write",
                                 "--reachable", "--no-progress", NULL};
-    int rc = run(u, &(struct program){.args = args, .input = ""}, err);
+    int rc = upkeep_run(u, &(struct program){.args = args, .input = ""}, err);
 
     free(git_dir);
     return rc;
@@ -617,7 +332,7 @@ static int list_result(struct upkeep *u, struct err *err)
 
 static int work(struct upkeep *u, struct err *err)
 {
-    int rc = choose_tips(u, err);
+    int rc = upkeep_choose_tips(u, err);
 
     if (rc == 0)
         rc = claim_room(u, err);
@@ -629,163 +344,6 @@ static int work(struct upkeep *u, struct err *err)
         rc = write_commit_graph(u, err);
     if (rc == 0)
         rc = list_result(u, err);
-    return rc;
-}
-
-/* ---- the switch ---- */
-
-/* Packs that came in since the copy was made are not in what git has made of it. */
-static void add_newcomers(struct upkeep *u, const struct pack_list *now)
-{
-    for (size_t i = 0; i < now->count; i++) {
-        const struct listed_pack *p = &now->packs[i];
-
-        if (!pack_list_has(&u->before, p->name, strlen(p->name) - strlen(".pack")))
-            pack_list_add(&u->after, p->name, p->size);
-    }
-}
-
-static int link_result(struct upkeep *u, struct err *err)
-{
-    struct mirror *m = u->mirror;
-    char *bitmap = xasprintf("%s/objects/pack/.", m->path);
-    int rc = 0;
-
-    for (size_t i = 0; i < u->after.count && rc == 0; i++)
-        rc = link_pack(u->copy, m->path, u->after.packs[i].name, err);
-    if (rc == 0)
-        rc = link_bitmap(u->copy, m->path, &u->after, err);
-    if (rc == 0)
-        rc = sync_parent(bitmap, err);
-    free(bitmap);
-    return rc;
-}
-
-/* name: below objects/. */
-static int move_in(struct upkeep *u, const char *name, struct err *err)
-{
-    char *from = xasprintf("%s/objects/%s", u->copy, name);
-    char *to = xasprintf("%s/objects/%s", u->mirror->path, name);
-    int rc = 0;
-
-    if (rename(from, to) != 0 && errno != ENOENT)
-        rc = err_errno(err, ERR_STORAGE, "publish %s", to);
-    free(to);
-    free(from);
-    return rc;
-}
-
-static int remove_ref(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-    (void)st;
-    if (ftw->level > 0)
-        (void)!(flag == FTW_DP ? rmdir(path) : unlink(path));
-    return 0;
-}
-
-/* Tips that came in meanwhile stay, too. */
-static int write_refs(struct upkeep *u, struct oid_list *refs, struct err *err)
-{
-    struct mirror *m = u->mirror;
-    char *loose = mirror_file(m, "refs");
-    struct oid_list now = {0};
-    int rc = objects_refs(m->path, &now, err);
-
-    oid_list_copy(&u->kept, refs);
-    for (size_t i = 0; i < now.count; i++)
-        if (!oid_list_contains(&u->refs, &now.items[i]))
-            oid_list_add(refs, &now.items[i]);
-    oid_list_sort(refs);
-    if (rc == 0)
-        rc = packed_refs_write(m->path, refs, err);
-    if (rc == 0)
-        nftw(loose, remove_ref, OPEN_FOLDERS_MAX, FTW_DEPTH | FTW_PHYS);
-    oid_list_clear(&now);
-    free(loose);
-    return rc;
-}
-
-static int write_times(struct upkeep *u, const struct oid_list *refs, struct err *err)
-{
-    struct tip_list now, times = {0};
-    int rc;
-
-    tip_list_read(u->mirror->path, &now);
-    for (size_t i = 0; i < now.count; i++) {
-        const struct tip *then = tip_list_find(&u->tips, &now.items[i].oid);
-
-        if (oid_list_contains(refs, &now.items[i].oid) ||
-            (then != NULL && then->wanted_s < now.items[i].wanted_s))
-            tip_list_want(&times, &now.items[i].oid, now.items[i].wanted_s);
-    }
-    rc = tip_list_write(u->mirror->path, &times, err);
-    tip_list_clear(&now);
-    tip_list_clear(&times);
-    return rc;
-}
-
-static bool is_still_there(const struct upkeep *u)
-{
-    struct stat st;
-
-    return !mirror_doomed(u->mirror) && stat(u->mirror->path, &st) == 0 &&
-           st.st_ino == u->folder.st_ino && st.st_dev == u->folder.st_dev;
-}
-
-static void trust_result(struct upkeep *u, const struct pack_list *known)
-{
-    for (size_t i = 0; i < u->after.count; i++) {
-        const struct listed_pack *p = &u->after.packs[i];
-
-        if (!pack_list_has(known, p->name, strlen(p->name) - strlen(".pack")))
-            mirror_trust_pack(u->mirror, p);
-    }
-    mirror_trust_indexes(u->mirror, &u->after);
-}
-
-static int adopt_locked(struct upkeep *u, struct err *err)
-{
-    struct mirror *m = u->mirror;
-    struct oid_list refs = {0};
-    struct pack_list now = {0};
-    int rc;
-
-    if (!is_still_there(u))
-        return err_set(err, ERR_CANCELLED, "the mirror was removed meanwhile");
-    rc = pack_list_read(m->path, &now, err);
-    if (rc == 0)
-        rc = link_result(u, err);
-    if (rc == 0) {
-        add_newcomers(u, &now);
-        rc = pack_list_write(m->path, &u->after, err);
-    }
-    if (rc == 0)
-        mirror_epoch_end(m);
-    if (rc == 0)
-        rc = move_in(u, "pack/multi-pack-index", err);
-    if (rc == 0)
-        rc = move_in(u, "info/commit-graph", err);
-    if (rc == 0) {
-        trust_result(u, &now);
-        rc = write_refs(u, &refs, err);
-    }
-    if (rc == 0)
-        rc = write_times(u, &refs, err);
-    oid_list_clear(&refs);
-    pack_list_clear(&now);
-    return rc;
-}
-
-static int adopt(struct upkeep *u, struct err *err)
-{
-    int rc = write_begin(u, err);
-
-    if (rc != 0)
-        return -1;
-    rc = adopt_locked(u, err);
-    mirror_sweep(u->mirror);
-    mirror_publish(u->mirror, &u->claim);
-    mirror_write_end(u->mirror);
     return rc;
 }
 
@@ -818,7 +376,7 @@ int mirror_upkeep(struct mirror *m, const struct mirror_upkeep_options *options,
     if (rc == 0 && needed)
         rc = work(&u, err);
     if (rc == 0 && needed)
-        rc = adopt(&u, err);
+        rc = upkeep_adopt(&u, err);
     if (rc == 0 && needed)
         report(&u, out);
     remove_tree(u.copy);

@@ -35,8 +35,9 @@ REPO = "public/bench"
 SLOW_RATE = 25 * MB
 READERS = (1, 16, 64)
 PACED_READERS, PACE = 1000, 100 * 1000
-PARTS = ("cold", "first-byte", "warm", "together", "paced", "startup")
+PARTS = ("cold", "first-byte", "warm", "together", "paced", "startup", "upkeep")
 WITHOUT_REPOSITORY = {"startup"}
+FETCHES = 500
 
 
 def say(text):
@@ -485,6 +486,85 @@ def measure_paced(bench):
 
 def measure_startup(bench):
     startup.measure(bench, say)
+
+
+# Upkeep -----------------------------------------------------------------------------------------------
+
+
+def growing_copy(bench, commits):
+    """The repository as it was some commits ago, at the origin: (name, path, those commits)."""
+    origin = bench.origin()
+    name = "public/growing"
+    path = origin.folder / "repos" / f"{name}.git"
+    git(bench.folder, "clone", "-q", "--bare", "--local", "--no-tags", str(bench.repository), str(path))
+    tips = git(path, "rev-list", "--reverse", f"--max-count={commits + 1}", "main").split()
+    git(path, "update-ref", "refs/heads/main", tips[0])
+    return name, path, tips[1:]
+
+
+def is_maintained(mirror):
+    """All but a few packs are in its multi-pack index, which has a bitmap, and old ones are gone."""
+    lines = (mirror / "pannier-packs").read_text().splitlines()
+    indexed = [n for n, line in enumerate(lines) if line.startswith("multi-pack-index ")]
+    packs = mirror / "objects" / "pack"
+    if not indexed or not list(packs.glob("multi-pack-index-*.bitmap")):
+        return False
+    return len(list(packs.glob("*.pack"))) == len(lines) - 1 and len(lines) - 1 - indexed[0] <= 8
+
+
+def wait_maintained(pannier, name):
+    until(lambda: is_maintained(pannier.mirror(name)) and not pannier.children(),
+          "the mirror is maintained", 300)
+
+
+def upload_pack_seconds(mirror, tip):
+    """CPU of what makes a clone's pack, as pannier runs it."""
+    lines = ["command=fetch", None, "thin-pack", "no-progress", "ofs-delta", f"want {tip}", "done"]
+    body = "".join(f"{len(line) + 5:04x}{line}\n" if line else "0001" for line in lines) + "0000"
+    before = os.times()
+    done = subprocess.run(
+        ["git", "-c", "safe.directory=*", "-c", "uploadpack.allowAnySHA1InWant=true", "upload-pack",
+         "--stateless-rpc", "--strict", str(mirror)],
+        input=body.encode(), stdout=subprocess.DEVNULL, env={**os.environ, "GIT_PROTOCOL": "version=2"})
+    after = os.times()
+    assert done.returncode == 0
+    return sum(after[2:4]) - sum(before[2:4])
+
+
+def measure_upkeep(bench):
+    """A mirror that was fetched into 500 times, against one that was cloned in one piece; both as the
+    janitor leaves them."""
+    name, path, tips = growing_copy(bench, FETCHES)
+    config = {"cache": {"maintenance_interval": "1s"}}
+    upstreams = {"origin": bench.origin().url}
+    with contextlib.ExitStack() as stack:
+        def started(what):
+            pannier = Pannier(bench.new_folder(what), upstreams, config).start()
+            stack.callback(pannier.kill)
+            return pannier
+
+        old, client = started("old"), Git(bench.new_folder("home"))
+        clone = client.place()
+        client.run("clone", "-q", "--bare", old.url_of(name), clone)
+        old.wait_mirror(name)
+        for tip in tips:
+            git(path, "update-ref", "refs/heads/main", tip)
+            client.run("-C", clone, "-c", "gc.auto=0", "fetch", "-q", "origin", "main:main")
+        wait_maintained(old, name)
+        upkeeps = sum(line.get("event") == "mirror maintained" for line in old.lines)
+        packs = len(list((old.mirror(name) / "objects" / "pack").glob("*.pack")))
+        fresh = started("fresh")
+        Git(bench.new_folder("home")).run("clone", "-q", "--bare", fresh.url_of(name), client.place())
+        fresh.wait_mirror(name)
+        wait_maintained(fresh, name)
+        a, b = alternate(3 * bench.options.rounds,
+                         lambda: upload_pack_seconds(fresh.mirror(name), tips[-1]),
+                         lambda: upload_pack_seconds(old.mirror(name), tips[-1]))
+    bench.rows.append(Row(
+        f"full clone from a mirror: CPU of git, fetched into {FETCHES} times / cloned at once",
+        ratios(b, a), goal=1.3,
+        note=f"{median(b):.2f} s / {median(a):.2f} s; {upkeeps} upkeeps, {packs} packs",
+    ))
 
 
 # ----------------------------------------------------------------------------------------------------

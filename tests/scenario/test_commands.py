@@ -3,6 +3,7 @@ import concurrent.futures
 import fcntl
 import json
 import os
+import pty
 import re
 import socket
 import stat
@@ -221,6 +222,81 @@ def test_everything_can_be_removed(kept, pannier, origin, git):
     git.clone_alike(pannier.url_of("public/simple"), origin.url_of("public/simple"))
 
 
+# Is it what was written? ---------------------------------------------------------------------------
+
+
+def flip(path, at):
+    """Another byte there."""
+    path.chmod(0o600)
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 0xFF]))
+
+
+def damage(kept):
+    """One answer and one mirror; their entries."""
+    entries = {e["kind"]: e for e in kept.document("show", FIRST)["entries"]}
+    flip(kept.data / entries["answer"]["path"], 200)
+    (pack,) = (kept.data / entries["mirror"]["path"]).glob("objects/pack/*.pack")
+    flip(pack, 100)
+    return entries
+
+
+def test_what_is_as_it_was_written_is_no_finding(kept):
+    document = kept.document("verify")
+    assert document["findings"] == [] and document["count"] == document["repaired"] == 0
+    assert document["checked"] == kept.document("ls")["stored_size"]
+    result = kept.run("verify")
+    assert result.returncode == 0
+    assert re.fullmatch(r".+ read; all is as it was written\n", result.stdout)
+    assert re.search(r"^100 %: (.+) of \1 read\n\Z", result.stderr, re.M)
+
+
+def test_damage_is_found_and_left_as_it_is(kept):
+    entries = damage(kept)
+    result = kept.run("verify", "--json")
+    assert result.returncode == 1
+    document = json.loads(result.stdout)
+    assert document["count"] == 2 and document["repaired"] == 0
+    for finding in document["findings"]:
+        entry = entries[finding["entry"]["kind"]]
+        assert finding["entry"]["path"] == entry["path"]
+        assert finding["kind"] == "corrupt" and finding["text"] and finding["repaired"] is False
+    lines = kept.run("verify").stdout.splitlines()
+    assert len(lines) == 3
+    assert any(line.startswith(f"{entries['answer']['path']} (answer of {FIRST}): ")
+               for line in lines)
+    assert lines[2].endswith("2 entries are damaged, 0 dropped; see 'pannier verify --repair'")
+    assert kept.document("ls")["count"] == 4
+
+
+def test_damage_is_dropped_and_made_again(kept, pannier, origin, git):
+    damage(kept)
+    document = kept.document("verify", "--repair")
+    assert document["count"] == document["repaired"] == 2
+    assert list(by_repo(kept.document("ls"))) == [SECOND]
+    assert kept.document("verify")["findings"] == []
+    if not kept.running:
+        pannier.start()
+    git.clone_alike(pannier.url_of("public/simple"), origin.url_of("public/simple"))
+
+
+def test_a_terminal_shows_a_bar(kept):
+    mine, its = pty.openpty()
+    result = subprocess.run(
+        [binary(), "verify", "--data", str(kept.data)], stdin=subprocess.DEVNULL, text=True,
+        stdout=subprocess.PIPE, stderr=its, timeout=4 * DEADLINE,
+    )
+    os.close(its)
+    shown = os.read(mine, 65536).decode()
+    os.close(mine)
+    assert result.returncode == 0
+    assert "\r[" + "#" * 30 + "] 100 %  " in shown
+    assert shown.endswith("\r\033[K")
+
+
 # Room ----------------------------------------------------------------------------------------------
 
 
@@ -237,7 +313,7 @@ def test_what_would_go_is_told_and_stays(kept):
 def test_room_is_made_down_to_a_goal(kept, pannier):
     document = kept.document("evict", "--to", "0")
     assert document["count"] == 4 and document["stored_size"] > 0
-    assert document["usage"]["total"] == document["before"] - document["stored_size"]
+    assert document["usage"]["answers"] == document["usage"]["mirrors"] == 0
     assert pannier.answers() == [] and pannier.files("mirrors") == []
 
 

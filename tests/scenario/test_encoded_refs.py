@@ -125,6 +125,22 @@ def test_head_says_how_get_would_answer_and_sends_nothing(pannier, some):
         assert answer.header("Content-Encoding") == ("gzip" if protocol == 0 else None)
 
 
+def test_a_push_is_told_the_refs_compressed_too(behind, own, git):
+    path, repo = own(repos.many_refs, count=SOME)
+    repo.git("config", "http.receivepack", "true")
+    url = behind.url_of(path)
+    plain = advertisement(url, "git-receive-pack", protocol=0, headers=PLAIN)
+    assert plain.header("Content-Encoding") is None
+    for coding in ("gzip", "zstd"):
+        answer = advertisement(url, "git-receive-pack", protocol=0, headers={"Accept-Encoding": coding})
+        assert answer.header("Content-Encoding") == coding
+        assert refs_in(answer) == plain.body
+    folder = git.clone(url)
+    oid = git.commit(folder, "new")
+    git.run("push", "-q", url, "HEAD:refs/heads/new", cwd=folder)
+    assert repo.oid("refs/heads/new") == oid
+
+
 def test_equal_questions_share_one_answer_in_whatever_form_they_take_it(behind, upstream, some):
     gate = upstream.on("ls-refs", Gate())
     url = behind.url_of(some)

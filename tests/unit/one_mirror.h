@@ -22,7 +22,8 @@ struct fixture {
     struct processes *processes;
     struct mirrors *mirrors;
     struct mirror *mirror;
-    char *path; /* of the mirror */
+    char *path;                /* of the mirror */
+    const struct entry *about; /* what intakes say; may be NULL */
 };
 
 static inline void open_all(struct fixture *f)
@@ -118,7 +119,7 @@ static inline int take_in(struct fixture *f, const char *revisions, bool thin,
 
     make_pack(revisions, thin, &pack);
     mirror_write_begin(f->mirror);
-    rc = mirror_intake_begin(f->mirror, NULL, false, &in, err);
+    rc = mirror_intake_begin(f->mirror, f->about, false, &in, err);
     assert_int_equal(rc, 0);
     rc = mirror_intake_feed(in, pack.data, pack.len, err);
     if (rc == 0)
