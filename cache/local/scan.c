@@ -14,25 +14,43 @@ struct scan {
     const atomic_bool *stop;
 };
 
-/* Something lies at path, relative to the data folder. */
+/* Whether the tier has something to learn from e, which was looked at when it knew of known bytes.
+ * What has changed meanwhile was told by who changed it. */
+static bool is_news(const struct scan *s, const struct entry *e, uint64_t known)
+{
+    struct record *r;
+    bool news;
+
+    lock_take(&s->local->lock);
+    r = record_find_locked(s->local, e->path);
+    news = r == NULL || s->all || (r->item.size == known && e->stored_size != known);
+    lock_drop(&s->local->lock);
+    return news;
+}
+
+/* Something lies at path, relative to the data folder.  Mirrors are measured even if they are
+ * known: they grow in place, and a kill may come before the index hears of that. */
 static void scan_found(const struct scan *s, enum entry_kind kind, const char *path)
 {
     struct local *l = s->local;
     struct entry e = {0};
     struct record *r;
+    uint64_t known;
     struct err why;
     bool wanted;
 
     lock_take(&l->lock);
     r = record_find_locked(l, path);
-    wanted = r == NULL || (s->all && r->put == NULL);
+    known = r != NULL ? r->item.size : 0;
+    wanted = r == NULL || (s->all && r->put == NULL) || kind == ENTRY_MIRROR;
     if (r != NULL)
         r->seen = s->number;
     lock_drop(&l->lock);
     if (!wanted)
         return;
     if (l->owners[kind].describe(l->owners[kind].ctx, path, &e, &why) == 0) {
-        local_publish(l, &e, NULL);
+        if (is_news(s, &e, known))
+            local_publish(l, &e, NULL);
     } else if (why.kind == ERR_CORRUPT) {
         l->owners[kind].remove(l->owners[kind].ctx, path, true);
         folder_report_damage(l->folder, path, &why);

@@ -159,6 +159,16 @@ void local_load_index(struct local *l, int (*fn)(void *ctx, const struct entry *
     local_give_index(l);
 }
 
+/* Touching and removing what the index doesn't have writes nothing, and so proves nothing. */
+static bool proves_disk(const struct changes *c)
+{
+    bool puts = false;
+
+    for (size_t i = 0; i < c->count; i++)
+        puts = puts || c->items[i].put != NULL;
+    return puts;
+}
+
 /* True when there was something. */
 bool local_write_index(struct local *l)
 {
@@ -174,7 +184,7 @@ bool local_write_index(struct local *l)
             ; /* that was said */
         else if (write_changes(l->index, &changes, &why) != 0)
             index_failed(l, &why);
-        else
+        else if (proves_disk(&changes))
             folder_report_success(l->folder, FOLDER_INDEX);
     }
     local_give_index(l);

@@ -8,6 +8,7 @@ import pytest
 from support import faults as f
 from support.faults import Faults
 from support.gitclient import Git, fsck
+from support.wait import until
 
 TROUBLE = "the disk fails; clones pass through and nothing is kept"
 OPERATIONS = {"create": f.CREATE, "write": f.WRITE, "sync": f.SYNC, "rename": f.RENAME, "link": f.LINK,
@@ -123,3 +124,43 @@ def test_a_disk_that_fails_costs_no_clone_and_one_warning(faulty, load, operatio
     faulty.stop()
     faulty.start()
     load.run()
+
+
+@pytest.mark.parametrize("part", ["/index.db", "/mirrors/", "/answers/", "/incoming/"])
+def test_a_part_of_the_disk_that_fails_is_told_once(faulty, load, part):
+    """Success elsewhere doesn't end the spell, so it isn't told anew with each request."""
+    faulty.faults.on(f.CREATE | f.WRITE | f.SYNC | f.RENAME | f.TRUNCATE, errno.EIO, part=part)
+    missed = load.run()
+    load.run()
+    until(lambda: said(faulty, TROUBLE), "it is told")
+    faulty.faults.off()
+    load.run()
+    for depth in (2, 3):  # its answer may be kept; a mirror comes when something else is asked for again
+        load.alike(missed, f"--depth={depth}")
+    faulty.wait_mirror(missed)
+    until(lambda: not degraded(faulty), "it has recovered")
+    assert [line["event"] for line in faulty.warnings()] == [TROUBLE]
+    assert len(said(faulty, "the disk works again")) == 1
+
+
+def test_a_disk_that_fails_at_the_start_is_told(start, origin, tmp_path):
+    data = tmp_path / "data"
+    faults = Faults(tmp_path / "control", data)
+    faults.on(f.ALL, errno.ENOSPC)
+    pannier = start(origin=origin.url, data=data, env=faults.env, launch=False)
+    code, text = pannier.run_to_end()
+    assert code == 1 and "No space left on device" in text
+
+
+def test_a_disk_that_fails_from_the_start_on_passes_things_through(faulty, origin, simple, git):
+    faulty.stop()
+    faulty.faults.on(f.ALL, errno.ENOSPC)
+    faulty.start()
+    git.clone_alike(faulty.url_of("public/simple"), origin.url_of("public/simple"))
+    until(lambda: degraded(faulty), "it is told")
+    faulty.faults.off()
+    git.clone_alike(faulty.url_of("public/simple"), origin.url_of("public/simple"))
+    faulty.wait_answers()
+    faulty.wait_mirror("public/simple")
+    until(lambda: not degraded(faulty), "it has recovered")
+    assert [line["event"] for line in faulty.warnings()] == [TROUBLE]
