@@ -295,7 +295,7 @@ int access_list_refs(const struct asker *a, struct oid_list *out, struct err *er
     }
     if (rc == 0 && q.broken)
         rc = err_set(err, ERR_UPSTREAM, "%s did not list its refs", a->upstream->name);
-    if (rc == 0) {
+    if (rc == 0 && out != NULL) {
         oid_list_copy(refs_reader_oids(q.refs), out);
         oid_list_sort(out);
     }

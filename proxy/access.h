@@ -49,7 +49,8 @@ void reply_denial(struct exchange *x, const struct response_head *denial);
  * fetch of depth 1 without trees, where it can filter.  True: it did, and that is remembered. */
 bool access_probe(const struct asker *a, const struct oid_list *oids);
 
-/* All heads and tags, as upstream advertises them to this credential; remembered. */
+/* All heads and tags, as upstream advertises them to this credential; remembered.  out may be NULL.
+ */
 int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err);
 
 #endif

@@ -145,7 +145,7 @@ static bool known_visible(const struct fetch *f, struct mirror *m)
 /* By asking upstream, which decides by handing them out. */
 static bool ask_upstream_visible(const struct fetch *f, struct mirror *m)
 {
-    struct oid_list unknown = {0}, tips = {0};
+    struct oid_list unknown = {0};
     struct advert advert = {0};
     struct err ignored;
     bool filters =
@@ -159,10 +159,9 @@ static bool ask_upstream_visible(const struct fetch *f, struct mirror *m)
                           &unknown);
         visible = access_probe(&f->asker, &unknown);
     } else {
-        visible = access_list_refs(&f->asker, &tips, &ignored) == 0 && known_visible(f, m);
+        visible = access_list_refs(&f->asker, NULL, &ignored) == 0 && known_visible(f, m);
     }
     oid_list_clear(&unknown);
-    oid_list_clear(&tips);
     return visible;
 }
 
@@ -194,12 +193,9 @@ static bool ask_visible(const struct fetch *f, struct mirror *m)
 static int list_tags(void *ctx, struct response_head *head, struct err *err)
 {
     const struct fetch *f = ctx;
-    struct oid_list all = {0};
-    int rc = access_list_refs(&f->asker, &all, err);
 
     (void)head;
-    oid_list_clear(&all);
-    return rc == 0;
+    return access_list_refs(&f->asker, NULL, err) == 0;
 }
 
 /* include-tag makes the answer depend on which tags there are, so they belong to the question: as

@@ -43,6 +43,7 @@ static struct plan replied(void)
 static struct plan health(struct exchange *x)
 {
     struct answers_counts counts;
+    struct janitor_counts upkeep;
     struct local_usage usage;
     struct err trouble;
     bool troubled = folder_troubled(x->proxy->cache.folder, &trouble);
@@ -51,20 +52,23 @@ static struct plan health(struct exchange *x)
 
     answers_count(x->proxy->cache.answers, &counts);
     local_usage(x->proxy->cache.local, &usage);
+    janitor_count(x->proxy->janitor, &upkeep);
     n = snprintf(text, sizeof(text),
                  "{\"status\":\"%s\",\"version\":\"%s\",\"storage\":\"%s\","
                  "\"answers\":{\"filling\":%llu,\"kept\":%llu,\"damaged\":%llu},"
                  "\"mirrors\":{\"damaged\":%llu},"
                  "\"space\":{\"total\":%llu,\"limit\":%llu,\"filling\":%llu,"
-                 "\"answers\":%llu,\"mirrors\":%llu,\"evicted\":%llu}}\n",
+                 "\"answers\":%llu,\"mirrors\":%llu,\"evicted\":%llu},"
+                 "\"janitor\":{\"maintained\":%llu,\"verified\":%llu,\"failed\":%llu}}\n",
                  troubled ? "degraded" : "ok", PANNIER_VERSION, troubled ? "failing" : "ok",
                  (unsigned long long)counts.filling, (unsigned long long)counts.kept,
                  (unsigned long long)counts.damaged,
                  (unsigned long long)mirrors_damaged(x->proxy->cache.mirrors),
                  (unsigned long long)usage.total, (unsigned long long)usage.limit,
                  (unsigned long long)usage.filling, (unsigned long long)usage.entries[ENTRY_ANSWER],
-                 (unsigned long long)usage.entries[ENTRY_MIRROR],
-                 (unsigned long long)usage.evicted);
+                 (unsigned long long)usage.entries[ENTRY_MIRROR], (unsigned long long)usage.evicted,
+                 (unsigned long long)upkeep.maintained, (unsigned long long)upkeep.verified,
+                 (unsigned long long)upkeep.failed);
     reply_header(x, "Cache-Control", "no-store");
     reply_bytes(x, 200, "application/json", text, (size_t)n, "health");
     return replied();
