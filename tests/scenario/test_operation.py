@@ -104,8 +104,11 @@ def test_a_data_folder_of_another_version_is_left_alone(start, origin):
 
 def test_two_do_not_serve_from_one_data_folder(start, origin, simple, git):
     first = start(origin=origin.url)
-    fails_to_start(start(data=first.data, launch=False), first.data)
     git.clone(first.url_of("public/simple"))
+    first.wait_answers()
+    fails_to_start(start(data=first.data, launch=False), first.data, "in use by another pannier")
+    git.clone(first.url_of("public/simple"))
+    assert first.packs(2) == ["miss, upstream", "hit, local"]
 
 
 def test_a_data_folder_is_free_again_after_kill_9(pannier, simple, git):
