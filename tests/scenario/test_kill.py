@@ -3,6 +3,7 @@ import os
 import random
 import shutil
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,7 +18,10 @@ KILLS = 10
 PEOPLE = 3
 REPOSITORIES = 5
 # Little enough for evictions, often enough for repacks.
-CONFIG = {"cache": {"local_size": "6M", "min_free": "0", "maintenance_interval": "100ms"}}
+CONFIG = {"cache": {"local_size": "8M", "min_free": "0", "maintenance_interval": "100ms"}}
+# What it is killed at: one of so many operations on files whose path has this in it.
+AIMS = {"": 250, ".answer": 60, "/answers/": 20, ".git/": 150, "/mirrors/": 60, ".upkeep": 80, "/index.db": 40}
+PATIENCE = 3  # seconds until any operation will do
 SEED = int(os.environ.get("PANNIER_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
 CLONES = (("--mirror",), (), ("--depth=2",), ("--single-branch", "--branch=topic"), ("--filter=blob:none", "--no-checkout"))
 
@@ -37,7 +41,7 @@ class Person(threading.Thread):
     def run(self):
         try:
             while not self.crowd.dead():
-                self.rng.choice((self.clone, self.clone, self.fetch, self.push))(self.rng.choice(self.crowd.paths))
+                self.rng.choice((self.clone, self.clone, self.fetch, self.push, self.push))(self.rng.choice(self.crowd.paths))
         except Exception as problem:  # looked at by whoever waits for this thread
             self.problem = problem
 
@@ -89,11 +93,16 @@ class Crowd:
 
     def work_until_killed(self):
         self.rounds += 1
+        aim = self.rng.choice(list(AIMS))
+        self.pannier.faults.kill(self.rng.randint(1, AIMS[aim]), part=aim)
+        impatience = threading.Timer(PATIENCE, self.pannier.faults.kill, (1,))
+        impatience.start()
         people = [Person(self, number) for number in range(PEOPLE)]
         for person in people:
             person.start()
         for person in people:
             person.join()
+            impatience.cancel()
             shutil.rmtree(person.git.home)
         for person in people:
             if person.problem:
@@ -165,15 +174,20 @@ def test_kill_9_at_ten_instants_leaves_nothing_broken(mortal, origin, own, tmp_p
     pannier, faults = mortal, mortal.faults
     paths = [own(repos.simple, blob=50000)[0] for _ in range(REPOSITORIES)]
     crowd = Crowd(pannier, origin, paths, rng, tmp_path / "people")
+    seen = Counter()
     for _ in range(KILLS):
-        faults.kill(rng.randrange(1, 250))
         crowd.work_until_killed()
         assert pannier.wait() == -9
         faults.off()
+        seen.update(line["event"] for line in pannier.lines)
         begun = pannier.incoming()
         start_or_die(pannier, faults, rng)
         assert not set(begun) & set(pannier.incoming())
         sound_mirrors(pannier)
         crowd.check_all()
         counts_right(pannier)
+        seen["evicted"] += pannier.space()["evicted"]
         assert pannier.warnings() == []
+    # It was a mixed load indeed.
+    print(seen)
+    assert seen["mirror refreshed"] and seen["evicted"]
