@@ -23,6 +23,8 @@ struct fixture {
     unsigned in_use; /* bits: entries that can't be removed without force */
     unsigned rotten; /* bits: entries that are nothing that can be used */
     unsigned damaged;
+    atomic_uint publishing; /* threads that still do */
+    bool over_limit;
     bool republish; /* the next one that is removed comes back at once */
 };
 
@@ -635,6 +637,51 @@ static void many_at_once_keep_the_sums_right(void **state)
     assert_true(usage(f).total <= usage(f).limit);
 }
 
+static void *publish_many(void *ctx)
+{
+    struct worker *w = ctx;
+
+    pthread_barrier_wait(w->start);
+    for (unsigned i = 0; i < 10 * ROUNDS; i++)
+        keep(w->f, w->number + THREADS * (i % 5), ENTRY_BYTES);
+    atomic_fetch_sub(&w->f->publishing, 1);
+    return NULL;
+}
+
+static void *watch_total(void *ctx)
+{
+    struct worker *w = ctx;
+
+    pthread_barrier_wait(w->start);
+    while (w->f->publishing > 0) {
+        struct local_usage u = usage(w->f);
+
+        w->f->over_limit |= u.total > u.limit;
+    }
+    return NULL;
+}
+
+static void *publish_or_watch(void *ctx)
+{
+    return ((struct worker *)ctx)->number == 0 ? watch_total(ctx) : publish_many(ctx);
+}
+
+/* Or others would be evicted for room that nobody needs. */
+static void what_is_published_is_not_counted_twice(void **state)
+{
+    struct fixture *f = *state;
+    struct worker workers[THREADS];
+    pthread_barrier_t start;
+
+    pthread_barrier_init(&start, NULL, THREADS);
+    f->publishing = THREADS - 1;
+    for (unsigned i = 0; i < THREADS; i++)
+        workers[i] = (struct worker){f, &start, i};
+    run_together(THREADS, publish_or_watch, workers, sizeof(workers[0]));
+    pthread_barrier_destroy(&start);
+    assert_false(f->over_limit);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -658,6 +705,7 @@ int main(void)
         TEST(what_a_scan_finds_damaged_is_counted_no_more),
         TEST(without_an_index_entries_are_kept_and_found_by_a_scan),
         TEST(many_at_once_keep_the_sums_right),
+        TEST(what_is_published_is_not_counted_twice),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
