@@ -199,6 +199,19 @@ static size_t window_room_locked(struct answer *a)
     return (size_t)(ANSWER_WINDOW - (a->total - a->window_start));
 }
 
+/* All readers are past what the file holds, and who comes now comes too late. */
+static bool file_has_passed_locked(const struct answer *a)
+{
+    return a->passing && a->claim != NULL && a->window_start > a->file_len;
+}
+
+/* A slow client may take hours for the rest; others need the room. */
+static void give_room_back(struct answer *a)
+{
+    if (a->fd < 0 || ftruncate(a->fd, 0) == 0)
+        local_claim_free(&a->claim);
+}
+
 int answer_append(struct answer *a, const void *data, size_t len, struct err *err)
 {
     const char *from = data;
@@ -209,6 +222,7 @@ int answer_append(struct answer *a, const void *data, size_t len, struct err *er
     while (len > 0) {
         struct answer_reader *woken;
         size_t n, room;
+        bool passed;
 
         lock_take(&a->lock);
         while ((room = window_room_locked(a)) == 0 && a->readers != NULL)
@@ -219,8 +233,11 @@ int answer_append(struct answer *a, const void *data, size_t len, struct err *er
         }
         n = window_copy_in_locked(a, from, room < len ? room : len);
         woken = take_armed_locked(a);
+        passed = file_has_passed_locked(a);
         lock_drop(&a->lock);
         wake_all(woken);
+        if (passed)
+            give_room_back(a);
         from += n;
         len -= n;
         if (!a->passing && a->total % ANSWER_WINDOW == 0)

@@ -76,6 +76,10 @@ int entry_read(const char *text, size_t len, struct entry *out, struct err *err)
         json_decref(json);
         return err_set(err, ERR_CORRUPT, "the record of an entry lacks a field: %s", why.text);
     }
+    if (size < 0) {
+        json_decref(json);
+        return err_set(err, ERR_CORRUPT, "the record of an entry has a size that none has");
+    }
     *out = (struct entry){
         .kind = strcmp(kind, "mirror") == 0 ? ENTRY_MIRROR : ENTRY_ANSWER,
         .repo_id = xstrdup(repo_id),

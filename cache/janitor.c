@@ -192,7 +192,9 @@ static void look(void *ctx)
 static int collect_any(void *ctx, const struct entry *e)
 {
     struct job *head = ctx;
-    struct job *more = job_new(head->janitor, e);
+    /* Only what cache_verify_entry() needs: a lap may take weeks, and has all entries. */
+    const struct entry needed = {.kind = e->kind, .path = e->path};
+    struct job *more = job_new(head->janitor, &needed);
 
     LL_PREPEND(head->next, more);
     return 0;

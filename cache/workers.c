@@ -132,7 +132,6 @@ void workers_free(struct workers **wp)
 {
     struct workers *w = *wp;
 
-    *wp = NULL;
     if (w == NULL)
         return;
     lock_take(&w->lock);
@@ -142,6 +141,7 @@ void workers_free(struct workers **wp)
     for (size_t i = 0; i < w->thread_count; i++)
         pthread_join(w->threads[i], NULL);
     must(w->first == NULL);
+    *wp = NULL; /* not before: jobs may look there for where to submit more */
     pthread_cond_destroy(&w->work);
     lock_clear(&w->lock);
     free(w->threads);

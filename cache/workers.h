@@ -19,7 +19,8 @@ struct workers;
  * threads are busy; 0: none. */
 struct workers *workers_new(const char *name, size_t threads_max, size_t queue_max);
 
-/* Any thread, never blocks.  fn(ctx) runs in a worker exactly once when true is returned. */
+/* Any thread, never blocks.  fn(ctx) runs in a worker exactly once when true is returned.  A job of
+ * w's own may submit more, also while w is being freed: that is refused. */
 bool workers_submit(struct workers *w, worker_fn *fn, void *ctx);
 
 /* Jobs that wait or run.  A glance, out of date at once. */

@@ -122,6 +122,11 @@ void local_publish(struct local *l, const struct entry *e, struct claim **claim)
     r->put = xmalloc(sizeof(*r->put));
     entry_copy(e, r->put);
     note_change_locked(l, r);
+    if (claim != NULL && *claim != NULL) {
+        /* Within the lock: counted twice it would have others evicted. */
+        l->claimed -= (*claim)->bytes;
+        (*claim)->bytes = 0;
+    }
     lock_drop(&l->lock);
     if (claim != NULL)
         local_claim_free(claim);

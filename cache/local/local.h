@@ -67,8 +67,8 @@ void local_configure(struct local *l, const struct local_limits *limits);
 
 struct claim;
 struct claim *local_claim_new(struct local *l);
-/* It is going to be the entry at path.  One that turns out larger than the tier is then known, and
- * doesn't empty the tier the next time. */
+/* It is going to be the entry at path, or any other name that tells what it is for.  One that turns
+ * out larger than the tier is then known, and doesn't empty the tier the next time. */
 void local_claim_for(struct claim *c, const char *path);
 /* Room for bytes more, made by evicting where it must be.  -1: there is none.  ERR_LIMIT: it is too
  * large for the tier, which is nobody's fault and nothing to log; ERR_STORAGE: others have filled

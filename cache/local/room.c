@@ -48,6 +48,7 @@ static void give_back_locked(struct local *l, const char *path)
     policy_insert(l->policy, &r->item);
     if (r->gone)
         record_forget_locked(l, r);
+    pthread_cond_broadcast(&l->changed); /* local_remove() may wait for it */
 }
 
 /* Those who could not go must not be offered again and again, so they are given back at the end. */

@@ -52,7 +52,8 @@ static void scan_found(const struct scan *s, enum entry_kind kind, const char *p
         if (is_news(s, &e, known))
             local_publish(l, &e, NULL);
     } else if (why.kind == ERR_CORRUPT) {
-        l->owners[kind].remove(l->owners[kind].ctx, path, true);
+        if (l->owners[kind].remove(l->owners[kind].ctx, path, true))
+            local_forget(l, path); /* it may have been known */
         folder_report_damage(l->folder, path, &why);
     }
     entry_clear(&e);

@@ -75,7 +75,7 @@ int mirror_intake_begin(struct mirror *m, const struct entry *about, bool backgr
     in->mirror = m;
     in->fresh = access(m->path, F_OK) != 0;
     in->path = in->fresh ? folder_incoming_path(m->all->folder, ".git") : xstrdup(m->path);
-    in->claim = mirror_claim_new(m);
+    in->claim = mirror_claim_new(m, in->fresh ? "making" : NULL);
     if (about != NULL)
         entry_copy(about, &in->about);
     if (in->fresh)

@@ -147,7 +147,8 @@ void mirror_forget_verified_but(struct mirror *m, const struct pack_list *list);
 void mirror_publish(struct mirror *m, struct claim **claim);
 void mirror_touch(struct mirror *m);
 void mirror_forget(struct mirror *m);
-struct claim *mirror_claim_new(struct mirror *m);
+/* use: what for, where the tier may remember that there is no room for it; NULL: it is small. */
+struct claim *mirror_claim_new(struct mirror *m, const char *use);
 int mirror_claim_grow(struct claim *c, uint64_t bytes, struct err *err);
 void mirror_claim_free(struct claim **c);
 /* Write what is known of the mirror with this name into the folder at path; when it was created

@@ -114,9 +114,17 @@ void mirror_forget(struct mirror *m)
     free(path);
 }
 
-struct claim *mirror_claim_new(struct mirror *m)
+struct claim *mirror_claim_new(struct mirror *m, const char *use)
 {
-    return m->all->local != NULL ? local_claim_new(m->all->local) : NULL;
+    struct claim *claim = m->all->local != NULL ? local_claim_new(m->all->local) : NULL;
+
+    if (claim != NULL && use != NULL) {
+        char *what = xasprintf("mirrors/%s.git %s", m->name, use);
+
+        local_claim_for(claim, what);
+        free(what);
+    }
+    return claim;
 }
 
 int mirror_claim_grow(struct claim *c, uint64_t bytes, struct err *err)

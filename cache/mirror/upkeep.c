@@ -246,7 +246,7 @@ static int claim_room(struct upkeep *u, struct err *err)
 
     for (size_t i = 0; i < u->before.count; i++)
         biggest = u->before.packs[i].size > biggest ? u->before.packs[i].size : biggest;
-    u->claim = mirror_claim_new(u->mirror);
+    u->claim = mirror_claim_new(u->mirror, "upkeep");
     return mirror_claim_grow(u->claim, u->full ? all : all - biggest, err);
 }
 

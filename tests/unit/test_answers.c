@@ -666,6 +666,42 @@ static void room_for_the_unpacked_is_claimed_until_it_is_closed(void **state)
     free(path);
 }
 
+static void what_is_too_large_gives_its_room_back_while_it_passes(void **state)
+{
+    enum { PIECE = ANSWER_WINDOW / 2 };
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    char *data = pattern(1, PIECE), *block = xmalloc(PIECE);
+    struct answer_reader r;
+    struct answer *a;
+    struct err err;
+
+    f->limits.size = (struct share){.bytes = 3 * ANSWER_WINDOW};
+    restart(f);
+    a = lead(f, &key);
+    assert_int_equal(answer_reader_open(&r, a, NULL, NULL, &err), 0);
+    answers_begin(f->answers, &key, a);
+    for (unsigned i = 0; i < 20; i++) {
+        assert_int_equal(answer_append(a, data, PIECE, &err), 0);
+        if (i == 4)
+            assert_int_equal(filling_bytes(f), 2 * ANSWER_WINDOW);
+        for (size_t done = 0; done < PIECE;) {
+            ssize_t n = answer_reader_read(&r, block, PIECE - done);
+
+            assert_true(n > 0 && memcmp(block, data + done, (size_t)n) == 0);
+            done += (size_t)n;
+        }
+    }
+    assert_int_equal(answer_fd(a), -1);
+    assert_int_equal(filling_bytes(f), 0);
+    answers_end(f->answers, &key, a);
+    assert_int_equal(answer_reader_read(&r, block, PIECE), READER_END);
+    answer_reader_close(&r);
+    answer_unref(&a);
+    free(block);
+    free(data);
+}
+
 static void only_a_few_stay_open_unpacked(void **state)
 {
     struct fixture *f = *state;
@@ -938,6 +974,7 @@ int main(void)
         TEST(what_does_not_shrink_lies_as_it_is),
         TEST(what_lies_packed_is_read_whatever_is_set_now),
         TEST(room_for_the_unpacked_is_claimed_until_it_is_closed),
+        TEST(what_is_too_large_gives_its_room_back_while_it_passes),
         TEST(only_a_few_stay_open_unpacked),
         TEST(without_room_to_unpack_it_stays_where_it_is),
         TEST(damage_of_a_packed_file_is_found_wherever_it_is),

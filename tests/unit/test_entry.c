@@ -77,6 +77,22 @@ static void what_is_unknown_stays_unknown(void **state)
     entry_clear(&out);
 }
 
+/* As damage may have it: the index takes no such sizes. */
+static void what_has_less_than_no_bytes_is_no_entry(void **state)
+{
+    struct entry e = sample(), out;
+    struct bytes text;
+    struct err err;
+
+    (void)state;
+    e.size = UINT64_MAX; /* written as -1 */
+    bytes_init(&text, 4096);
+    assert_int_equal(entry_write(&e, &text), 0);
+    assert_int_equal(entry_read(text.data, text.len, &out, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    bytes_clear(&text);
+}
+
 static void access_times_are_not_part_of_what_is_written(void **state)
 {
     struct entry e = sample(), out;
@@ -171,6 +187,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read_again),
         cmocka_unit_test(what_is_unknown_stays_unknown),
+        cmocka_unit_test(what_has_less_than_no_bytes_is_no_entry),
         cmocka_unit_test(access_times_are_not_part_of_what_is_written),
         cmocka_unit_test(garbage_is_corrupt),
         cmocka_unit_test(every_cut_of_a_record_is_corrupt),

@@ -21,7 +21,10 @@ struct fixture {
     struct local *local;
     struct local_limits limits;
     unsigned in_use; /* bits: entries that can't be removed without force */
+    unsigned rotten; /* bits: entries that are nothing that can be used */
     unsigned damaged;
+    atomic_uint publishing; /* threads that still do */
+    bool over_limit;
     bool republish; /* the next one that is removed comes back at once */
 };
 
@@ -105,11 +108,14 @@ static int describe_file(void *ctx, const char *name, struct entry *out, struct 
 {
     struct fixture *f = ctx;
     const char *base = strrchr(name, '/') + 1;
+    unsigned number = (unsigned)strtoul(base, NULL, 10);
     char *path;
 
     if (strspn(base, "0123456789") != strlen(base))
         return err_set(err, ERR_CORRUPT, "no number");
-    describe_number((unsigned)strtoul(base, NULL, 10), out);
+    if ((f->rotten & (1u << number)) != 0)
+        return err_set(err, ERR_CORRUPT, "rotten");
+    describe_number(number, out);
     path = folder_pathf(f->folder, "%s", name);
     out->stored_size = disk_usage(path);
     free(path);
@@ -526,6 +532,30 @@ static void an_index_damaged_under_us_is_made_anew(void **state)
     free(path);
 }
 
+static void what_a_scan_finds_damaged_is_counted_no_more(void **state)
+{
+    struct fixture *f = *state;
+    char *path = folder_pathf(f->folder, "index.db"), *nonsense = pattern(3, 64 * 1024);
+
+    fill(f, 0, 4);
+    local_tick(f->local, 2000);
+    lose_index(f, NULL);
+    put_file(path, nonsense, 64 * 1024); /* so that it looks at what is known, too */
+    fill(f, 4, 6);
+    f->rotten = 1u << 2;
+    for (unsigned i = 0; i < 3 && !local_scanned(f->local); i++) {
+        atomic_bool stop = false;
+
+        local_tick(f->local, 2001 + i);
+        local_scan(f->local, &stop);
+    }
+    assert_false(kept(f, 2));
+    assert_int_equal(usage(f).entries[ENTRY_ANSWER], 5);
+    assert_int_equal(list(f).count, 5);
+    free(nonsense);
+    free(path);
+}
+
 static void without_an_index_entries_are_kept_and_found_by_a_scan(void **state)
 {
     struct fixture *f = *state;
@@ -607,6 +637,51 @@ static void many_at_once_keep_the_sums_right(void **state)
     assert_true(usage(f).total <= usage(f).limit);
 }
 
+static void *publish_many(void *ctx)
+{
+    struct worker *w = ctx;
+
+    pthread_barrier_wait(w->start);
+    for (unsigned i = 0; i < 10 * ROUNDS; i++)
+        keep(w->f, w->number + THREADS * (i % 5), ENTRY_BYTES);
+    atomic_fetch_sub(&w->f->publishing, 1);
+    return NULL;
+}
+
+static void *watch_total(void *ctx)
+{
+    struct worker *w = ctx;
+
+    pthread_barrier_wait(w->start);
+    while (w->f->publishing > 0) {
+        struct local_usage u = usage(w->f);
+
+        w->f->over_limit |= u.total > u.limit;
+    }
+    return NULL;
+}
+
+static void *publish_or_watch(void *ctx)
+{
+    return ((struct worker *)ctx)->number == 0 ? watch_total(ctx) : publish_many(ctx);
+}
+
+/* Or others would be evicted for room that nobody needs. */
+static void what_is_published_is_not_counted_twice(void **state)
+{
+    struct fixture *f = *state;
+    struct worker workers[THREADS];
+    pthread_barrier_t start;
+
+    pthread_barrier_init(&start, NULL, THREADS);
+    f->publishing = THREADS - 1;
+    for (unsigned i = 0; i < THREADS; i++)
+        workers[i] = (struct worker){f, &start, i};
+    run_together(THREADS, publish_or_watch, workers, sizeof(workers[0]));
+    pthread_barrier_destroy(&start);
+    assert_false(f->over_limit);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -627,8 +702,10 @@ int main(void)
         TEST(a_lost_or_damaged_index_is_made_from_the_files),
         TEST(a_scan_finds_what_came_and_forgets_what_went),
         TEST(an_index_damaged_under_us_is_made_anew),
+        TEST(what_a_scan_finds_damaged_is_counted_no_more),
         TEST(without_an_index_entries_are_kept_and_found_by_a_scan),
         TEST(many_at_once_keep_the_sums_right),
+        TEST(what_is_published_is_not_counted_twice),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

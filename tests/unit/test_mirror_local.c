@@ -151,6 +151,11 @@ static void one_that_is_too_big_for_the_tier_is_not_made(void **state)
     assert_int_equal(usage().filling, 0);
     assert_int_equal(usage().entries[ENTRY_MIRROR], 0);
     assert_false(exists(f->path));
+    /* Nor does it empty the tier when it is tried again. */
+    assert_int_equal(mirror_intake_begin(f->mirror, &ABOUT, false, &in, &err), 0);
+    assert_int_equal(mirror_intake_feed(in, pack.data, 1000, &err), -1);
+    assert_int_equal(err.kind, ERR_LIMIT);
+    mirror_intake_abort(&in);
     bytes_clear(&pack);
 }
 

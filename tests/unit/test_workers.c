@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -231,6 +232,41 @@ static void a_job_may_submit_the_next_one(void **state)
     gate_clear(&g);
 }
 
+/* A job that has more to submit while the workers are freed, as one that looks for work has. */
+struct straggler {
+    struct workers *workers;
+    struct gate gate; /* says that the job runs */
+    atomic_uint runs;
+    bool refused;
+};
+
+static void submit_until_refused(void *ctx)
+{
+    struct straggler *s = ctx;
+
+    pthread_mutex_lock(&s->gate.mutex);
+    s->gate.running = 1;
+    pthread_cond_broadcast(&s->gate.changed);
+    pthread_mutex_unlock(&s->gate.mutex);
+    while (workers_submit(s->workers, count_run, &s->runs))
+        sched_yield();
+    s->refused = true;
+}
+
+static void a_job_that_submits_while_the_workers_are_freed_is_refused(void **state)
+{
+    struct straggler s = {.workers = workers_new("test", 2, SIZE_MAX / 2)};
+
+    (void)state;
+    gate_init(&s.gate, false);
+    assert_true(workers_submit(s.workers, submit_until_refused, &s));
+    wait_until_running(&s.gate, 1);
+    workers_free(&s.workers);
+    assert_true(s.refused);
+    assert_null(s.workers);
+    gate_clear(&s.gate);
+}
+
 static void workers_that_never_worked_are_freed(void **state)
 {
     struct workers *w = workers_new("long-name1", 1000, 1), *none = NULL;
@@ -250,6 +286,7 @@ int main(void)
         cmocka_unit_test(what_is_queued_runs_before_the_end),
         cmocka_unit_test(every_job_that_was_taken_runs_once),
         cmocka_unit_test(a_job_may_submit_the_next_one),
+        cmocka_unit_test(a_job_that_submits_while_the_workers_are_freed_is_refused),
         cmocka_unit_test(workers_that_never_worked_are_freed),
     };
 
