@@ -3,7 +3,7 @@
  *     local.c        the table of entries: what is here
  *     measure.c      how much it is, and how much it may be
  *     room.c         who goes when there is too much; claims
- *     write_index.c  what changed goes into the index
+ *     write_index.c  what changed goes into the index; walking over all of it
  *     scan.c         comparing with the files
  *
  * The index can be made from the files at any time, so a change of it that fails is not kept: the
@@ -104,6 +104,9 @@ void local_load_index(struct local *l, int (*fn)(void *ctx, const struct entry *
 /* Who uses the index stands between these two. */
 void local_take_index(struct local *l);
 void local_give_index(struct local *l);
+/* Every row, also those that nothing is known of here; fn keeps others from the index. */
+int local_each_row(struct local *l, int (*fn)(void *ctx, const struct entry *e), void *ctx,
+                   struct err *err);
 /* True when there was something to write. */
 bool local_write_index(struct local *l);
 

@@ -111,8 +111,8 @@ struct local_usage {
 /* Any thread, HTTP's too: what was known at the last tick where that needs the disk. */
 void local_usage(struct local *l, struct local_usage *out);
 
-/* Every entry, oldest access first; fn's entry is borrowed.  Not under a lock: what comes or goes
- * meanwhile may be seen or not.  Returns what fn returned, unless 0. */
+/* Every entry, oldest access first; fn's entry is borrowed, and fn may take its time.  Not under a
+ * lock: what comes or goes meanwhile may be seen or not.  Returns what fn returned, unless 0. */
 int local_each(struct local *l, int (*fn)(void *ctx, const struct entry *e), void *ctx,
                struct err *err);
 

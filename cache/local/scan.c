@@ -160,7 +160,7 @@ void local_scan(struct local *l, const atomic_bool *stop)
     if (!*stop) {
         forget_missing(&s);
         if (was_lost)
-            local_each(l, drop_if_unknown, l, &ignored);
+            local_each_row(l, drop_if_unknown, l, &ignored);
     }
     lock_take(&l->lock);
     l->scanned = !*stop && !l->index_lost;

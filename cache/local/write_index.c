@@ -2,8 +2,11 @@
 #include "cache/local/internal.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "protocol/base.h"
+
+enum { BATCH = 256 }; /* entries that are copied at once, some 100 KiB */
 
 void local_take_index(struct local *l)
 {
@@ -192,8 +195,8 @@ bool local_write_index(struct local *l)
     return any;
 }
 
-int local_each(struct local *l, int (*fn)(void *ctx, const struct entry *e), void *ctx,
-               struct err *err)
+int local_each_row(struct local *l, int (*fn)(void *ctx, const struct entry *e), void *ctx,
+                   struct err *err)
 {
     int rc;
 
@@ -204,5 +207,86 @@ int local_each(struct local *l, int (*fn)(void *ctx, const struct entry *e), voi
     if (rc == -1 && l->index != NULL)
         index_failed(l, err);
     local_give_index(l);
+    return rc;
+}
+
+/* ---- walking over all ---- */
+
+struct place {
+    int64_t accessed;
+    char *path;
+};
+
+static int by_access(const void *a, const void *b)
+{
+    const struct place *left = a, *right = b;
+
+    if (left->accessed != right->accessed)
+        return left->accessed < right->accessed ? -1 : 1;
+    return strcmp(left->path, right->path);
+}
+
+static struct place *list_places(struct local *l, size_t *count)
+{
+    struct place *places;
+    struct record *r, *next;
+    size_t n = 0;
+
+    lock_take(&l->lock);
+    places = xcalloc(HASH_COUNT(l->by_path) + 1, sizeof(*places));
+    HASH_ITER(hh, l->by_path, r, next)
+    places[n++] = (struct place){r->item.accessed, xstrdup(r->path)};
+    lock_drop(&l->lock);
+    qsort(places, n, sizeof(*places), by_access);
+    *count = n;
+    return places;
+}
+
+/* Copies of the entries at so many places; those that went meanwhile are left out.  -1: the index
+ * fails. */
+static int copy_entries(struct local *l, const struct place *places, size_t n, struct entry *out,
+                        size_t *count, struct err *err)
+{
+    int rc = 0;
+
+    *count = 0;
+    local_take_index(l);
+    if (!open_index(l))
+        rc = err_set(err, ERR_STORAGE, "the index can't be opened");
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        if (index_get(l->index, places[i].path, &out[*count], err) == 0)
+            (*count)++;
+        else if (err->kind != ERR_NOT_FOUND)
+            rc = -1;
+    }
+    if (rc != 0 && l->index != NULL)
+        index_failed(l, err);
+    local_give_index(l);
+    return rc;
+}
+
+int local_each(struct local *l, int (*fn)(void *ctx, const struct entry *e), void *ctx,
+               struct err *err)
+{
+    struct entry batch[BATCH];
+    struct place *places;
+    size_t places_count, count;
+    int rc = 0;
+
+    local_write_index(l);
+    places = list_places(l, &places_count);
+    for (size_t at = 0; at < places_count && rc == 0; at += BATCH) {
+        size_t n = places_count - at < BATCH ? places_count - at : BATCH;
+
+        rc = copy_entries(l, places + at, n, batch, &count, err);
+        for (size_t i = 0; i < count; i++) {
+            if (rc == 0)
+                rc = fn(ctx, &batch[i]);
+            entry_clear(&batch[i]);
+        }
+    }
+    for (size_t i = 0; i < places_count; i++)
+        free(places[i].path);
+    free(places);
     return rc;
 }
