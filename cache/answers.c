@@ -484,7 +484,7 @@ bool answers_find_local(struct answers *all, const struct key *key, struct answe
     struct file_identity identity;
     struct entry entry = {0};
     struct claim *claim = NULL;
-    bool checked, found = false;
+    bool found = false;
     struct err why;
 
     if (fd < 0 || !file_identity_of(fd, &identity)) {
@@ -492,16 +492,16 @@ bool answers_find_local(struct answers *all, const struct key *key, struct answe
             local_forget(all->local, name);
         goto out;
     }
-    checked = check_file(all, key, fd, &identity, &entry, &why) == 0;
-    found = checked && (!entry.packed || unpack(all, &entry, &fd, &claim, &why) == 0);
+    found = check_file(all, key, fd, &identity, &entry, &why) == 0 &&
+            (!entry.packed || unpack(all, &entry, &fd, &claim, &why) == 0);
     if (found) {
         mark_published(all, key, a, &identity, entry.packed);
         local_touch(all->local, name);
         answer_fill_from_file(a, fd, entry.size, entry.note_offset, &claim);
         fd = -1;
-    } else if (checked && why.kind == ERR_STORAGE) {
+    } else if (why.kind == ERR_STORAGE) { /* that it can't be read now is no damage */
         folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
-    } else if (!checked || why.kind == ERR_CORRUPT) {
+    } else if (why.kind == ERR_CORRUPT) {
         drop_damaged(all, name, path, &why);
     }                         /* or else there is no room to unpack it now */
     local_claim_free(&claim); /* the answer's, when it has taken it */

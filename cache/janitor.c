@@ -32,6 +32,7 @@ struct janitor {
     struct lock lock;
     pthread_cond_t stop_wanted;
     atomic_bool stop;
+    atomic_bool compared;              /* once, with the files: what is there is known */
     bool scanning, looking, verifying; /* one of each at a time */
     size_t upkeeps;                    /* waiting or under way: no new round before they are done */
 
@@ -96,6 +97,7 @@ static void scan(void *ctx)
     struct local_usage usage;
 
     local_scan(j->cache->local, &j->stop);
+    j->compared = !j->stop;
     if (local_scanned(j->cache->local)) {
         local_usage(j->cache->local, &usage);
         j->listener.scanned(j->listener.ctx, &usage, now_us() - started);
@@ -247,8 +249,9 @@ static void tick(struct janitor *j)
     if (!local_scanned(j->cache->local)) {
         if (due(&j->scan_ms, SCAN_RETRY_MS))
             submit_one(j, &j->scanning, scan);
-        return;
     }
+    if (!j->compared)
+        return;
     lock_take(&j->lock);
     idle = j->upkeeps == 0 && !j->looking;
     lock_drop(&j->lock);

@@ -447,18 +447,21 @@ static int remove_entry(struct run *run, const struct entry *e, struct err *err)
 static void run_rm(struct run *run)
 {
     struct removal r = {.run = run};
-    struct err why;
+    struct err why, first;
     /* First all, then away with them: what is walked stays as it is meanwhile. */
-    int rc = local_each(run->cache->local, collect, &r, &why);
+    int rc = local_each(run->cache->local, collect, &r, &first);
 
     for (size_t i = 0; i < r.len; i++) {
-        if (rc == 0 && !run->gone)
-            rc = remove_entry(run, &r.entries[i], &why);
+        /* What can't be removed keeps nothing else here. */
+        if (!run->gone && remove_entry(run, &r.entries[i], &why) != 0 && rc == 0) {
+            first = why;
+            rc = -1;
+        }
         entry_clear(&r.entries[i]);
     }
     free(r.entries);
     if (rc != 0)
-        say_error(run, &why);
+        say_error(run, &first);
     else if (found_any(run))
         say_result(run, NULL);
 }

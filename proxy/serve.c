@@ -181,9 +181,10 @@ static void on_maintained(void *ctx, const char *repo, const struct mirror_upkee
 static void on_upkeep_failed(void *ctx, const char *repo, const struct err *why)
 {
     (void)ctx;
-    /* No room for a second copy is nobody's fault; it will be tried again. */
-    log_line(why->kind == ERR_LIMIT ? LOG_DEBUG : LOG_WARN, "mirror not maintained", "repository",
-             LOG_STR, repo, "reason", LOG_STR, why->text, NULL);
+    /* No room for a second copy is nobody's fault; nor is a mirror that went meanwhile. */
+    log_line(why->kind == ERR_LIMIT || why->kind == ERR_NOT_FOUND ? LOG_DEBUG : LOG_WARN,
+             "mirror not maintained", "repository", LOG_STR, repo, "reason", LOG_STR, why->text,
+             NULL);
 }
 
 static size_t git_processes(const struct config *c)

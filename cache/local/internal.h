@@ -61,8 +61,9 @@ struct local {
     uint64_t claimed;
     uint64_t leaving; /* bytes that somebody is removing just now */
     uint64_t frame;   /* of folders and the index */
-    uint64_t limit;
-    bool crowded; /* the limit is less than was asked for: others have filled the file system */
+    uint64_t asked;   /* what the settings say */
+    uint64_t limit;   /* at most that, and what others leave of the file system */
+    bool crowded;     /* the limit is less than was asked for: others have filled the file system */
     uint64_t evicted, evicted_bytes;
     uint64_t scan; /* number of the latest */
     bool scanned;

@@ -122,7 +122,8 @@ typedef void local_preview_fn(void *ctx, const struct entry *e, const char *why)
 void local_preview(struct local *l, int64_t now_s, uint64_t goal, local_preview_fn *fn, void *ctx);
 /* Do so.  Returns how many bytes went. */
 uint64_t local_evict(struct local *l, int64_t now_s, uint64_t goal);
-/* Remove this entry, also when it is in use (by force).  -1: ERR_NOT_FOUND. */
+/* Remove this entry, also when it is in use (by force).  -1: ERR_NOT_FOUND; ERR_BUSY: it is being
+ * made anew just now, or the disk fails. */
 int local_remove(struct local *l, const char *path, struct err *err);
 
 /* Bytes that path and all below take on the disk, as `du` counts; 0 when it isn't there. */

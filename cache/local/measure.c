@@ -128,6 +128,7 @@ void local_measure_limit(struct local *l)
         available = (uint64_t)fs.f_bavail * fs.f_frsize;
         min_free = share_of(&l->limits.min_free, all);
         limit = share_of(&l->limits.size, all);
+        l->asked = limit;
         /* What is claimed but not written yet still counts as available. */
         l->crowded = total + available < min_free || total + available - min_free < limit;
         if (l->crowded)

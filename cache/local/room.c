@@ -10,6 +10,7 @@ enum {
     /* What took more than this of the tier and then found no room isn't tried again while it is
      * remembered: it would empty the tier each time. */
     TOO_LARGE_PERCENT = 50,
+    LIMIT_SWAY = 8, /* a part of the limit: so much room may come free and it is too large still */
     EXPIRE_INTERVAL_S = 60,
 };
 
@@ -121,17 +122,22 @@ uint64_t local_evict(struct local *l, int64_t now_s, uint64_t goal)
 int local_remove(struct local *l, const char *path, struct err *err)
 {
     struct record *r;
+    int rc = 0;
 
     lock_take(&l->lock);
     while ((r = record_find_locked(l, path)) != NULL && r->leaving)
         lock_wait(&l->lock, &l->changed);
-    if (r != NULL) {
+    if (r == NULL) {
+        rc = err_set(err, ERR_NOT_FOUND, "%s is not kept here", path);
+    } else {
         policy_remove(l->policy, &r->item);
-        if (!remove_locked(l, r, true))
+        if (!remove_locked(l, r, true)) {
             give_back_locked(l, path);
+            rc = err_set(err, ERR_BUSY, "%s is being made anew, or can't be removed", path);
+        }
     }
     lock_drop(&l->lock);
-    return r != NULL ? 0 : err_set(err, ERR_NOT_FOUND, "%s is not kept here", path);
+    return rc;
 }
 
 /* ---- claims ---- */
@@ -152,7 +158,7 @@ void local_claim_for(struct claim *c, const char *path)
 static bool was_too_large_locked(const struct local *l, uint64_t id)
 {
     for (size_t i = 0; i < TOO_LARGE_MAX; i++)
-        if (l->too_large[i].id == id && l->too_large[i].limit >= l->limit)
+        if (l->too_large[i].id == id && l->too_large[i].limit >= l->limit - l->limit / LIMIT_SWAY)
             return id != 0;
     return false;
 }
@@ -176,7 +182,8 @@ int local_claim_grow(struct claim *c, uint64_t bytes, struct err *err)
     known = was_too_large_locked(l, c->id);
     fits = !known && c->bytes + bytes <= l->limit &&
            make_room_locked(l, bytes, NULL, (int64_t)time(NULL));
-    crowded = l->crowded;
+    /* What would hardly fit into a tier as large as it may be is not for the disk to answer. */
+    crowded = l->crowded && !known && c->bytes + bytes <= l->asked / 100 * TOO_LARGE_PERCENT;
     if (fits) {
         c->bytes += bytes;
         l->claimed += bytes;

@@ -114,6 +114,18 @@ static void list_unseen_locked(struct local *l, uint64_t number, struct paths *o
         paths_add(out, r->path);
 }
 
+/* Unless it was published after the look at the disk. */
+static void forget_unseen(struct local *l, const char *path, uint64_t number)
+{
+    struct record *r;
+
+    lock_take(&l->lock);
+    r = record_find_locked(l, path);
+    if (r != NULL && r->seen < number)
+        record_forget_locked(l, r);
+    lock_drop(&l->lock);
+}
+
 /* Known, but not seen: gone, unless they came just now. */
 static void forget_missing(const struct scan *s)
 {
@@ -127,7 +139,7 @@ static void forget_missing(const struct scan *s)
         char *path = folder_pathf(l->folder, "%s", unseen.items[i]);
 
         if (access(path, F_OK) != 0 && errno == ENOENT)
-            local_forget(l, unseen.items[i]);
+            forget_unseen(l, unseen.items[i], s->number);
         free(path);
     }
     paths_clear(&unseen);
