@@ -40,6 +40,15 @@ void entry_copy(const struct entry *from, struct entry *to)
     to->node = copy_or_null(from->node);
 }
 
+bool entry_can_name(const char *repo)
+{
+    json_t *json = json_string(repo);
+    bool can = json != NULL;
+
+    json_decref(json);
+    return can;
+}
+
 int entry_write(const struct entry *e, struct bytes *out)
 {
     json_t *json =

@@ -42,6 +42,8 @@ void entry_clear(struct entry *e);
 const char *entry_kind_name(enum entry_kind kind);
 void entry_copy(const struct entry *from, struct entry *to); /* to: uninitialised */
 
+/* False for a name that is not UTF-8: no record can hold it, so nothing is kept of it. */
+bool entry_can_name(const char *repo);
 /* One line of JSON with what does not change once an entry is whole (no access times). */
 int entry_write(const struct entry *e, struct bytes *out);
 /* -1 (ERR_CORRUPT) when it is not what entry_write() makes. */

@@ -452,7 +452,8 @@ static void serve_fetch(struct exchange *x, struct fetch *f)
 {
     struct mirror *m = mirror_of(x, f);
 
-    if (f->req.unknown || f->req.command != COMMAND_FETCH || !settle_tags(f)) {
+    if (f->req.unknown || f->req.command != COMMAND_FETCH || !entry_can_name(f->asker.name) ||
+        !settle_tags(f)) {
         pass_on(x);
     } else if (fetch_request_keepable(&f->req)) {
         settle_key(f);

@@ -133,10 +133,10 @@ static int adopt_locked(struct upkeep *u, struct err *err)
         add_newcomers(u, &now);
         rc = pack_list_write(m->path, &u->after, err);
     }
-    if (rc == 0)
-        mirror_epoch_end(m);
-    if (rc == 0)
+    if (rc == 0) {
         rc = move_in(u, "pack/multi-pack-index", err);
+        mirror_epoch_end(m); /* who began before may have the old index, and so need old packs */
+    }
     if (rc == 0)
         rc = move_in(u, "info/commit-graph", err);
     if (rc == 0) {

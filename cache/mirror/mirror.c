@@ -278,22 +278,17 @@ static bool users_are_new_locked(const struct mirror *m)
     return true;
 }
 
-static bool sweep_is_due(struct mirror *m)
-{
-    bool due;
-
-    lock_take(&m->all->lock);
-    due = m->sweep_due && users_are_new_locked(m);
-    m->sweep_due &= !due;
-    lock_drop(&m->all->lock);
-    return due;
-}
-
 void mirror_write_end(struct mirror *m)
 {
-    if (sweep_is_due(m))
-        mirror_sweep(m);
     lock_take(&m->all->lock);
+    /* Under one lock with the end of writing: a user who goes in between leaves it to the writer.
+     */
+    while (m->sweep_due && users_are_new_locked(m)) {
+        m->sweep_due = false;
+        lock_drop(&m->all->lock);
+        mirror_sweep(m);
+        lock_take(&m->all->lock);
+    }
     m->writing = false;
     pthread_cond_broadcast(&m->all->done);
     lock_drop(&m->all->lock);

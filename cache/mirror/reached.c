@@ -99,6 +99,8 @@ static int find_redundant(struct upkeep *u, struct err *err)
     return rc;
 }
 
+/* Either cruft goes or tips do: a tip is told to upstream as what is here until the very end, and
+ * what it reaches may be cruft of long ago, of which something was asked for again. */
 int upkeep_choose_tips(struct upkeep *u, struct err *err)
 {
     int64_t limit = expired_before(u->options, false), latest = latest_wanted(&u->tips);
@@ -106,11 +108,11 @@ int upkeep_choose_tips(struct upkeep *u, struct err *err)
 
     if (rc != 0)
         return -1;
-    u->full = tips_expired(&u->tips, u->redundant, u->options) ||
-              cruft_expired(u->copy, &u->before, u->options);
+    u->cruft_goes = cruft_expired(u->copy, &u->before, u->options);
+    u->full = u->cruft_goes || tips_expired(&u->tips, u->redundant, u->options);
     for (size_t i = 0; i < u->tips.count; i++) {
         const struct tip *tip = &u->tips.items[i];
-        bool expired = u->full && tip->wanted_s < limit && tip->wanted_s < latest;
+        bool expired = u->full && !u->cruft_goes && tip->wanted_s < limit && tip->wanted_s < latest;
 
         if (!u->redundant[i] && !expired)
             oid_list_add(&u->kept, &tip->oid);

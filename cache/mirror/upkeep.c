@@ -280,7 +280,7 @@ static int repack(struct upkeep *u, struct err *err)
                                     "--write-midx",
                                     "--write-bitmap-index",
                                     u->full ? "--cruft" : "--geometric=2",
-                                    u->full ? expiration : NULL,
+                                    u->cruft_goes ? expiration : NULL,
                                     NULL};
 
         rc = upkeep_run(u, &(struct program){.args = args, .input = ""}, err);

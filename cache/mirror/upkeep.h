@@ -18,6 +18,7 @@ struct upkeep {
     bool *redundant;      /* tips that others reach, which were asked for as lately */
     struct oid_list kept; /* tips of the copy, and of the mirror to be */
     bool full;            /* something that no tip reaches becomes cruft, or goes */
+    bool cruft_goes;      /* then no tip goes for its age */
     struct claim *claim;
 };
 
@@ -62,7 +63,7 @@ bool has_bitmap(const struct mirror *m, const struct pack_list *list);
 /* ---- reached.c ---- */
 
 /* Sets u->kept from u->tips: those that no other reaches that was asked for as lately, and that are
- * not over their time; and u->full. */
+ * not over their time; u->full, and u->cruft_goes. */
 int upkeep_choose_tips(struct upkeep *u, struct err *err);
 
 /* ---- adopt.c ---- */

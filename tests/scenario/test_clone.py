@@ -1,4 +1,5 @@
 """Clones: cold and warm, of every shape, always equal to a direct clone."""
+import os
 import re
 
 import pytest
@@ -94,6 +95,16 @@ def test_a_repository_asked_for_twice_in_shallow_ways_gets_a_mirror(pannier, ori
     git.clone(pannier.url_of("public/simple"), "--depth=3")
     assert origin.packs(since) == []
     assert pannier.packs(3)[2] == "miss, mirror"
+
+
+def test_what_has_a_name_that_no_record_can_hold_is_passed_on(pannier, origin, own, git):
+    """Records are JSON, so UTF-8; a path may be any bytes."""
+    path, repo = own()
+    folder = os.path.dirname(path)
+    os.rename(os.fsencode(repo.path), os.fsencode(repo.path.parent) + b"/caf\xe9.git")
+    for _ in range(2):
+        git.clone_alike(pannier.url_of(f"{folder}/caf%E9"), origin.url_of(f"{folder}/caf%E9"))
+    assert pannier.packs(2) == ["pass"] * 2
 
 
 def test_without_mirrors_answers_are_kept_and_nothing_else(start, origin, simple, git):

@@ -165,6 +165,14 @@ static void a_full_buffer_is_told(void **state)
     bytes_clear(&text);
 }
 
+static void only_what_is_utf8_can_be_named(void **state)
+{
+    (void)state;
+    assert_true(entry_can_name("origin/group/caf\xc3\xa9 \"1\""));
+    assert_false(entry_can_name("origin/group/caf\xe9"));
+    assert_false(entry_can_name("origin/\xc0\xaf"));
+}
+
 static void a_copy_stands_on_its_own(void **state)
 {
     struct entry e = sample(), first, second;
@@ -192,6 +200,7 @@ int main(void)
         cmocka_unit_test(garbage_is_corrupt),
         cmocka_unit_test(every_cut_of_a_record_is_corrupt),
         cmocka_unit_test(a_full_buffer_is_told),
+        cmocka_unit_test(only_what_is_utf8_can_be_named),
         cmocka_unit_test(a_copy_stands_on_its_own),
     };
 

@@ -396,6 +396,44 @@ static void tips_that_nobody_asked_for_become_cruft_and_go(void **state)
     is_sound(f);
 }
 
+static void remove_bitmap(const struct fixture *f)
+{
+    char *bitmap = pack_file(f, ".bitmap");
+
+    assert_int_equal(unlink(bitmap), 0);
+    free(bitmap);
+}
+
+/* It may be cruft of long ago that was asked for again, and is told to upstream as what is here
+ * until it is no tip any more. */
+static void what_a_tip_reaches_does_not_go_together_with_it(void **state)
+{
+    struct fixture *f = *state;
+
+    make_old(f);
+    make_side_branch();
+    fill(f, "side\n^main\n", true, "side");
+    fill(f, "v1\n^main\n", true, "v1");
+    set_tip_time(f, "side", started_s - 2 * TTL_S);
+    keep_up_at(f, 0);
+    assert_int_equal(count_files(f, "objects/pack", ".mtimes"), 1);
+    clone_is_right(f, "side"); /* a tip again */
+    remove_bitmap(f);
+    keep_up_at(f, 0);
+    assert_int_equal(count_tips(f), 3);
+    set_tip_time(f, "main", started_s + 5 * TTL_S);
+    set_tip_time(f, "v1", started_s + 5 * TTL_S);
+    while (count_tips(f) == 3) {
+        assert_true(needs_at(f, 2 * TTL_S));
+        keep_up_at(f, 2 * TTL_S);
+        assert_true(has(f, "side"));
+    }
+    assert_false(needs_at(f, 2 * TTL_S));
+    keep_up_at(f, 4 * TTL_S);
+    assert_false(has(f, "side"));
+    is_sound(f);
+}
+
 static void what_is_asked_for_stays(void **state)
 {
     struct fixture *f = *state;
@@ -604,6 +642,7 @@ int main(void)
         TEST(who_began_before_keeps_the_packs_that_it_saw),
         TEST(questions_are_answered_all_the_while),
         TEST(tips_that_nobody_asked_for_become_cruft_and_go),
+        TEST(what_a_tip_reaches_does_not_go_together_with_it),
         TEST(what_is_asked_for_stays),
         TEST(a_tip_that_was_asked_for_later_than_what_reaches_it_stays),
         TEST(the_last_tips_stay_however_old_they_are),
