@@ -543,7 +543,10 @@ static int on_idle(void *ctx, struct err *err)
  * keep it. */
 static void distrust(const struct fill *f, struct mirror *m, const struct err *why)
 {
-    if (fetch_request_is_closed(&f->req))
+    /* A machine without memory ends git by a signal; git says so of its children. */
+    bool killed = why->kind == ERR_TIMEOUT || strstr(why->text, " signal ") != NULL;
+
+    if (fetch_request_is_closed(&f->req) && !killed)
         mirror_drop_damaged(m, why);
     else
         mirror_doubt(m);

@@ -1,7 +1,9 @@
 /* The program's commands; what they are made of is elsewhere. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "proxy/cli.h"
 #include "proxy/command_line.h"
@@ -109,10 +111,24 @@ const struct command commands[] = {
     {.name = NULL},
 };
 
+/* A program that is started without them must not find its data files under these numbers. */
+static void have_standard_streams(void)
+{
+    int fd;
+
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
     struct command_line line;
     int rc;
+
+    have_standard_streams();
 
     rc = command_line_parse(argc, argv, &line);
     if (rc < 0)

@@ -174,12 +174,22 @@ static bool remove_files(struct mirror *m)
     return was_there;
 }
 
-/* The caller's handle is the last one: nobody uses the files. */
+/* One that is to go does so when nobody reads or writes its files; handles alone don't hold it, or
+ * on a busy server it would never go. */
 static void remove_doomed(struct mirror *m)
 {
+    bool idle;
+
+    lock_take(&m->all->lock);
+    idle = m->doomed && m->users == NULL && !m->writing;
+    m->writing |= idle;
+    lock_drop(&m->all->lock);
+    if (!idle)
+        return;
     remove_files(m);
     lock_take(&m->all->lock);
-    m->doomed = false;
+    m->doomed = m->writing = false;
+    pthread_cond_broadcast(&m->all->done);
     lock_drop(&m->all->lock);
 }
 
@@ -194,6 +204,7 @@ static bool remove_unused(void *ctx, const char *path, bool force)
     used = m->refs > 1;
     m->doomed |= !used || force;
     lock_drop(&m->all->lock);
+    remove_doomed(m);
     mirror_unref(&m);
     return !used || force;
 }
@@ -208,12 +219,6 @@ void mirror_unref(struct mirror **mp)
         return;
     all = m->all;
     lock_take(&all->lock);
-    if (m->refs == 1 && m->doomed) {
-        /* Who comes meanwhile sees that it is doomed. */
-        lock_drop(&all->lock);
-        remove_doomed(m);
-        lock_take(&all->lock);
-    }
     unref_locked(m);
     lock_drop(&all->lock);
 }
@@ -292,6 +297,7 @@ void mirror_write_end(struct mirror *m)
     m->writing = false;
     pthread_cond_broadcast(&m->all->done);
     lock_drop(&m->all->lock);
+    remove_doomed(m);
 }
 
 void mirror_use_begin(struct mirror *m, struct mirror_use *use)
@@ -314,6 +320,8 @@ void mirror_use_end(struct mirror *m, struct mirror_use *use)
     lock_drop(&m->all->lock);
     if (sweep)
         mirror_write_end(m);
+    else
+        remove_doomed(m);
 }
 
 bool mirror_users_are_new(struct mirror *m)

@@ -239,7 +239,7 @@ static void date_packs(struct upkeep *u)
         mirror_date_pack(u->mirror, &u->before.packs[i], u->options->now_s);
 }
 
-/* Room for what git writes: all, or what is behind the biggest pack. */
+/* Room for what git writes: all, or what is behind a pack so big that a geometric run leaves it. */
 static int claim_room(struct upkeep *u, struct err *err)
 {
     uint64_t biggest = 0, all = pack_list_bytes(&u->before);
@@ -247,7 +247,9 @@ static int claim_room(struct upkeep *u, struct err *err)
     for (size_t i = 0; i < u->before.count; i++)
         biggest = u->before.packs[i].size > biggest ? u->before.packs[i].size : biggest;
     u->claim = mirror_claim_new(u->mirror, "upkeep");
-    return mirror_claim_grow(u->claim, u->full ? all : all - biggest, err);
+    if (!u->full && biggest >= 2 * (all - biggest))
+        all -= biggest;
+    return mirror_claim_grow(u->claim, all, err);
 }
 
 static int repack(struct upkeep *u, struct err *err)
