@@ -97,6 +97,29 @@ static int make_view(struct mirror *m, const struct oid_list *tags, const struct
     return rc;
 }
 
+static int start(struct mirror *m, const struct fetch_request *req, const char *repo,
+                 const struct bytes *body, struct process **out, struct err *err)
+{
+    /* For all of it, what lies deltified is sent as it lies.  To look for more deltas, for what
+     * came in small packs since, takes a third of the time and saves next to nothing. */
+    const char *window = fetch_request_is_closed(req) ? "pack.window=0" : "pack.window=10";
+    /* Which objects a client may have was decided before; here everything is allowed. */
+    const char *const args[] = {"-c",          "uploadpack.allowFilter=true",
+                                "-c",          "uploadpack.allowAnySHA1InWant=true",
+                                "-c",          window,
+                                "upload-pack", "--stateless-rpc",
+                                "--strict",    repo,
+                                NULL};
+    const struct process_spec spec = {
+        .args = args,
+        .protocol = req->version == 2 ? "version=2" : NULL,
+        .input = body->data,
+        .input_len = body->len,
+    };
+
+    return process_start(m->all->processes, &spec, out, err);
+}
+
 int mirror_upload_pack(struct mirror *m, const struct fetch_request *req,
                        const struct oid_list *tags, const struct oid_list *targets,
                        mirror_output_fn *fn, mirror_idle_fn *idle_fn, int idle_ms, void *ctx,
@@ -105,28 +128,17 @@ int mirror_upload_pack(struct mirror *m, const struct fetch_request *req,
     struct process *p = NULL;
     struct mirror_use use;
     struct bytes body;
-    char *view;
-    int rc = make_view(m, tags, targets, &view, err);
-    /* Which objects a client may have was decided before; here everything is allowed. */
-    const char *const args[] = {"-c",          "uploadpack.allowFilter=true",
-                                "-c",          "uploadpack.allowAnySHA1InWant=true",
-                                "upload-pack", "--stateless-rpc",
-                                "--strict",    view != NULL ? view : m->path,
-                                NULL};
+    char *view = NULL;
+    int rc;
 
     mirror_use_begin(m, &use);
     mirror_want(m, &req->wants, time(NULL));
     mirror_touch(m);
     bytes_init(&body, SIZE_MAX / 2);
     fetch_request_write(req, &body);
+    rc = make_view(m, tags, targets, &view, err);
     if (rc == 0)
-        rc =
-            process_start(m->all->processes,
-                          &(struct process_spec){.args = args,
-                                                 .protocol = req->version == 2 ? "version=2" : NULL,
-                                                 .input = body.data,
-                                                 .input_len = body.len},
-                          &p, err);
+        rc = start(m, req, view != NULL ? view : m->path, &body, &p, err);
     if (rc == 0)
         rc = pump(p->out_fd, fn, idle_fn, idle_ms, ctx, err);
     if (rc == 0)

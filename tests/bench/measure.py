@@ -523,8 +523,8 @@ def upload_pack_seconds(mirror, tip):
     body = "".join(f"{len(line) + 5:04x}{line}\n" if line else "0001" for line in lines) + "0000"
     before = os.times()
     done = subprocess.run(
-        ["git", "-c", "safe.directory=*", "-c", "uploadpack.allowAnySHA1InWant=true", "upload-pack",
-         "--stateless-rpc", "--strict", str(mirror)],
+        ["git", "-c", "safe.directory=*", "-c", "uploadpack.allowAnySHA1InWant=true", "-c", "pack.window=0",
+         "upload-pack", "--stateless-rpc", "--strict", str(mirror)],
         input=body.encode(), stdout=subprocess.DEVNULL, env={**os.environ, "GIT_PROTOCOL": "version=2"})
     after = os.times()
     assert done.returncode == 0
