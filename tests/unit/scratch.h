@@ -7,9 +7,11 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -108,6 +110,17 @@ static inline char *pattern(uint64_t from, size_t len)
     for (size_t i = 0; i < len; i++)
         out[i] = byte_at(from + i);
     return out;
+}
+
+/* A disk that fails: writes beyond this size of a file do, for all of the process. */
+static inline void limit_file_size(rlim_t limit)
+{
+    struct rlimit now;
+
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &now), 0);
+    now.rlim_cur = limit;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &now), 0);
 }
 
 /* Run fn(ctx of each) in count threads, all let go at once by the barrier that fn waits at. */

@@ -2,11 +2,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include <cmocka.h>
 
@@ -485,16 +483,6 @@ static void who_joins_a_window_too_late_is_told(void **state)
 }
 
 /* ---- the disk fails ---- */
-
-static void limit_file_size(rlim_t limit)
-{
-    struct rlimit now;
-
-    signal(SIGXFSZ, SIG_IGN);
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &now), 0);
-    now.rlim_cur = limit;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &now), 0);
-}
 
 static void a_disk_that_fills_up_loses_no_byte(void **state)
 {

@@ -9,9 +9,6 @@
 
 #include <cmocka.h>
 
-#include <signal.h>
-#include <sys/resource.h>
-
 #include "cache/compress.h"
 #include "tests/unit/scratch.h"
 
@@ -304,16 +301,6 @@ static void a_wrong_length_is_refused(void **state)
 }
 
 /* ---- the disk fails ---- */
-
-static void limit_file_size(rlim_t limit)
-{
-    struct rlimit now;
-
-    signal(SIGXFSZ, SIG_IGN);
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &now), 0);
-    now.rlim_cur = limit;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &now), 0);
-}
 
 static void a_full_disk_is_told(void **state)
 {
