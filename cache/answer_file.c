@@ -105,6 +105,7 @@ struct reading {
     uint64_t stored_len; /* of the body, or its frame */
     struct digest *digest;
     int to; /* where the body goes, or -1 */
+    const atomic_bool *stop;
     uint64_t offset;
 };
 
@@ -112,6 +113,8 @@ static int take_body(void *ctx, const void *data, size_t len, struct err *err)
 {
     struct reading *r = ctx;
 
+    if (r->stop != NULL && *r->stop)
+        return err_set(err, ERR_CANCELLED, "pannier is shutting down");
     digest_update(r->digest, data, len);
     if (r->to >= 0 && write_at(r->to, data, len, r->offset, err) != 0)
         return -1;
@@ -215,11 +218,12 @@ int answer_file_describe(int fd, struct entry *entry, struct err *err)
     return read_ends(fd, entry, &r, err);
 }
 
-int answer_file_verify(int fd, struct entry *entry, struct err *err)
+int answer_file_verify(int fd, struct entry *entry, const atomic_bool *stop, struct err *err)
 {
     struct reading r;
     int rc = read_ends(fd, entry, &r, err);
 
+    r.stop = stop;
     if (rc == 0)
         rc = check_body(fd, entry, &r, err);
     if (rc != 0)

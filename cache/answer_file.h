@@ -12,6 +12,7 @@
 #ifndef PANNIER_CACHE_ANSWER_FILE_H
 #define PANNIER_CACHE_ANSWER_FILE_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 #include <sys/stat.h>
 
@@ -26,8 +27,8 @@ int answer_file_seal(int fd, uint64_t stored_len, const struct entry *entry,
 
 /* Read record and tail, check them, and read the whole body against its digest.
  * 0: *entry is yours to clear.  -1: ERR_CORRUPT when the file is not what was written, ERR_STORAGE
- * when it can't be read. */
-int answer_file_verify(int fd, struct entry *entry, struct err *err);
+ * when it can't be read, ERR_CANCELLED when *stop (which may be NULL) has become true meanwhile. */
+int answer_file_verify(int fd, struct entry *entry, const atomic_bool *stop, struct err *err);
 
 /* As answer_file_verify(), but the body is not read: for a file that was verified before. */
 int answer_file_describe(int fd, struct entry *entry, struct err *err);

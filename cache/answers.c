@@ -36,6 +36,7 @@ struct answers {
     struct slot *idle_order;
     size_t slot_count, open_count, apart_count;
     atomic_uint_fast64_t damaged, kept;
+    atomic_bool stop;
 };
 
 static char *name_of(const struct key *key)
@@ -263,7 +264,7 @@ int answers_verify(struct answers *all, const char *name, struct err *err)
     if (fd < 0 && errno != ENOENT)
         rc = err_errno(err, ERR_STORAGE, "open %s", name);
     if (fd >= 0) {
-        rc = answer_file_verify(fd, &entry, err);
+        rc = answer_file_verify(fd, &entry, &all->stop, err);
         close(fd);
     }
     entry_clear(&entry);
@@ -302,6 +303,11 @@ void answers_free(struct answers **allp)
     }
     lock_clear(&all->lock);
     free(all);
+}
+
+void answers_stop(struct answers *all)
+{
+    all->stop = true;
 }
 
 /* ---- by key ---- */
@@ -425,7 +431,7 @@ static int check_file(struct answers *all, const struct key *key, int fd,
 
     if (rc == 0 && !entry->packed && !known_good(all, key, identity)) {
         entry_clear(entry);
-        rc = answer_file_verify(fd, entry, err);
+        rc = answer_file_verify(fd, entry, &all->stop, err);
     }
     if (rc == 0 && strcmp(entry->path, name) != 0)
         rc = err_set(err, ERR_CORRUPT, "an answer lies under another one's name");

@@ -42,6 +42,8 @@ enum {
 /* Is the owner of local's answers from here on: removes them when room is needed. */
 struct answers *answers_new(struct folder *folder, struct local *local,
                             enum compression compression);
+/* Whoever reads a file to check it gives up (ERR_CANCELLED), for the end of the program. */
+void answers_stop(struct answers *all);
 void answers_free(struct answers **all); /* nobody may be filling any more */
 
 /* Any thread.  The reference is yours. */

@@ -13,6 +13,16 @@ int cache_open(const char *data, const struct folder_listener *listener,
     return 0;
 }
 
+void cache_stop(struct cache *c)
+{
+    if (c->processes != NULL)
+        processes_kill_all(c->processes);
+    if (c->answers != NULL)
+        answers_stop(c->answers);
+    if (c->mirrors != NULL)
+        mirrors_stop(c->mirrors);
+}
+
 void cache_close(struct cache *c)
 {
     /* The index is written last, and nobody may ask it about its entries any more then. */

@@ -32,6 +32,8 @@ struct cache {
 /* -1: as folder_open() and processes_new(); *out is to be closed nevertheless. */
 int cache_open(const char *data, const struct folder_listener *listener,
                const struct cache_options *options, struct cache *out, struct err *err);
+/* Ends git programs and whoever reads files to check them, at once; nothing of this starts anew. */
+void cache_stop(struct cache *c);
 void cache_close(struct cache *c); /* nobody may be using it any more */
 
 /* ---- is all of it what was written? ---- */

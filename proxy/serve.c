@@ -285,8 +285,7 @@ static void tear_down(struct proxy *p)
 {
     if (p->origins != NULL)
         origins_cancel(p->origins);
-    if (p->cache.processes != NULL)
-        processes_kill_all(p->cache.processes);
+    cache_stop(&p->cache);
     janitor_stop(&p->janitor);
     control_free(&p->control);
     workers_free(&p->queries);

@@ -14,7 +14,7 @@ const char MIRROR_CONFIG[] = "[core]\n\trepositoryformatversion = 0\n\tbare = tr
 const char MIRROR_HEAD[] = "ref: refs/heads/none\n";
 
 /* All that git makes beside its objects ends, like a pack, in a SHA-1 of all before it. */
-static int check_sum(const char *path, const char *name, struct err *err)
+static int check_sum(const struct mirror *m, const char *path, const char *name, struct err *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct digest *d;
@@ -22,13 +22,14 @@ static int check_sum(const char *path, const char *name, struct err *err)
     uint8_t found[SHA1_SIZE], stored[SHA1_SIZE];
     struct stat st;
     off_t left;
+    bool stopped;
 
     if (fd < 0)
         return cannot_look(name, err);
     d = digest_new(HASH_SHA1);
     block = xmalloc(READ_BLOCK);
     left = fstat(fd, &st) == 0 ? st.st_size - SHA1_SIZE : -1;
-    while (left > 0) {
+    while (left > 0 && !m->all->stop) {
         ssize_t n = read(fd, block, left < READ_BLOCK ? (size_t)left : READ_BLOCK);
 
         if (n <= 0)
@@ -37,12 +38,15 @@ static int check_sum(const char *path, const char *name, struct err *err)
             digest_update(d, block, (size_t)n);
         left -= n > 0 ? n : 0;
     }
+    stopped = left > 0;
     digest_final(d, found);
     if (left != 0 || read(fd, stored, sizeof(stored)) != (ssize_t)sizeof(stored))
         left = -1;
     digest_free(d);
     free(block);
     close(fd);
+    if (stopped)
+        return err_set(err, ERR_CANCELLED, "pannier is shutting down");
     return left == 0 && memcmp(found, stored, sizeof(found)) == 0
                ? 0
                : err_set(err, ERR_CORRUPT, "%s is not what was written", name);
@@ -153,7 +157,7 @@ static int check_file(void *ctx, const struct listed_file *file, struct err *err
     else if (file->size != NULL && identity.size != *file->size)
         rc = err_set(err, ERR_CORRUPT, "%s is not what was written", file->name);
     else if (c->anew || !was_verified(c->mirror, file->name, &identity)) {
-        rc = check_sum(path, file->name, err);
+        rc = check_sum(c->mirror, path, file->name, err);
         if (rc == 0)
             remember_verified(c->mirror, file->name, &identity);
         else if (file->optional && access(path, F_OK) != 0 && errno == ENOENT)

@@ -77,6 +77,7 @@ struct mirrors {
     pthread_cond_t done; /* some mirror's writer is, or who checks it */
     struct mirror *by_name;
     atomic_uint_fast64_t damaged;
+    atomic_bool stop;
 };
 
 /* What a user sees when it begins stays on the disk until it ends. */

@@ -65,6 +65,11 @@ void mirrors_free(struct mirrors **allp)
     objects_stop();
 }
 
+void mirrors_stop(struct mirrors *all)
+{
+    all->stop = true;
+}
+
 uint64_t mirrors_damaged(struct mirrors *all)
 {
     return atomic_load(&all->damaged);

@@ -34,6 +34,8 @@ struct mirror;
 /* Is the owner of local's mirrors from here on: removes them when room is needed. */
 struct mirrors *mirrors_new(struct folder *folder, struct processes *processes,
                             struct local *local);
+/* Whoever reads packs to check them gives up (ERR_CANCELLED), for the end of the program. */
+void mirrors_stop(struct mirrors *all);
 void mirrors_free(struct mirrors **all);
 /* Mirrors dropped because they were not what was written. */
 uint64_t mirrors_damaged(struct mirrors *all);

@@ -70,7 +70,7 @@ static enum err_kind verify(const struct fixture *f)
     struct entry entry;
     struct err err = {0};
 
-    if (answer_file_verify(f->fd, &entry, &err) == 0)
+    if (answer_file_verify(f->fd, &entry, NULL, &err) == 0)
         entry_clear(&entry);
     return err.kind;
 }
@@ -83,7 +83,8 @@ static void a_sealed_file_tells_what_it_is(void **state)
     char block[BODY];
 
     for (int whole = 0; whole < 2; whole++) {
-        assert_int_equal((whole ? answer_file_verify : answer_file_describe)(f->fd, &entry, &err),
+        assert_int_equal((whole ? answer_file_verify(f->fd, &entry, NULL, &err)
+                                : answer_file_describe(f->fd, &entry, &err)),
                          0);
         assert_string_equal(entry.url, "https://example.org/r");
         assert_int_equal(entry.size, BODY);
