@@ -954,25 +954,25 @@ static void all_of_it_at_once_holds(void **state)
     free(incoming);
 }
 
+static void who_reads_a_file_to_check_it_ends_with_the_program(void **state)
+{
+    const struct fixture *f = *state;
+    struct key key = key_number(1);
+    char hex[KEY_HEX_SIZE], *name;
+    struct err err;
+
+    make(f, &key, 100000);
+    key_to_hex(&key, hex);
+    name = xasprintf("answers/%.2s/%s", hex, hex);
+    answers_stop(f->answers);
+    assert_int_equal(answers_verify(f->answers, name, &err), -1);
+    assert_int_equal(err.kind, ERR_CANCELLED);
+    assert_int_equal(counts(f).damaged, 0);
+    free(name);
+}
+
 int main(void)
 {
-    static void who_reads_a_file_to_check_it_ends_with_the_program(void **state)
-    {
-        const struct fixture *f = *state;
-        struct key key = key_number(1);
-        char hex[KEY_HEX_SIZE], *name;
-        struct err err;
-
-        make(f, &key, 100000);
-        key_to_hex(&key, hex);
-        name = xasprintf("answers/%.2s/%s", hex, hex);
-        answers_stop(f->answers);
-        assert_int_equal(answers_verify(f->answers, name, &err), -1);
-        assert_int_equal(err.kind, ERR_CANCELLED);
-        assert_int_equal(counts(f).damaged, 0);
-        free(name);
-    }
-
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(of_many_who_ask_at_once_one_leads),
