@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -16,6 +17,8 @@
 
 #include "cache/lock.h"
 #include "protocol/base.h"
+
+enum { LOCK_WAIT_MS = 1000, LOCK_RETRY_MS = 20 };
 
 /* Raised when files of an older pannier could not be read any more. */
 static const char FOLDER_VERSION[] = "pannier data 1\n";
@@ -106,6 +109,18 @@ int write_file(const char *path, const void *data, size_t len, bool durable, str
     return rc;
 }
 
+/* One that was killed may have left a child that is about to become git, and holds the lock until
+ * it has: so this tries for a moment. */
+static int lock_for_us(int fd)
+{
+    uint64_t until = now_ms() + LOCK_WAIT_MS;
+    int rc;
+
+    while ((rc = flock(fd, LOCK_EX | LOCK_NB)) != 0 && errno == EWOULDBLOCK && now_ms() < until)
+        poll(NULL, 0, LOCK_RETRY_MS);
+    return rc;
+}
+
 static int take_ownership(struct folder *f, struct err *err)
 {
     char *path = folder_pathf(f, "lock");
@@ -114,7 +129,7 @@ static int take_ownership(struct folder *f, struct err *err)
     f->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (f->lock_fd < 0)
         rc = err_errno(err, ERR_STORAGE, "open %s", path);
-    else if (flock(f->lock_fd, LOCK_EX | LOCK_NB) != 0)
+    else if (lock_for_us(f->lock_fd) != 0)
         rc = errno == EWOULDBLOCK
                  ? err_set(err, ERR_BUSY,
                            "the data folder %s is in use by another pannier; give this one a "

@@ -21,8 +21,8 @@ ALL = pktline.ls_refs(prefixes=())
 
 @pytest.fixture(scope="session")
 def many(origin):
-    origin.make("public/many", repos.many_refs, count=MANY)
-    return "public/many"
+    origin.make("public/hundred-thousand", repos.many_refs, count=MANY)
+    return "public/hundred-thousand"
 
 
 @pytest.fixture(scope="session")

@@ -30,9 +30,9 @@ def test_listening_is_logged_with_the_address(pannier):
 
 def test_a_disk_that_is_full_makes_it_pass_things_through(start, origin, small_disk, git):
     repo = origin.make("public/medium", repos.big, files=3)
-    # All of the disk is pannier's, so that it is the disk that says no.
-    all_of_it = {"cache": {"local_size": "100%", "min_free": 0}}
-    pannier = start(origin=origin.url, data=small_disk("1m") / "data", config=all_of_it)
+    disk = small_disk("8m")
+    (disk / "ballast").write_bytes(b"x" * (7 << 20))
+    pannier = start(origin=origin.url, data=disk / "data")
     for _ in range(2):
         same_objects(git.clone(pannier.url_of("public/medium"), "--mirror"), repo.path, same_refs=False)
     status, text = pannier.health()
