@@ -55,19 +55,25 @@ typedef int object_sink_fn(void *ctx, const void *data, size_t len, struct err *
 /* Not 0: enough. */
 typedef int object_list_fn(void *ctx, const char *key, const struct object_info *info);
 
-/* Failures: ERR_NOT_FOUND (no such object); ERR_CONFLICT (a condition did not hold); ERR_DENIED
- * (credentials, rights, a wrong clock); ERR_REFUSED (no such bucket, or the driver can't do this:
- * it says what by name); ERR_BUSY (asked to slow down, to the end of the deadline); ERR_TIMEOUT;
- * ERR_UPSTREAM (cannot be reached, or speaks nonsense); ERR_STORAGE (a disk of ours). */
+/* Failures: ERR_NOT_FOUND (no such object); ERR_CONFLICT (a condition did not hold, or what is
+ * being read was overwritten and the rest of its version is gone); ERR_DENIED (credentials, rights,
+ * a wrong clock); ERR_REFUSED (no such bucket, or the driver can't do this: it says what by name);
+ * ERR_BUSY (asked to slow down, to the end of the deadline); ERR_TIMEOUT; ERR_UPSTREAM (cannot be
+ * reached, or speaks nonsense); ERR_STORAGE (a disk of ours); ERR_CORRUPT (what the store has is
+ * visibly damaged); ERR_INPUT (that is no key); or what the source or the sink said. */
 
+/* options NULL: no conditions.  A condition on an object that isn't there does not hold.  *out (may
+ * be NULL) is what is there now. */
 int object_put(struct object_store *s, const char *key, const struct object_source *source,
                const struct object_put_options *options, struct object_info *out, struct err *err);
-/* length UINT64_MAX: to the end.  A range that begins behind the end is ERR_LIMIT.  *info (may be
- * NULL) is filled before the first piece, its size being the whole object's. */
+/* length UINT64_MAX: to the end.  A range that begins at the end or behind it is ERR_LIMIT, but for
+ * offset 0 of an object of no bytes.  *info (may be NULL) is filled before the first piece, its
+ * size being the whole object's. */
 int object_get(struct object_store *s, const char *key, uint64_t offset, uint64_t length,
                struct object_info *info, object_sink_fn *fn, void *ctx, struct err *err);
 int object_head(struct object_store *s, const char *key, struct object_info *out, struct err *err);
-/* In the order of the keys. */
+/* In the order of the keys' bytes.  prefix: what keys begin with, any of its bytes being the last;
+ * "": all.  fn may be called while a connection is held: it collects, and acts afterwards. */
 int object_list(struct object_store *s, const char *prefix, object_list_fn *fn, void *ctx,
                 struct err *err);
 /* What isn't there is fine. */
@@ -84,10 +90,10 @@ void object_store_free(struct object_store **s); /* nobody may be using it any m
 struct object_store_config {
     const char *driver;   /* "s3", "libs3", "file" */
     const char *endpoint; /* http(s)://host[:port]; file: an absolute path */
-    const char *bucket;
-    const char *prefix; /* before every key; NULL or "": none */
-    const char *region; /* NULL: us-east-1 */
-    bool virtual_host;  /* bucket.host/key rather than host/bucket/key */
+    const char *bucket;   /* file: NULL, or a folder below endpoint */
+    const char *prefix;   /* before every key, as it is (end it with '/'); NULL or "": none */
+    const char *region;   /* NULL: us-east-1 */
+    bool virtual_host;    /* bucket.host/key rather than host/bucket/key */
     const char *ca_file;
     /* Where keys come from: these two, or a file of that form that the AWS tools read, or the
      * environment, or the machine's own identity; the first that there is. */
@@ -104,7 +110,8 @@ struct object_store_config {
 int object_store_open(const struct object_store_config *config, struct object_store **out,
                       struct err *err);
 
-/* For a driver: what it brings. */
+/* For a driver: what it brings.  Keys and prefixes are checked before it is called, options, out
+ * and info are never NULL, length is never 0, and conditions come only to who has them. */
 struct object_driver {
     int (*put)(void *self, const char *key, const struct object_source *source,
                const struct object_put_options *options, struct object_info *out, struct err *err);
