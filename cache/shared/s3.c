@@ -183,9 +183,13 @@ enum s3_verdict s3_try(struct s3 *s, const struct s3_ask *ask, struct s3_patienc
     p->tries++;
     rc = send_once(s, ask, &keys, p->deadline_ms, a, &again, err);
     s3_keys_clear(&keys);
+    a->unsure |= rc != 0 || a->reply.status >= 500;
     if (rc != 0) {
         if (err->kind == ERR_UPSTREAM || err->kind == ERR_TIMEOUT)
             err_prefix(err, "%s", s->endpoint);
+        /* The deadline passed while it was asked once more: what it said before says more. */
+        if (err->kind == ERR_TIMEOUT && p->refusal.kind == ERR_BUSY)
+            *err = p->refusal;
         return again ? S3_AGAIN : S3_FAILED;
     }
     if (a->reply.status >= 200 && a->reply.status < 300) {
@@ -193,6 +197,7 @@ enum s3_verdict s3_try(struct s3 *s, const struct s3_ask *ask, struct s3_patienc
         return S3_DONE;
     }
     verdict = s3_judge(s, ask, a, err);
+    p->refusal = *err;
     /* Keys that were good may have expired, or been changed in their file. */
     if (verdict == S3_FAILED && err->kind == ERR_DENIED && !p->distrusted &&
         (strcmp(a->code, "ExpiredToken") == 0 || strcmp(a->code, "InvalidToken") == 0 ||
@@ -254,7 +259,6 @@ int s3_ask(struct s3 *s, struct s3_ask *ask, struct s3_answer *a, struct err *er
 
         if (verdict == S3_DONE)
             return 0;
-        a->unsure |= a->reply.status == 0 || a->reply.status >= 500;
         if (verdict == S3_FAILED || !s3_patience_wait(&patience, &a->reply))
             return -1;
     }

@@ -69,7 +69,8 @@ enum s3_verdict { S3_DONE, S3_AGAIN, S3_FAILED };
 struct s3_patience {
     uint64_t deadline_ms; /* of now_ms() */
     unsigned tries;
-    bool distrusted; /* the keys, once */
+    bool distrusted;    /* the keys, once */
+    struct err refusal; /* the last one */
     const atomic_bool *stop;
 };
 void s3_patience_init(struct s3_patience *p, const struct s3 *s, const atomic_bool *stop);

@@ -256,17 +256,40 @@ static int take_completed(void *ctx, const char *path, const char *text)
 }
 
 /* A Complete may fail in the body of a 200, as its head goes out before the work is done. */
-static int read_completed(struct put *p, const struct s3_ask *ask, struct s3_answer *a,
-                          struct completed *c, struct err *err)
+static enum s3_verdict read_completed(struct put *p, const struct s3_ask *ask, struct s3_answer *a,
+                                      struct completed *c, struct err *err)
 {
+    *c = (struct completed){.etag = ""};
     if (s3_xml_walk(a->reply.body.data != NULL ? a->reply.body.data : "", a->reply.body.len,
-                    take_completed, c, err) != 0)
-        return err_prefix(err, "%s", p->s->endpoint);
+                    take_completed, c, err) != 0) {
+        err_prefix(err, "%s", p->s->endpoint);
+        return S3_FAILED;
+    }
     if (c->code[0] == '\0' && c->etag[0] != '\0')
-        return 0;
+        return S3_DONE;
     a->reply.status = 500;
-    s3_judge(p->s, ask, a, err);
-    return -1;
+    return s3_judge(p->s, ask, a, err);
+}
+
+static int ask_to_complete(struct put *p, struct s3_ask *ask, struct s3_answer *a,
+                           struct completed *c, struct err *err)
+{
+    struct s3_patience patience;
+
+    s3_patience_init(&patience, p->s, NULL);
+    for (;;) {
+        enum s3_verdict verdict;
+
+        if (s3_ask(p->s, ask, a, err) != 0)
+            return -1;
+        verdict = read_completed(p, ask, a, c, err);
+        if (verdict == S3_DONE)
+            return 0;
+        a->unsure = true;
+        patience.tries++;
+        if (verdict == S3_FAILED || !s3_patience_wait(&patience, &a->reply))
+            return -1;
+    }
 }
 
 static char *list_parts(const struct upload *u, size_t *len)
@@ -309,7 +332,7 @@ static int complete_upload(struct upload *u, uint64_t size, struct object_info *
 {
     struct put *p = u->put;
     struct s3_ask ask = {.method = "POST", .key = p->key, .body.fd = -1};
-    struct completed c = {.etag = ""};
+    struct completed c;
     struct s3_answer a;
     size_t len;
     char *list;
@@ -323,11 +346,7 @@ static int complete_upload(struct upload *u, uint64_t size, struct object_info *
     s3_ask_query(&ask, "uploadId", u->id);
     add_condition(p, &ask);
     s3_answer_init(&a);
-    rc = s3_ask(p->s, &ask, &a, err);
-    if (rc == 0) {
-        rc = read_completed(p, &ask, &a, &c, err);
-        a.unsure |= rc != 0;
-    }
+    rc = ask_to_complete(p, &ask, &a, &c, err);
     if (rc == 0) {
         *out = (struct object_info){.size = size, .modified = a.reply.date};
         memcpy(out->etag, c.etag, sizeof(c.etag));
