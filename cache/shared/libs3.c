@@ -244,6 +244,15 @@ static S3Status take_data(int len, const char *data, void *ctx)
     return S3StatusOK;
 }
 
+/* The library reads a list's times, which are UTC, as local ones. */
+static int64_t mend_time(int64_t read)
+{
+    time_t t = (time_t)read;
+    struct tm parts;
+
+    return localtime_r(&t, &parts) != NULL ? timegm(&parts) : read;
+}
+
 static S3Status take_listed(int truncated, const char *next, int count,
                             const S3ListBucketContent *contents, int common_count,
                             const char **common, void *ctx)
@@ -259,8 +268,8 @@ static S3Status take_listed(int truncated, const char *next, int count,
         struct listed *at = &c->page[c->page_count++];
 
         at->key = xstrdup(contents[i].key);
-        at->info =
-            (struct object_info){.size = contents[i].size, .modified = contents[i].lastModified};
+        at->info = (struct object_info){.size = contents[i].size,
+                                        .modified = mend_time(contents[i].lastModified)};
         copy_etag(at->info.etag, contents[i].eTag != NULL ? contents[i].eTag : "");
     }
     return S3StatusOK;
