@@ -20,6 +20,7 @@
     X(PROCESSES, "the slots for git programs")                                                     \
     X(LOCAL, "the table of entries, and who reads the index")                                      \
     X(FOLDER, "the data folder's health")                                                          \
+    X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
     X(LOG, "the queue of log lines")
 
 #endif

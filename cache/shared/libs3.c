@@ -356,6 +356,18 @@ static void wait_for_news(S3RequestContext *context)
     select(last + 1, &in, &out, &bad, &limit);
 }
 
+static pthread_once_t initialised = PTHREAD_ONCE_INIT;
+static S3Status initialised_how;
+/* It dates a request by gmtime(), whose result is one for all threads. */
+static struct lock making_request;
+
+/* Its state is global, and its own counting of who uses it knows no threads: it stays for good. */
+static void initialise(void)
+{
+    lock_init(&making_request, LOCK_LIBS3);
+    initialised_how = S3_initialize("pannier", S3_INIT_ALL, S3_DEFAULT_HOSTNAME);
+}
+
 /* Once.  c->status says how it went. */
 static void run(struct call *c, start_fn *start)
 {
@@ -367,7 +379,9 @@ static void run(struct call *c, start_fn *start)
         return;
     c->moved_ms = now_ms();
     c->status = S3StatusInternalError;
-    start(c, context);
+    lock_take(&making_request);
+    start(c, context); /* nothing is sent yet */
+    lock_drop(&making_request);
     while (S3_runonce_request_context(context, &running) == S3StatusOK && running > 0 &&
            now_ms() - c->moved_ms < c->s->stall_ms)
         wait_for_news(context);
@@ -584,15 +598,6 @@ static int libs3_remove(void *self, const char *key, struct err *err)
 }
 
 /* ---- the store ---- */
-
-static pthread_once_t initialised = PTHREAD_ONCE_INIT;
-static S3Status initialised_how;
-
-/* Its state is global, and its own counting of who uses it knows no threads: it stays for good. */
-static void initialise(void)
-{
-    initialised_how = S3_initialize("pannier", S3_INIT_ALL, S3_DEFAULT_HOSTNAME);
-}
 
 static void libs3_free(void *self)
 {
