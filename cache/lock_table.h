@@ -23,6 +23,7 @@
     X(S3_TRANSFER, "the parts or ranges of one object under way")                                  \
     X(S3_CONNECTIONS, "idle connections to an S3 endpoint")                                        \
     X(FOLDER, "the data folder's health")                                                          \
+    X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
     X(LOG, "the queue of log lines")
 
 #endif

@@ -244,6 +244,15 @@ static S3Status take_data(int len, const char *data, void *ctx)
     return S3StatusOK;
 }
 
+/* The library reads a list's times, which are UTC, as local ones. */
+static int64_t mend_time(int64_t read)
+{
+    time_t t = (time_t)read;
+    struct tm parts;
+
+    return localtime_r(&t, &parts) != NULL ? timegm(&parts) : read;
+}
+
 static S3Status take_listed(int truncated, const char *next, int count,
                             const S3ListBucketContent *contents, int common_count,
                             const char **common, void *ctx)
@@ -259,8 +268,8 @@ static S3Status take_listed(int truncated, const char *next, int count,
         struct listed *at = &c->page[c->page_count++];
 
         at->key = xstrdup(contents[i].key);
-        at->info =
-            (struct object_info){.size = contents[i].size, .modified = contents[i].lastModified};
+        at->info = (struct object_info){.size = contents[i].size,
+                                        .modified = mend_time(contents[i].lastModified)};
         copy_etag(at->info.etag, contents[i].eTag != NULL ? contents[i].eTag : "");
     }
     return S3StatusOK;
@@ -347,6 +356,18 @@ static void wait_for_news(S3RequestContext *context)
     select(last + 1, &in, &out, &bad, &limit);
 }
 
+static pthread_once_t initialised = PTHREAD_ONCE_INIT;
+static S3Status initialised_how;
+/* It dates a request by gmtime(), whose result is one for all threads. */
+static struct lock making_request;
+
+/* Its state is global, and its own counting of who uses it knows no threads: it stays for good. */
+static void initialise(void)
+{
+    lock_init(&making_request, LOCK_LIBS3);
+    initialised_how = S3_initialize("pannier", S3_INIT_ALL, S3_DEFAULT_HOSTNAME);
+}
+
 /* Once.  c->status says how it went. */
 static void run(struct call *c, start_fn *start)
 {
@@ -358,7 +379,9 @@ static void run(struct call *c, start_fn *start)
         return;
     c->moved_ms = now_ms();
     c->status = S3StatusInternalError;
-    start(c, context);
+    lock_take(&making_request);
+    start(c, context); /* nothing is sent yet */
+    lock_drop(&making_request);
     while (S3_runonce_request_context(context, &running) == S3StatusOK && running > 0 &&
            now_ms() - c->moved_ms < c->s->stall_ms)
         wait_for_news(context);
@@ -575,15 +598,6 @@ static int libs3_remove(void *self, const char *key, struct err *err)
 }
 
 /* ---- the store ---- */
-
-static pthread_once_t initialised = PTHREAD_ONCE_INIT;
-static S3Status initialised_how;
-
-/* Its state is global, and its own counting of who uses it knows no threads: it stays for good. */
-static void initialise(void)
-{
-    initialised_how = S3_initialize("pannier", S3_INIT_ALL, S3_DEFAULT_HOSTNAME);
-}
 
 static void libs3_free(void *self)
 {

@@ -150,11 +150,12 @@ struct download {
     atomic_bool stop;
 
     struct lock lock;
-    pthread_cond_t changed;
-    unsigned next;    /* range to be read */
-    unsigned wanted;  /* range that is being handed out */
-    unsigned failing; /* the lowest range that failed; UINT_MAX: none */
-    struct err err;   /* its */
+    pthread_cond_t arrived; /* bytes, or a failure; one waits */
+    pthread_cond_t freed;   /* a slot, or it is over; the others wait */
+    unsigned next;          /* range to be read */
+    unsigned wanted;        /* range that is being handed out */
+    unsigned failing;       /* the lowest range that failed; UINT_MAX: none */
+    struct err err;         /* its */
 
     object_sink_fn *fn;
     void *ctx;
@@ -187,7 +188,7 @@ static int fill_slot(void *ctx, const void *data, size_t len, struct err *err)
     memcpy(f->slot->buf + f->slot->filled, data, len); /* behind what others read */
     lock_take(&f->download->lock);
     f->slot->filled += len;
-    pthread_cond_signal(&f->download->changed);
+    pthread_cond_signal(&f->download->arrived);
     lock_drop(&f->download->lock);
     return 0;
 }
@@ -200,7 +201,7 @@ static struct slot *take_slot(struct download *d, unsigned *number)
     lock_take(&d->lock);
     while (!atomic_load(&d->stop) && d->next < d->range_count &&
            d->next >= d->wanted + d->slot_count)
-        lock_wait(&d->lock, &d->changed);
+        lock_wait(&d->lock, &d->freed);
     if (!atomic_load(&d->stop) && d->next < d->range_count) {
         *number = d->next++;
         slot = &d->slots[*number % d->slot_count];
@@ -240,7 +241,8 @@ static void *read_ranges(void *ctx)
             d->err = err;
         }
         d->next = d->range_count; /* nobody comes so far */
-        pthread_cond_broadcast(&d->changed);
+        pthread_cond_signal(&d->arrived);
+        pthread_cond_broadcast(&d->freed);
         lock_drop(&d->lock);
     }
     return NULL;
@@ -288,7 +290,7 @@ static int await(struct download *d, unsigned number, size_t had, size_t *have, 
 
     lock_take(&d->lock);
     while (!(got = slot->number == number && slot->filled > had) && d->failing > number)
-        lock_wait(&d->lock, &d->changed);
+        lock_wait(&d->lock, &d->arrived);
     if (got)
         *have = slot->filled;
     else
@@ -315,7 +317,7 @@ static void want(struct download *d, unsigned number)
 {
     lock_take(&d->lock);
     d->wanted = number;
-    pthread_cond_broadcast(&d->changed);
+    pthread_cond_broadcast(&d->freed);
     lock_drop(&d->lock);
 }
 
@@ -323,13 +325,14 @@ static void finish(struct download *d)
 {
     lock_take(&d->lock);
     atomic_store(&d->stop, true);
-    pthread_cond_broadcast(&d->changed);
+    pthread_cond_broadcast(&d->freed);
     lock_drop(&d->lock);
     for (unsigned i = 0; i < d->thread_count; i++)
         must(pthread_join(d->threads[i], NULL) == 0);
     for (unsigned i = 0; i < d->slot_count; i++)
         free(d->slots[i].buf);
-    pthread_cond_destroy(&d->changed);
+    pthread_cond_destroy(&d->freed);
+    pthread_cond_destroy(&d->arrived);
     lock_clear(&d->lock);
 }
 
@@ -373,7 +376,8 @@ int s3_get(void *self, const char *key, uint64_t offset, uint64_t length, struct
     int rc;
 
     lock_init(&d.lock, LOCK_S3_TRANSFER);
-    lock_cond_init(&d.changed);
+    lock_cond_init(&d.arrived);
+    lock_cond_init(&d.freed);
     rc = read_range(&first, err);
     for (unsigned number = 1; rc == 0 && number < d.range_count; number++) {
         want(&d, number);
