@@ -12,6 +12,7 @@ As a command it runs another one with PANNIER_TEST_S3 set, as unit tests and ben
 """
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -209,6 +210,8 @@ class Rgw:
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
+    # A timeout(1) around it must not leave the daemons behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rgw = Rgw()
     try:
         return subprocess.run(sys.argv[1:], env=dict(os.environ, PANNIER_TEST_S3=rgw.words)).returncode
