@@ -48,6 +48,7 @@ const char *err_kind_name(enum err_kind kind)
     case ERR_STORAGE: return "storage";
     case ERR_CORRUPT: return "corrupt";
     case ERR_PROCESS: return "process";
+    case ERR_CONFLICT: return "conflict";
     case ERR_CANCELLED: return "cancelled";
     }
     return "unknown";

@@ -15,6 +15,7 @@ enum err_kind {
     ERR_LIMIT,     /* what the client sent is over a limit */
     ERR_REFUSED,   /* a host or a thing that is not to be had here */
     ERR_NOT_FOUND, /* not here; absence is not damage */
+    ERR_CONFLICT,  /* somebody else was first */
     ERR_DENIED,    /* upstream said no to this credential */
     ERR_UPSTREAM,  /* upstream could not be reached, or spoke nonsense */
     ERR_TIMEOUT,   /* a deadline passed */
