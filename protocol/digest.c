@@ -1,6 +1,8 @@
 #include "protocol/digest.h"
 
+#include <limits.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
@@ -71,6 +73,14 @@ void key_hmac(const struct key *secret, const void *data, size_t len, struct key
 {
     must(HMAC(EVP_sha256(), secret->raw, (int)sizeof(secret->raw), data, len, out->raw, NULL) !=
          NULL);
+}
+
+void key_hmac_text(const char *secret, const void *data, size_t len, struct key *out)
+{
+    size_t size = strlen(secret);
+
+    must(size <= INT_MAX);
+    must(HMAC(EVP_sha256(), secret, (int)size, data, len, out->raw, NULL) != NULL);
 }
 
 bool key_equal(const struct key *a, const struct key *b)

@@ -35,6 +35,8 @@ enum { KEY_HEX_SIZE = 2 * SHA256_SIZE + 1 };
 void key_of(const void *data, size_t len, struct key *out);
 /* HMAC-SHA-256 of data under secret: for fingerprints that must not be guessable. */
 void key_hmac(const struct key *secret, const void *data, size_t len, struct key *out);
+/* The same under a secret that is text of any length, as others choose theirs. */
+void key_hmac_text(const char *secret, const void *data, size_t len, struct key *out);
 bool key_equal(const struct key *a, const struct key *b);
 /* Lower-case hex, NUL-terminated. */
 void key_to_hex(const struct key *k, char out[KEY_HEX_SIZE]);

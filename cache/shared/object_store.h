@@ -32,7 +32,7 @@ struct object_store;
 struct object_info {
     uint64_t size;
     int64_t modified;           /* seconds since 1970 */
-    char etag[OBJECT_ETAG_MAX]; /* tells versions apart; opaque */
+    char etag[OBJECT_ETAG_MAX]; /* tells versions apart, if their bytes differ; opaque */
 };
 
 /* What is put.  Either a file, which may be read again, and in parts at once; or a stream. */

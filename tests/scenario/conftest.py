@@ -13,9 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import repos  # noqa: E402
 from support.faulty import Faulty  # noqa: E402
+from support.faulty_s3 import FaultyS3  # noqa: E402
 from support.gitclient import Git  # noqa: E402
 from support.origin import Origin  # noqa: E402
 from support.pannier import Pannier, binary  # noqa: E402
+from support.rgw import Rgw  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +62,22 @@ def private(origin, own):
 def upstream(origin):
     """A lying upstream in front of the origin."""
     faulty = Faulty(origin)
+    yield faulty
+    faulty.close()
+
+
+@pytest.fixture(scope="session")
+def rgw():
+    """A real S3 server, started by the first test that wants it."""
+    rgw = Rgw()
+    yield rgw
+    rgw.stop()
+
+
+@pytest.fixture
+def odd_s3(rgw):
+    """A misbehaving S3 server in front of the real one."""
+    faulty = FaultyS3(rgw)
     yield faulty
     faulty.close()
 

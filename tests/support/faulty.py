@@ -317,6 +317,9 @@ class Faulty:
                     if rule[2] is not None:
                         rule[2] -= 1
                     return rule[1]
+        return self.otherwise()
+
+    def otherwise(self):
         return relay if self.origin else reply(404)
 
     def requests(self, kind=None):
