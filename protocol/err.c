@@ -33,6 +33,21 @@ int err_errno(struct err *err, enum err_kind kind, const char *fmt, ...)
     return -1;
 }
 
+int err_prefix(struct err *err, const char *fmt, ...)
+{
+    char old[ERR_TEXT_MAX];
+    va_list ap;
+    size_t len;
+
+    memcpy(old, err->text, sizeof(old));
+    va_start(ap, fmt);
+    vsnprintf(err->text, sizeof(err->text), fmt, ap);
+    va_end(ap);
+    len = strlen(err->text);
+    snprintf(err->text + len, sizeof(err->text) - len, ": %s", old);
+    return -1;
+}
+
 const char *err_kind_name(enum err_kind kind)
 {
     switch (kind) {

@@ -2,7 +2,7 @@
  *
  * A function that can fail takes `struct err *err` last, returns -1 and fills it.  Lower code
  * never logs; whoever decides what happens next logs, once.  On the way up an error keeps its
- * words.  err may never be NULL.
+ * words: add context with err_prefix(), do not replace.  err may never be NULL.
  *
  * Secrets (credentials, Authorization values, URLs with user information) never go into
  * an error's text. */
@@ -40,6 +40,9 @@ int err_set(struct err *err, enum err_kind kind, const char *fmt, ...)
 /* As err_set, with ": " and strerror(errno) behind the sentence. */
 int err_errno(struct err *err, enum err_kind kind, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* Put "<words>: " before the sentence that is there.  Returns -1. */
+int err_prefix(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* One lower-case word per kind ("upstream", "storage", ...), for logs.  Static storage. */
 const char *err_kind_name(enum err_kind kind);
