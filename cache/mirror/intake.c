@@ -6,6 +6,8 @@
 
 #include "cache/mirror/internal.h"
 
+enum { PUBLISH_TRIES = 5 };
+
 struct mirror_intake {
     struct mirror *mirror;
     bool fresh; /* path is in incoming/, to be renamed */
@@ -181,11 +183,19 @@ static int publish_fresh(struct mirror_intake *in, struct err *err)
     const char *path = in->mirror->path; /* others read it meanwhile */
     char *parent = xstrndup(path, (size_t)(strrchr(path, '/') - path));
     struct err ignored;
-    int rc = make_folders(parent, err);
+    bool again = true;
+    int rc = 0;
 
-    free(parent);
-    if (rc == 0 && rename(in->path, path) != 0)
+    /* The parent goes with the last mirror in it, perhaps just now. */
+    for (unsigned i = 0; i < PUBLISH_TRIES && again && rc == 0; i++) {
+        rc = make_folders(parent, err);
+        again = rc == 0 && rename(in->path, path) != 0;
+        if (again && errno != ENOENT)
+            break;
+    }
+    if (rc == 0 && again)
         rc = err_errno(err, ERR_STORAGE, "publish %s", path);
+    free(parent);
     if (rc == 0) {
         in->fresh = false; /* nothing to remove any more */
         sync_parent(path, &ignored);

@@ -164,6 +164,21 @@ static void unref_locked(struct mirror *m)
 
 /* ---- removal ---- */
 
+/* The folders that it was the last one in: "mirrors/<upstream>/<group>", and up. */
+static void remove_empty_parents(const struct mirror *m)
+{
+    size_t root = strlen(m->path) - strlen(m->name) - strlen(".git");
+    char *path = xstrdup(m->path);
+    char *slash;
+
+    while ((slash = strrchr(path, '/')) != NULL && (size_t)(slash - path) >= root) {
+        *slash = '\0';
+        if (rmdir(path) != 0)
+            break;
+    }
+    free(path);
+}
+
 /* Aside first: from the rename on nobody finds it, and a crash in the middle of the removal leaves
  * only what the next start sweeps.  False: there was none. */
 static bool remove_files(struct mirror *m)
@@ -171,8 +186,10 @@ static bool remove_files(struct mirror *m)
     char *away = folder_incoming_path(m->all->folder, ".dropped");
     bool was_there = rename(m->path, away) == 0;
 
-    if (was_there)
+    if (was_there) {
+        remove_empty_parents(m);
         remove_tree(away);
+    }
     free(away);
     mirror_forget(m);
     mirror_doubt(m);

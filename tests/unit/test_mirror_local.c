@@ -179,6 +179,7 @@ static void one_that_is_in_use_stays_when_room_is_needed(void **state)
 static void one_that_is_removed_goes_when_nobody_is_at_it(void **state)
 {
     struct fixture *f = *state;
+    char *mirrors;
     struct mirror_intake *in;
     struct err err;
 
@@ -191,6 +192,9 @@ static void one_that_is_removed_goes_when_nobody_is_at_it(void **state)
     assert_int_equal(err.kind, ERR_BUSY);
     mirror_write_end(f->mirror);
     assert_false(exists(f->path)); /* though there is a handle */
+    mirrors = scratch_path(&f->scratch, "mirrors");
+    assert_int_equal(count_entries(mirrors), 0); /* nor are there empty folders */
+    free(mirrors);
     make_whole(f);
     assert_int_equal(usage().entries[ENTRY_MIRROR], 1);
 }
