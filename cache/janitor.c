@@ -288,6 +288,7 @@ struct janitor *janitor_start(struct cache *c, const struct cache_options *optio
     j->options = *options;
     j->listener = *listener;
     j->verify_step_ms = TICK_MS;
+    j->look_ms = now_ms() + options->maintenance_interval_ms; /* a start is busy enough */
     lock_init(&j->lock, LOCK_JANITOR);
     lock_cond_init(&j->stop_wanted);
     j->workers = workers_new("upkeep", threads, QUEUE_MAX);

@@ -13,6 +13,7 @@
 enum {
     BLOCK_SIZE = 512, /* of st_blocks, whatever the file system's is */
     OPEN_FOLDERS_MAX = 16,
+    CROWDED_PART = 8, /* when others have taken this part of what could be ours */
 };
 
 static uint64_t file_usage(const char *path)
@@ -113,6 +114,16 @@ static uint64_t share_of(const struct share *share, uint64_t all)
     return share->percent > 0 ? all / 100 * share->percent : share->bytes;
 }
 
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
 /* The limits depend on the file system, which others fill, too. */
 void local_measure_limit(struct local *l)
 {
@@ -128,11 +139,11 @@ void local_measure_limit(struct local *l)
         available = (uint64_t)fs.f_bavail * fs.f_frsize;
         min_free = share_of(&l->limits.min_free, all);
         limit = share_of(&l->limits.size, all);
-        l->asked = limit;
+        /* What there would be if nobody else used the file system. */
+        l->asked = least(limit, less(all, min_free));
         /* What is claimed but not written yet still counts as available. */
-        l->crowded = total + available < min_free || total + available - min_free < limit;
-        if (l->crowded)
-            limit = total + available < min_free ? 0 : total + available - min_free;
+        limit = least(limit, less(total + available, min_free));
+        l->crowded = limit < l->asked - l->asked / CROWDED_PART;
     }
     if (limit != l->limit) {
         l->limit = limit;
