@@ -115,9 +115,9 @@ def test_a_disk_that_fails_costs_no_clone_and_one_warning(faulty, load, operatio
         load.run()
         load.alike(missed)
         faulty.wait_mirror(missed)
+        until(lambda: not degraded(faulty), "all parts have been written again")  # the index each second
         assert [line["event"] for line in faulty.warnings()] == [TROUBLE] * told
         assert len(said(faulty, "the disk works again")) == told
-        assert not degraded(faulty)
     since = load.origin.mark()
     load.alike(missed)
     assert len(load.origin.packs(since)) == 1  # the direct one
