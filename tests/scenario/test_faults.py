@@ -133,6 +133,7 @@ def test_a_part_of_the_disk_that_fails_is_told_once(faulty, load, part):
     missed = load.run()
     load.run()
     until(lambda: said(faulty, TROUBLE), "it is told")
+    until(lambda: not faulty.children(), "no git is left that has met the failure and will tell of it later")
     faulty.faults.off()
     load.run()
     for depth in (2, 3):  # its answer may be kept; a mirror comes when something else is asked for again
