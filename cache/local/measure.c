@@ -13,7 +13,8 @@
 enum {
     BLOCK_SIZE = 512, /* of st_blocks, whatever the file system's is */
     OPEN_FOLDERS_MAX = 16,
-    CROWDED_PART = 8, /* when others have taken this part of what could be ours */
+    CROWDED_PART =
+        2, /* when others have this part of what could be ours; also what is open still */
 };
 
 static uint64_t file_usage(const char *path)
