@@ -39,6 +39,9 @@ struct object_info {
 struct object_source {
     int fd;                /* -1: a stream */
     uint64_t offset, size; /* of what is to be put, in the file */
+    /* Stands before the file's bytes in the object; NULL: nothing.  Not with a stream. */
+    const void *head;
+    size_t head_len;
     /* A stream's next bytes, at most len: >0, 0 at the end, -1 with err. */
     ssize_t (*read)(void *ctx, void *buf, size_t len, struct err *err);
     void *ctx;
@@ -83,6 +86,9 @@ int object_remove(struct object_store *s, const char *key, struct err *err);
 bool object_store_has_conditions(const struct object_store *s);
 /* "s3 http://127.0.0.1:7480/bucket", for people; no secrets. */
 const char *object_store_name(const struct object_store *s);
+/* For the end of the program: what is under way ends soon, and whatever is asked from now on ends
+ * at once, by ERR_CANCELLED.  Any thread. */
+void object_store_stop(struct object_store *s);
 void object_store_free(struct object_store **s); /* nobody may be using it any more */
 
 /* ---- drivers ---- */
@@ -120,6 +126,8 @@ struct object_driver {
     int (*head)(void *self, const char *key, struct object_info *out, struct err *err);
     int (*list)(void *self, const char *prefix, object_list_fn *fn, void *ctx, struct err *err);
     int (*remove)(void *self, const char *key, struct err *err);
+    /* NULL: nothing of it takes long; object_store.c refuses what is asked later by itself. */
+    void (*stop)(void *self);
     void (*free)(void *self);
     bool has_conditions;
 };

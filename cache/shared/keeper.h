@@ -1,0 +1,62 @@
+/* Keeps the shared tier within its bounds, and lets large things go here that lie safe there.
+ *
+ *     keeper_tidy()     one round over all that the store has: what is over its ttl goes, then as
+ *                       much as max_size wants, by the same policies as locally; files of mirrors
+ *                       that no manifest has had for an hour; uploads of nobody
+ *     keeper_demote()   entries over a tenth of cache.local_size that nobody asked for since hot_s:
+ *                       gone here, if the store has all of them
+ *
+ * One node at a time tidies: whoever holds `keeper.json` in the store, which names the node and
+ * until when; it is taken over when that is past (where the store knows conditions; where not,
+ * every node tidies).  Who uses what: as far as this node knows (keeper_used(), the local index),
+ * else the time when it was put.
+ *
+ * now_s is an argument; worker threads, one call at a time, but keeper_used(): any thread. */
+#ifndef PANNIER_CACHE_SHARED_KEEPER_H
+#define PANNIER_CACHE_SHARED_KEEPER_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cache/cache.h"
+#include "cache/local/policy.h"
+#include "cache/shared/object_store.h"
+
+struct keeper;
+
+struct keeper_limits {
+    uint64_t max_size; /* bytes that all objects may have; 0: no limit */
+    int64_t ttl_s;     /* unused for so long: gone; 0: never */
+    enum policy_kind policy;
+    int64_t max_age_s; /* for POLICY_SIZE */
+    int64_t hot_s;     /* a large entry stays here for so long after its last use */
+};
+
+struct keeper *keeper_new(struct object_store *store, struct local *local, struct mirrors *mirrors,
+                          const char *node, const struct keeper_limits *limits);
+void keeper_free(struct keeper **k);
+void keeper_configure(struct keeper *k, const struct keeper_limits *limits); /* any thread */
+
+/* An object (its key, without the store's prefix) was read or put by this node. */
+void keeper_used(struct keeper *k, const char *object_key, int64_t now_s);
+
+struct keeper_round {
+    bool held;                       /* false: another node tidies; nothing was done */
+    uint64_t objects, bytes;         /* there now */
+    uint64_t removed, removed_bytes; /* for age or room, manifests with all their files */
+    uint64_t orphans;                /* files of mirrors that no manifest had */
+};
+int keeper_tidy(struct keeper *k, int64_t now_s, const atomic_bool *stop, struct keeper_round *out,
+                struct err *err);
+
+struct keeper_demoted {
+    unsigned entries;
+    uint64_t bytes;
+};
+/* missing(ctx, kind, path), if not NULL, is called for what should go and isn't in the store. */
+int keeper_demote(struct keeper *k, int64_t now_s, const atomic_bool *stop,
+                  void (*missing)(void *ctx, enum entry_kind kind, const char *path), void *ctx,
+                  struct keeper_demoted *out, struct err *err);
+
+#endif

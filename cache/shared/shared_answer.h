@@ -1,0 +1,81 @@
+/* Answers in the object store.
+ *
+ *     answers/<repo_id>/<key>      head | body, or the body as one zstd frame
+ *
+ * The head stands in front, so that one GET is enough and the first byte comes as soon as it can.
+ * It holds magic, version, lengths, the record (entry_write), the SHA-256 of the body and that of
+ * each piece of what lies behind it, and a digest of itself, all little-endian:
+ *
+ *     piece 0 is SHARED_ANSWER_FIRST bytes, so that little has to come before something can be
+ *     handed on; the others end at multiples of SHARED_ANSWER_PIECE
+ *
+ * so a piece is checked before it is handed on, and nobody ever sees a byte that was not put. */
+#ifndef PANNIER_CACHE_SHARED_SHARED_ANSWER_H
+#define PANNIER_CACHE_SHARED_SHARED_ANSWER_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cache/entry.h"
+#include "cache/shared/object_store.h"
+#include "protocol/digest.h"
+#include "protocol/err.h"
+
+enum {
+    SHARED_ANSWER_FIRST = 64 * 1024,
+    SHARED_ANSWER_PIECE = 1024 * 1024,
+};
+
+/* repo_id: hex, as in an entry. */
+void shared_answer_key(const char *repo_id, const struct key *key, char out[OBJECT_KEY_MAX + 1]);
+
+struct shared_answer {
+    struct entry entry;          /* as its record says; tier, path and packed are of no meaning */
+    uint8_t sha256[SHA256_SIZE]; /* of the whole body, entry.size bytes */
+};
+
+/* Put the answer in the file at fd (answer_file.h), which is read whole and checked before a byte
+ * goes out.  0: it is there; *sent is the bytes of the object, or 0 where one with that key was
+ * there already.  -1: as answer_file_verify(), object_put(), or ERR_CANCELLED when *stop (may be
+ * NULL) has become true.  Worker threads. */
+int shared_answer_put(struct object_store *store, const struct key *key, int fd,
+                      const atomic_bool *stop, uint64_t *sent, struct err *err);
+
+struct shared_answer_sink {
+    /* Once, before the first byte.  Borrowed. */
+    int (*begin)(void *ctx, const struct shared_answer *what, struct err *err);
+    /* The body's bytes in their order, unpacked; each piece was checked. */
+    object_sink_fn *data;
+    void *ctx;
+};
+/* 0: data() has had the whole body.  -1: ERR_NOT_FOUND; ERR_CORRUPT, the object is not what was
+ * put (what data() had of it was); or as object_get(), or what the sink said.  Worker threads. */
+int shared_answer_get(struct object_store *store, const char *repo_id, const struct key *key,
+                      const struct shared_answer_sink *sink, struct err *err);
+
+/* ---- the head, for the above and for tests; pure ---- */
+
+struct shared_answer_head {
+    struct shared_answer answer;
+    bool packed;                    /* what lies behind the head is a zstd frame */
+    uint64_t stored_size;           /* bytes behind the head */
+    uint8_t (*pieces)[SHA256_SIZE]; /* of each piece */
+    size_t pieces_count;
+};
+void shared_answer_head_clear(struct shared_answer_head *h);
+size_t shared_answer_pieces(uint64_t stored_size);
+/* Where piece number i begins. */
+uint64_t shared_answer_piece_at(size_t i);
+/* -1: ERR_INPUT, it can't be told (a record that is too long). */
+int shared_answer_head_write(const struct shared_answer_head *h, struct bytes *out,
+                             struct err *err);
+/* How many bytes the head has, once the first SHARED_ANSWER_FIXED are there.  -1: ERR_CORRUPT. */
+enum { SHARED_ANSWER_FIXED = 128 };
+int shared_answer_head_size(const void *data, size_t len, size_t *size, struct err *err);
+/* len: exactly the head.  *out is yours to clear.  -1: ERR_CORRUPT; ERR_REFUSED, another version of
+ * pannier wrote it. */
+int shared_answer_head_read(const void *data, size_t len, struct shared_answer_head *out,
+                            struct err *err);
+
+#endif
