@@ -324,7 +324,7 @@ static void pass_on(struct exchange *x)
     bytes_clear(&body);
 }
 
-static void start_fill(struct exchange *x, const struct fetch *f, struct answer *a, bool kept,
+static void start_fill(const struct fetch *f, struct mirror *m, struct answer *a, bool kept,
                        bool only_upstream)
 {
     struct fill fill = {
@@ -332,8 +332,7 @@ static void start_fill(struct exchange *x, const struct fetch *f, struct answer 
         .kept = kept,
         .key = f->key,
         .url = xasprintf("%s/%s", f->asker.base_url, f->asker.wire_repo),
-        .mirror_upstream = xstrdup(x->path.upstream),
-        .mirror_repo = xstrdup(x->path.repo),
+        .mirror = m != NULL ? mirror_ref(m) : NULL,
         .only_upstream = only_upstream,
     };
 
@@ -363,12 +362,12 @@ static void serve_round(struct exchange *x, struct fetch *f, struct mirror *m)
     if (exchange_follow(x, a, fetch_ready, &why) != 0)
         reply_error(x, &why);
     else
-        start_fill(x, f, a, false, false);
+        start_fill(f, m, a, false, false);
     answer_unref(&a);
 }
 
 /* Join the answer to f's key, or make it. */
-static void serve_keyed(struct exchange *x, struct fetch *f)
+static void serve_keyed(struct exchange *x, struct fetch *f, struct mirror *m)
 {
     struct answers *answers = x->proxy->cache.answers;
     struct answer *a = answers_join(answers, &f->key, &f->leads);
@@ -382,7 +381,7 @@ static void serve_keyed(struct exchange *x, struct fetch *f)
             answers_fail(answers, &f->key, a, &why);
         pass_on(x);
     } else if (f->leads && !found) {
-        start_fill(x, f, a, true, false);
+        start_fill(f, m, a, true, false);
     }
     answer_unref(&a);
 }
@@ -390,7 +389,7 @@ static void serve_keyed(struct exchange *x, struct fetch *f)
 /* Nothing is here that could leak: put the question to upstream itself, which judges.  Who asks the
  * same with the same credential meanwhile may follow.  False: somebody else is in the way, and
  * nothing was done. */
-static bool serve_judged(struct exchange *x, struct fetch *f)
+static bool serve_judged(struct exchange *x, struct fetch *f, struct mirror *m)
 {
     struct answers *answers = x->proxy->cache.answers;
     struct flights *flights = x->proxy->flights;
@@ -412,7 +411,7 @@ static bool serve_judged(struct exchange *x, struct fetch *f)
         }
         pass_on(x);
     } else if (f->leads) {
-        start_fill(x, f, a, true, true);
+        start_fill(f, m, a, true, true);
     }
     answer_unref(&a);
     return may;
@@ -431,7 +430,7 @@ static bool let_upstream_judge(struct exchange *x, struct fetch *f, struct mirro
     flights_enter(flights, &joining);
     if (flights_leads(flights, &leading) ||
         (!answers_have(x->proxy->cache.answers, &f->key) && (m == NULL || !mirror_ready(m))))
-        done = serve_judged(x, f);
+        done = serve_judged(x, f, m);
     flights_leave(flights, &joining);
     return done;
 }
@@ -439,11 +438,11 @@ static bool let_upstream_judge(struct exchange *x, struct fetch *f, struct mirro
 static void serve_kept(struct exchange *x, struct fetch *f, struct mirror *m)
 {
     if (known_visible(f, m))
-        serve_keyed(x, f);
+        serve_keyed(x, f, m);
     else if (let_upstream_judge(x, f, m))
         return;
     else if (ask_visible(f, m))
-        serve_keyed(x, f);
+        serve_keyed(x, f, m);
     else
         pass_on(x);
 }
