@@ -19,6 +19,7 @@
     X(ANSWER, "one answer: its length, state and readers")                                         \
     X(PROCESSES, "the slots for git programs")                                                     \
     X(LOCAL, "the table of entries, and who reads the index")                                      \
+    X(SHARED, "what the shared tier lacks, and its latest round")                                  \
     X(S3_CREDENTIALS, "the keys in use for S3, and who fetches newer ones")                        \
     X(S3_TRANSFER, "the parts or ranges of one object under way")                                  \
     X(S3_CONNECTIONS, "idle connections to an S3 endpoint")                                        \
