@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "cache/lock.h"
+#include "cache/shared/shared.h"
 #include "protocol/base.h"
 #include "protocol/fetch_request.h"
 #include "protocol/inflate.h"
@@ -13,6 +14,7 @@
 #include "proxy/access.h"
 #include "proxy/fill.h"
 #include "proxy/flights.h"
+#include "proxy/mirroring.h"
 #include "proxy/refs.h"
 #include "proxy/relay.h"
 
@@ -239,6 +241,7 @@ static void describe_result(const struct fetch *f, enum answer_source source, co
         const char *result, *cache_status;
     } words[] = {
         {SOURCE_LOCAL, "hit, local", "pannier; hit; detail=local"},
+        {SOURCE_SHARED, "hit, shared", "pannier; hit; detail=shared"},
         {SOURCE_MIRROR, "miss, mirror", "pannier; fwd=miss; detail=mirror"},
         {SOURCE_REFRESH, "miss, refresh", "pannier; fwd=miss; detail=refresh"},
         {SOURCE_UPSTREAM, "miss, upstream", "pannier; fwd=miss; detail=upstream"},
@@ -354,6 +357,7 @@ static void serve_round(struct exchange *x, struct fetch *f, struct mirror *m)
 
     /* Mirrors have no names, so `deepen-not` is upstream's. */
     if (m == NULL || f->req.deepen_not_count > 0 || !mirror_ready(m) || !known_visible(f, m)) {
+        mirroring_want(&f->asker, m);
         pass_on(x);
         return;
     }
@@ -417,6 +421,18 @@ static bool serve_judged(struct exchange *x, struct fetch *f, struct mirror *m)
     return may;
 }
 
+/* Is anything here, or in the shared tier, that an answer could be made of? */
+static bool could_leak(const struct exchange *x, const struct fetch *f, struct mirror *m)
+{
+    struct shared *shared = x->proxy->cache.shared;
+    char repo_id[KEY_HEX_SIZE];
+
+    if (answers_have(x->proxy->cache.answers, &f->key) || (m != NULL && mirror_ready(m)))
+        return true;
+    key_to_hex(&f->asker.repo_id, repo_id);
+    return shared != NULL && shared_can_answer(shared, repo_id, &f->key);
+}
+
 /* True when x is answered or follows whoever asked upstream with the same credential. */
 static bool let_upstream_judge(struct exchange *x, struct fetch *f, struct mirror *m)
 {
@@ -428,8 +444,7 @@ static bool let_upstream_judge(struct exchange *x, struct fetch *f, struct mirro
     shared_key(f, TO_LEAD, &leading);
     /* One at a time, so that the second finds the first leading. */
     flights_enter(flights, &joining);
-    if (flights_leads(flights, &leading) ||
-        (!answers_have(x->proxy->cache.answers, &f->key) && (m == NULL || !mirror_ready(m))))
+    if (flights_leads(flights, &leading) || !could_leak(x, f, m))
         done = serve_judged(x, f, m);
     flights_leave(flights, &joining);
     return done;

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "cache/lock.h"
+#include "cache/shared/shared.h"
 #include "protocol/base.h"
 #include "proxy/flights.h"
 #include "proxy/log.h"
@@ -53,7 +54,8 @@ static void describe(const struct fill *f, struct entry *e)
     };
 }
 
-static void succeed(struct fill *f, const struct stream *s)
+/* objects: in its pack. */
+static void succeed(struct fill *f, uint32_t objects)
 {
     struct answers *answers = f->asker.proxy->cache.answers;
     struct entry entry;
@@ -63,7 +65,7 @@ static void succeed(struct fill *f, const struct stream *s)
         return;
     }
     describe(f, &entry);
-    entry.objects = fetch_response_objects(s->watch);
+    entry.objects = objects;
     answers_keep(answers, &f->key, f->answer, &entry);
     entry_clear(&entry);
 }
@@ -94,7 +96,7 @@ static void conclude(struct fill *f, struct stream *s)
         if (answer_source(f->answer) == SOURCE_UPSTREAM)
             decisions_grant(f->asker.proxy->decisions, &f->asker.subject, now_ms(),
                             f->asker.upstream->access_ttl_ms, &f->req.wants);
-        succeed(f, s);
+        succeed(f, fetch_response_objects(s->watch));
         return;
     }
     refusal = stream_refused(s);
@@ -260,6 +262,91 @@ static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
     return rc == 0;
 }
 
+/* ---- out of the shared tier ---- */
+
+struct delivery {
+    struct fill *fill;
+    struct stream *stream;
+    uint32_t objects;
+};
+
+static int on_delivery(void *ctx, const struct shared_answer *what, struct err *err)
+{
+    struct delivery *d = ctx;
+
+    (void)err;
+    d->objects = what->entry.objects;
+    answer_set_source(d->fill->answer, SOURCE_SHARED);
+    answer_set_digest(d->fill->answer, what->sha256);
+    stream_begin_kept(d->stream, what->entry.note_offset);
+    return 0;
+}
+
+static int on_delivered(void *ctx, const void *data, size_t len, struct err *err)
+{
+    const struct delivery *d = ctx;
+
+    return stream_feed_kept(d->stream, data, len, err);
+}
+
+/* True when the answer is settled, well or badly; false: try the next source. */
+static bool try_shared(struct fill *f, struct stream *s)
+{
+    struct shared *shared = f->asker.proxy->cache.shared;
+    struct delivery d = {f, s, 0};
+    const struct shared_answer_sink sink = {on_delivery, on_delivered, &d};
+    char repo_id[KEY_HEX_SIZE];
+    struct err why;
+    int rc;
+
+    if (shared == NULL || !f->kept)
+        return false;
+    key_to_hex(&f->asker.repo_id, repo_id);
+    rc = shared_get_answer(shared, repo_id, &f->key, &sink, &why);
+    if (rc == 0)
+        rc = stream_finish_kept(s, &why);
+    if (rc == 0) {
+        mirroring_consider(&f->asker, f->mirror, &f->req, is_closed(f) ? f->answer : NULL);
+        succeed(f, d.objects);
+        return true;
+    }
+    if (stream_restart(s)) {
+        answer_set_digest(f->answer, NULL);
+        return false;
+    }
+    log_line(LOG_WARN, "the shared tier broke off", "repository", LOG_STR, f->asker.name, "reason",
+             LOG_STR, why.text, NULL);
+    stream_break(s, &why);
+    give_up(f, &why);
+    return true;
+}
+
+/* What waits for a mirror out of the shared tier must hear something meanwhile. */
+static int on_restoring(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+    const struct output *o = ctx;
+
+    (void)done;
+    (void)total;
+    return is_wanted(o->fill, err) != 0 ? -1 : stream_idle(o->stream, err);
+}
+
+/* The mirror is there, now at least. */
+static bool have_mirror(struct fill *f, struct stream *s)
+{
+    struct output output = {f, s};
+
+    if (f->mirror == NULL || mirror_ready(f->mirror))
+        return f->mirror != NULL;
+    if (!mirroring_may_restore(&f->asker) || !wait_for_writer(f->mirror, s))
+        return false;
+    mirroring_restore(&f->asker, f->mirror, on_restoring, &output);
+    mirror_write_end(f->mirror);
+    return mirror_ready(f->mirror);
+}
+
+/* ---- from upstream ---- */
+
 static void from_upstream(struct fill *f, struct stream *s)
 {
     struct pull p = {.asker = &f->asker, .wanted = is_wanted, .ctx = f, .stream = s};
@@ -285,7 +372,7 @@ static bool try_mirror(struct fill *f, struct stream *s)
 {
     bool pulled = false;
 
-    if (f->mirror == NULL || !mirror_ready(f->mirror) || !bring_forward(f, s, &pulled))
+    if (!have_mirror(f, s) || !bring_forward(f, s, &pulled))
         return false;
     answer_set_source(f->answer, pulled ? SOURCE_REFRESH : SOURCE_MIRROR);
     return from_mirror(f, s);
@@ -312,7 +399,7 @@ static void run(void *ctx)
 
     answers_begin(f->asker.proxy->cache.answers, f->kept ? &f->key : NULL, f->answer);
     stream_init(&s, f->answer, &f->req);
-    if (f->only_upstream || !try_mirror(f, &s))
+    if (f->only_upstream || (!try_shared(f, &s) && !try_mirror(f, &s)))
         from_upstream(f, &s);
     stream_clear(&s);
     fill_free(f);

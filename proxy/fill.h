@@ -1,8 +1,11 @@
 /* Making an answer: the slow part of a fetch, in a worker, for everyone who follows.
  *
+ *     the shared tier has it ..... hand it on, keep it here ...... SOURCE_SHARED
  *     mirror has all the wants ... `git upload-pack` on it ....... SOURCE_MIRROR
  *     mirror lacks some .......... fetch the difference, then so . SOURCE_REFRESH
  *     no mirror, or unsuited ..... forward upstream, stream it ... SOURCE_UPSTREAM
+ *
+ * A mirror that isn't here is made from what the shared tier has of it, if it has.
  *
  * Each falls through to the next as long as no byte has gone out. */
 #ifndef PANNIER_PROXY_FILL_H

@@ -5,6 +5,7 @@
 #include <uthash.h>
 
 #include "cache/lock.h"
+#include "cache/shared/shared.h"
 #include "protocol/base.h"
 #include "proxy/log.h"
 #include "proxy/pull.h"
@@ -99,6 +100,7 @@ struct making {
     struct asker asker;
     struct mirror *mirror;
     struct answer *answer; /* to be made from this answer's pack; NULL: from upstream */
+    bool worthwhile;       /* false: only if the shared tier has it */
     struct fetch_request req;
     struct lock lock;
     pthread_cond_t more;
@@ -188,16 +190,46 @@ static int make_from_upstream(struct making *k, struct err *err)
     return rc;
 }
 
+bool mirroring_may_restore(const struct asker *a)
+{
+    struct shared *shared = a->proxy->cache.shared;
+
+    return shared != NULL && shared_may_restore(shared, &a->repo_id);
+}
+
+bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
+                       void *ctx)
+{
+    uint64_t started = now_us();
+    struct shared_mirror_got got;
+    struct err why;
+
+    if (mirror_ready(m))
+        return true;
+    if (!mirroring_may_restore(a))
+        return false;
+    if (shared_restore(a->proxy->cache.shared, m, &a->repo_id, tick, ctx, &got, &why) != 0) {
+        mirroring_warn(a, "mirror not restored", FOLDER_MIRRORS, &why);
+        return false;
+    }
+    folder_report_success(a->proxy->cache.folder, FOLDER_MIRRORS);
+    log_line(LOG_INFO, "mirror restored", "repository", LOG_STR, a->name, "files", LOG_U64,
+             (uint64_t)got.files, "bytes", LOG_U64, got.bytes, "total_ms", LOG_MS,
+             now_us() - started, NULL);
+    return true;
+}
+
 static void make_mirror(void *ctx)
 {
     struct making *k = ctx;
-    uint64_t started = now_us();
+    uint64_t started;
     struct err why;
     int rc = 0;
     bool needed;
 
     mirror_write_begin(k->mirror);
-    needed = !mirror_ready(k->mirror);
+    needed = !mirroring_restore(&k->asker, k->mirror, NULL, NULL) && k->worthwhile;
+    started = now_us();
     if (needed)
         rc = k->answer != NULL ? make_from_answer(k, &why) : make_from_upstream(k, &why);
     mirror_write_end(k->mirror);
@@ -212,7 +244,7 @@ static void make_mirror(void *ctx)
 }
 
 static void start_making(const struct asker *a, struct mirror *m, const struct fetch_request *req,
-                         struct answer *whole)
+                         struct answer *whole, bool worthwhile)
 {
     struct making *k = xcalloc(1, sizeof(*k));
 
@@ -220,11 +252,19 @@ static void start_making(const struct asker *a, struct mirror *m, const struct f
     k->mirror = mirror_ref(m);
     if (whole != NULL)
         k->answer = answer_ref(whole);
-    fetch_request_copy(req, &k->req);
+    k->worthwhile = worthwhile;
+    if (req != NULL)
+        fetch_request_copy(req, &k->req);
     lock_init(&k->lock, LOCK_EXCHANGE);
     lock_cond_init(&k->more);
     if (!workers_submit(a->proxy->background, make_mirror, k))
         making_free(k);
+}
+
+void mirroring_want(const struct asker *a, struct mirror *m)
+{
+    if (m != NULL && !mirror_ready(m) && mirroring_may_restore(a))
+        start_making(a, m, NULL, NULL, false);
 }
 
 void mirroring_consider(const struct asker *a, struct mirror *m, const struct fetch_request *req,
@@ -232,10 +272,12 @@ void mirroring_consider(const struct asker *a, struct mirror *m, const struct fe
 {
     uint32_t after = a->config->cache.mirror_after;
     unsigned cold;
+    bool worthwhile;
 
     if (m == NULL || mirror_ready(m))
         return;
     cold = count_cold(a->proxy->repositories, &a->repo_id);
-    if (whole != NULL || (after > 0 && cold % after == 0))
-        start_making(a, m, req, whole);
+    worthwhile = whole != NULL || (after > 0 && cold % after == 0);
+    if (worthwhile || mirroring_may_restore(a))
+        start_making(a, m, req, whole, worthwhile);
 }

@@ -10,12 +10,14 @@
 #include <unistd.h>
 
 #include "cache/lock.h"
+#include "cache/shared/shared.h"
 #include "protocol/base.h"
 #include "proxy/commands.h"
 #include "proxy/control.h"
 #include "proxy/decisions.h"
 #include "proxy/fetch.h"
 #include "proxy/flights.h"
+#include "proxy/health.h"
 #include "proxy/log.h"
 #include "proxy/mirroring.h"
 #include "proxy/proxy.h"
@@ -42,35 +44,12 @@ static struct plan replied(void)
 
 static struct plan health(struct exchange *x)
 {
-    struct answers_counts counts;
-    struct janitor_counts upkeep;
-    struct local_usage usage;
-    struct err trouble;
-    bool troubled = folder_troubled(x->proxy->cache.folder, &trouble);
-    char text[ERR_TEXT_MAX + 512];
-    int n;
+    size_t len;
+    char *text = health_describe(x->proxy, &len);
 
-    answers_count(x->proxy->cache.answers, &counts);
-    local_usage(x->proxy->cache.local, &usage);
-    janitor_count(x->proxy->janitor, &upkeep);
-    n = snprintf(text, sizeof(text),
-                 "{\"status\":\"%s\",\"version\":\"%s\",\"storage\":\"%s\","
-                 "\"answers\":{\"filling\":%llu,\"kept\":%llu,\"damaged\":%llu},"
-                 "\"mirrors\":{\"damaged\":%llu},"
-                 "\"space\":{\"total\":%llu,\"limit\":%llu,\"filling\":%llu,"
-                 "\"answers\":%llu,\"mirrors\":%llu,\"evicted\":%llu},"
-                 "\"janitor\":{\"maintained\":%llu,\"verified\":%llu,\"failed\":%llu}}\n",
-                 troubled ? "degraded" : "ok", PANNIER_VERSION, troubled ? "failing" : "ok",
-                 (unsigned long long)counts.filling, (unsigned long long)counts.kept,
-                 (unsigned long long)counts.damaged,
-                 (unsigned long long)mirrors_damaged(x->proxy->cache.mirrors),
-                 (unsigned long long)usage.total, (unsigned long long)usage.limit,
-                 (unsigned long long)usage.filling, (unsigned long long)usage.entries[ENTRY_ANSWER],
-                 (unsigned long long)usage.entries[ENTRY_MIRROR], (unsigned long long)usage.evicted,
-                 (unsigned long long)upkeep.maintained, (unsigned long long)upkeep.verified,
-                 (unsigned long long)upkeep.failed);
     reply_header(x, "Cache-Control", "no-store");
-    reply_bytes(x, 200, "application/json", text, (size_t)n, "health");
+    reply_bytes(x, 200, "application/json", text, len, "health");
+    free(text);
     return replied();
 }
 
@@ -187,6 +166,52 @@ static void on_upkeep_failed(void *ctx, const char *repo, const struct err *why)
              NULL);
 }
 
+static void on_shared_changed(void *ctx, const struct err *why)
+{
+    (void)ctx;
+    if (why != NULL)
+        log_line(LOG_WARN, "the shared tier can't be used; serving without it", "reason", LOG_STR,
+                 why->text, NULL);
+    else
+        log_line(LOG_INFO, "the shared tier works", NULL);
+}
+
+static void on_uploaded(void *ctx, const char *path, uint64_t bytes, uint64_t took_us)
+{
+    (void)ctx;
+    log_line(LOG_INFO, "uploaded", "path", LOG_STR, path, "bytes", LOG_U64, bytes, "total_ms",
+             LOG_MS, took_us, NULL);
+}
+
+static void on_not_uploaded(void *ctx, const char *path, const struct err *why)
+{
+    (void)ctx;
+    log_line(LOG_WARN, "not uploaded", "path", LOG_STR, path, "reason", LOG_STR, why->text, NULL);
+}
+
+static void on_shared_damage(void *ctx, const char *what, const struct err *why)
+{
+    (void)ctx;
+    log_line(LOG_WARN, "damage found in the shared tier; removed, to be made again", "what",
+             LOG_STR, what, "reason", LOG_STR, why->text, NULL);
+}
+
+static void on_tidied(void *ctx, const struct keeper_round *round, uint64_t took_us)
+{
+    (void)ctx;
+    log_line(LOG_INFO, "shared tier tidied", "objects", LOG_U64, round->objects, "bytes", LOG_U64,
+             round->bytes, "removed", LOG_U64, round->removed, "removed_bytes", LOG_U64,
+             round->removed_bytes, "orphans", LOG_U64, round->orphans, "total_ms", LOG_MS, took_us,
+             NULL);
+}
+
+static void on_demoted(void *ctx, const struct keeper_demoted *what)
+{
+    (void)ctx;
+    log_line(LOG_INFO, "large and cold: left to the shared tier", "entries", LOG_U64,
+             (uint64_t)what->entries, "bytes", LOG_U64, what->bytes, NULL);
+}
+
 static size_t git_processes(const struct config *c)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -246,6 +271,40 @@ void serve_cache_options(const struct config *c, struct cache_options *out)
     limits_of(c, &out->limits);
 }
 
+static void shared_limits_of(const struct config *c, struct keeper_limits *out)
+{
+    *out = (struct keeper_limits){
+        .max_size = c->shared.max_size_bytes,
+        .ttl_s = in_seconds(c->shared.ttl_ms),
+        .policy = c->shared.policy,
+        .max_age_s = in_seconds(c->cache.max_age_ms),
+        .hot_s = in_seconds(c->shared.hot_ms),
+    };
+}
+
+static int open_shared(struct proxy *p, const struct config *c, struct err *err)
+{
+    const struct shared_listener listener = {.changed = on_shared_changed,
+                                             .uploaded = on_uploaded,
+                                             .not_uploaded = on_not_uploaded,
+                                             .damage = on_shared_damage,
+                                             .tidied = on_tidied,
+                                             .demoted = on_demoted};
+    struct shared_options options = {
+        .node = c->node,
+        .compression = c->cache.compression,
+        .tidy_interval_ms = c->shared.tidy_interval_ms,
+        .uploads = c->shared.uploads,
+        .upload_queue = c->shared.upload_queue,
+    };
+
+    if (c->shared.driver == SHARED_OFF)
+        return 0;
+    config_object_store(c, &options.store);
+    shared_limits_of(c, &options.limits);
+    return shared_open(&p->cache, &options, &listener, &p->cache.shared, err);
+}
+
 /* Commands are for people, clones don't need them: some file systems know no sockets. */
 static void start_control(struct proxy *p, const struct config *c)
 {
@@ -264,7 +323,8 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     struct cache_options options;
 
     serve_cache_options(c, &options);
-    if (cache_open(c->data, &listener, &options, &p->cache, err) != 0)
+    if (cache_open(c->data, &listener, &options, &p->cache, err) != 0 ||
+        open_shared(p, c, err) != 0)
         return -1;
     p->origins = origins_new();
     p->decisions = decisions_new();
@@ -286,6 +346,8 @@ static void tear_down(struct proxy *p)
     if (p->origins != NULL)
         origins_cancel(p->origins);
     cache_stop(&p->cache);
+    if (p->cache.shared != NULL)
+        shared_stop(p->cache.shared);
     janitor_stop(&p->janitor);
     control_free(&p->control);
     workers_free(&p->queries);
@@ -297,6 +359,7 @@ static void tear_down(struct proxy *p)
     flights_free(&p->flights);
     decisions_free(&p->decisions);
     origins_free(&p->origins);
+    shared_close(&p->cache.shared);
     cache_close(&p->cache);
 }
 
@@ -342,6 +405,7 @@ static void catch_signals(sigset_t *while_waiting)
 static void reload(struct server *s, struct config **config, const struct serve_origin *origin)
 {
     struct local_limits limits;
+    struct keeper_limits shared_limits;
     struct config *loaded;
     struct err why;
     char *restart;
@@ -358,6 +422,9 @@ static void reload(struct server *s, struct config **config, const struct serve_
     server_configure(s, loaded);
     limits_of(loaded, &limits);
     local_configure(the_proxy.cache.local, &limits);
+    shared_limits_of(loaded, &shared_limits);
+    if (the_proxy.cache.shared != NULL)
+        shared_configure(the_proxy.cache.shared, &shared_limits);
     log_set(loaded->log.format, loaded->log.level);
     config_unref(config);
     *config = loaded;

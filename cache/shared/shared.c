@@ -32,6 +32,7 @@ struct shared {
     char *node;
     enum compression compression;
     uint64_t tidy_interval_ms;
+    size_t upload_queue;
 
     struct object_store *store; /* behind the guard */
     struct guard *guard;
@@ -135,8 +136,8 @@ static bool upload(void *ctx, enum entry_kind kind, const char *path)
     struct shared *s = ctx;
     uint64_t started = now_us(), sent = 0;
     struct err why;
-    int rc = kind == ENTRY_ANSWER ? put_answer(s, path, &sent, &why)
-                                  : put_mirror(s, path, &sent, &why);
+    int rc =
+        kind == ENTRY_ANSWER ? put_answer(s, path, &sent, &why) : put_mirror(s, path, &sent, &why);
 
     if (rc == 0 && sent > 0)
         s->listener.uploaded(s->listener.ctx, path, sent, now_us() - started);
@@ -240,6 +241,12 @@ int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id
     return rc;
 }
 
+int shared_remove_repository(struct shared *s, const struct key *repo_id,
+                             struct shared_removed *out, struct err *err)
+{
+    return shared_remove(s->store, repo_id, &s->stop, out, err);
+}
+
 /* ---- the clock ---- */
 
 static void tidy(void *ctx)
@@ -281,11 +288,44 @@ static void do_if_due(struct shared *s, uint64_t *at_ms, uint64_t interval_ms, w
     workers_submit(s->chores, fn, s);
 }
 
+struct leftover {
+    struct shared *shared;
+    size_t skip; /* of the oldest: the queue has no room for more */
+};
+
+static int add_leftover(void *ctx, const struct entry *e)
+{
+    struct leftover *l = ctx;
+
+    if (l->skip > 0)
+        l->skip--;
+    else
+        uploads_add(l->shared->uploads, e->kind, e->path);
+    return l->shared->stop;
+}
+
+/* What waited when this node ended, however it did, goes up now: the latest that lie here.  What is
+ * there already costs a glance each. */
+static void resume(struct shared *s)
+{
+    struct leftover l = {.shared = s};
+    struct local_usage usage;
+    uint64_t count = 0;
+    struct err ignored;
+
+    local_usage(s->cache->local, &usage);
+    for (size_t i = 0; i < ENTRY_KINDS_COUNT; i++)
+        count += usage.entries[i];
+    l.skip = count > s->upload_queue ? count - s->upload_queue : 0;
+    local_each(s->cache->local, add_leftover, &l, &ignored);
+}
+
 static void *keep_time(void *ctx)
 {
     struct shared *s = ctx;
 
     guard_probe(s->guard, now_ms(), true);
+    resume(s);
     lock_take(&s->lock);
     while (!s->stop) {
         lock_wait_until(&s->lock, &s->stop_wanted, now_ms() + TICK_MS);
@@ -325,12 +365,12 @@ int shared_open(struct cache *cache, const struct shared_options *options,
     s->node = xstrdup(options->node);
     s->compression = options->compression;
     s->tidy_interval_ms = options->tidy_interval_ms;
+    s->upload_queue = options->upload_queue;
     lock_init(&s->lock, LOCK_SHARED);
     lock_cond_init(&s->stop_wanted);
     s->uploads = uploads_new(options->uploads, options->upload_queue, upload, s);
     s->store = guard_new(&store, on_changed, s, &s->guard);
-    s->keeper =
-        keeper_new(s->store, cache->local, cache->mirrors, options->node, &options->limits);
+    s->keeper = keeper_new(s->store, cache->local, cache->mirrors, options->node, &options->limits);
     s->chores = workers_new("shared", 1, 1);
     s->tidy_ms = now_ms() + s->tidy_interval_ms;
     s->demote_ms = now_ms();

@@ -1,8 +1,8 @@
 /* The shared tier in one piece: what all nodes keep together in an object store.
  *
  *     shared_open(cache, options, listener, &s, &err)    asks the store nothing yet
- *     shared_get_answer(), shared_restore()              in workers, where something is missing here
- *     what is published in the local tier goes up by itself, behind the clients' backs
+ *     shared_get_answer(), shared_restore()              in workers, where something is missing
+ * here what is published in the local tier goes up by itself, behind the clients' backs
  *     shared_stop(s)                                     what is under way ends soon
  *     shared_close(&s)
  *
@@ -24,6 +24,7 @@
 #include "cache/shared/keeper.h"
 #include "cache/shared/shared_answer.h"
 #include "cache/shared/shared_mirror.h"
+#include "cache/shared/shared_remove.h"
 #include "cache/shared/uploads.h"
 
 struct shared;
@@ -75,6 +76,10 @@ bool shared_may_restore(struct shared *s, const struct key *repo_id);
 int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id,
                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
                    struct err *err);
+
+/* As shared_remove(). */
+int shared_remove_repository(struct shared *s, const struct key *repo_id,
+                             struct shared_removed *out, struct err *err);
 
 /* ---- for people ---- */
 
