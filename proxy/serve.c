@@ -12,17 +12,16 @@
 #include "cache/lock.h"
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/cache_log.h"
 #include "proxy/commands.h"
 #include "proxy/control.h"
 #include "proxy/decisions.h"
-#include "proxy/fetch.h"
 #include "proxy/flights.h"
-#include "proxy/health.h"
 #include "proxy/log.h"
 #include "proxy/mirroring.h"
 #include "proxy/proxy.h"
 #include "proxy/refs.h"
-#include "proxy/relay.h"
+#include "proxy/routes.h"
 #include "proxy/server.h"
 
 enum {
@@ -33,184 +32,7 @@ enum {
     DESCRIPTORS_SPARE = 1024,
 };
 
-/* ---- which request goes where ---- */
-
 static struct proxy the_proxy;
-
-static struct plan replied(void)
-{
-    return (struct plan){.kind = PLAN_REPLIED};
-}
-
-static struct plan health(struct exchange *x)
-{
-    size_t len;
-    char *text = health_describe(x->proxy, &len);
-
-    reply_header(x, "Cache-Control", "no-store");
-    reply_bytes(x, 200, "application/json", text, len, "health");
-    free(text);
-    return replied();
-}
-
-static bool is_get(const struct exchange *x)
-{
-    return strcmp(x->method, "GET") == 0 || strcmp(x->method, "HEAD") == 0;
-}
-
-struct route {
-    enum service service;
-    bool get; /* or else POST; LFS has methods of its own */
-    struct plan plan;
-};
-
-/* Which service is answered how. */
-static struct plan route(struct exchange *x)
-{
-    const struct proxy *p = x->proxy;
-    const struct plan refs = {PLAN_KEEP_BODY, refs_serve_advertisement, p->queries};
-    const struct plan fetch = {PLAN_KEEP_BODY, fetch_serve, p->queries};
-    const struct plan relay = {PLAN_STREAM_BODY, relay_serve, p->queries};
-    const struct route routes[] = {
-        {SERVICE_UPLOAD_PACK_REFS, true, refs},
-        {SERVICE_UPLOAD_PACK, false, fetch},
-        {SERVICE_RECEIVE_PACK_REFS, true, relay},
-        {SERVICE_RECEIVE_PACK, false, relay},
-        {SERVICE_DUMB, true, relay},
-    };
-
-    if (x->path.service == SERVICE_LFS)
-        return relay;
-    for (size_t i = 0; i < ARRAY_LEN(routes); i++) {
-        if (routes[i].service != x->path.service)
-            continue;
-        if (routes[i].get == is_get(x) && (is_get(x) || strcmp(x->method, "POST") == 0))
-            return routes[i].plan;
-        reply_header(x, "Allow", routes[i].get ? "GET, HEAD" : "POST");
-        reply_text(x, 405, "refused", "pannier: this needs another method");
-        return replied();
-    }
-    must(!"a service without a route");
-    return replied();
-}
-
-static struct plan plan(struct exchange *x)
-{
-    struct err why;
-
-    if (strcmp(x->target, "/healthz") == 0 && is_get(x))
-        return health(x);
-    if (strcmp(x->target, "/") == 0) {
-        reply_text(x, 404, "refused",
-                   "pannier: a caching proxy for git; repositories are at "
-                   "/<upstream>/<path of the repository>");
-        return replied();
-    }
-    if (smart_path_parse(x->target, &x->path, &why) != 0) {
-        reply_error(x, &why);
-        return replied();
-    }
-    x->upstream = config_find_upstream(x->config, x->path.upstream, &x->base_url);
-    if (x->upstream == NULL) {
-        smart_path_clear(&x->path);
-        reply_text(x, 403, "refused", "pannier: this host is not among the configured upstreams");
-        return replied();
-    }
-    return route(x);
-}
-
-/* ---- start ---- */
-
-static void on_trouble(void *ctx, const struct err *trouble)
-{
-    (void)ctx;
-    if (trouble != NULL)
-        log_line(LOG_WARN, "the disk fails; clones pass through and nothing is kept", "reason",
-                 LOG_STR, trouble->text, NULL);
-    else
-        log_line(LOG_INFO, "the disk works again", NULL);
-}
-
-static void on_damage(void *ctx, const char *what, const struct err *why)
-{
-    (void)ctx;
-    log_line(LOG_WARN, "damage found; dropped, to be made again", "what", LOG_STR, what, "reason",
-             LOG_STR, why->text, NULL);
-}
-
-static void on_scanned(void *ctx, const struct local_usage *found, uint64_t took_us)
-{
-    (void)ctx;
-    log_line(LOG_INFO, "index compared with the files", "answers", LOG_U64,
-             found->entries[ENTRY_ANSWER], "mirrors", LOG_U64, found->entries[ENTRY_MIRROR],
-             "bytes", LOG_U64, found->total, "total_ms", LOG_MS, took_us, NULL);
-}
-
-static void on_maintained(void *ctx, const char *repo, const struct mirror_upkeep *what,
-                          uint64_t took_us)
-{
-    (void)ctx;
-    log_line(LOG_INFO, "mirror maintained", "repository", LOG_STR, repo, "packs_before", LOG_U64,
-             (uint64_t)what->packs_before, "packs", LOG_U64, (uint64_t)what->packs_after,
-             "tips_before", LOG_U64, (uint64_t)what->tips_before, "tips", LOG_U64,
-             (uint64_t)what->tips_after, "bytes", LOG_U64, what->bytes_after, "total_ms", LOG_MS,
-             took_us, NULL);
-}
-
-static void on_upkeep_failed(void *ctx, const char *repo, const struct err *why)
-{
-    (void)ctx;
-    /* No room for a second copy is nobody's fault; nor is a mirror that went meanwhile. */
-    log_line(why->kind == ERR_LIMIT || why->kind == ERR_NOT_FOUND ? LOG_DEBUG : LOG_WARN,
-             "mirror not maintained", "repository", LOG_STR, repo, "reason", LOG_STR, why->text,
-             NULL);
-}
-
-static void on_shared_changed(void *ctx, const struct err *why)
-{
-    (void)ctx;
-    if (why != NULL)
-        log_line(LOG_WARN, "the shared tier can't be used; serving without it", "reason", LOG_STR,
-                 why->text, NULL);
-    else
-        log_line(LOG_INFO, "the shared tier works", NULL);
-}
-
-static void on_uploaded(void *ctx, const char *path, uint64_t bytes, uint64_t took_us)
-{
-    (void)ctx;
-    log_line(LOG_INFO, "uploaded", "path", LOG_STR, path, "bytes", LOG_U64, bytes, "total_ms",
-             LOG_MS, took_us, NULL);
-}
-
-static void on_not_uploaded(void *ctx, const char *path, const struct err *why)
-{
-    (void)ctx;
-    log_line(LOG_WARN, "not uploaded", "path", LOG_STR, path, "reason", LOG_STR, why->text, NULL);
-}
-
-static void on_shared_damage(void *ctx, const char *what, const struct err *why)
-{
-    (void)ctx;
-    log_line(LOG_WARN, "damage found in the shared tier; removed, to be made again", "what",
-             LOG_STR, what, "reason", LOG_STR, why->text, NULL);
-}
-
-static void on_tidied(void *ctx, const struct keeper_round *round, uint64_t took_us)
-{
-    (void)ctx;
-    log_line(LOG_INFO, "shared tier tidied", "objects", LOG_U64, round->objects, "bytes", LOG_U64,
-             round->bytes, "removed", LOG_U64, round->removed, "removed_bytes", LOG_U64,
-             round->removed_bytes, "orphans", LOG_U64, round->orphans, "total_ms", LOG_MS, took_us,
-             NULL);
-}
-
-static void on_demoted(void *ctx, const struct keeper_demoted *what)
-{
-    (void)ctx;
-    log_line(LOG_INFO, "large and cold: left to the shared tier", "entries", LOG_U64,
-             (uint64_t)what->entries, "bytes", LOG_U64, what->bytes, NULL);
-}
 
 static size_t git_processes(const struct config *c)
 {
@@ -284,12 +106,6 @@ static void shared_limits_of(const struct config *c, struct keeper_limits *out)
 
 static int open_shared(struct proxy *p, const struct config *c, struct err *err)
 {
-    const struct shared_listener listener = {.changed = on_shared_changed,
-                                             .uploaded = on_uploaded,
-                                             .not_uploaded = on_not_uploaded,
-                                             .damage = on_shared_damage,
-                                             .tidied = on_tidied,
-                                             .demoted = on_demoted};
     struct shared_options options = {
         .node = c->node,
         .compression = c->cache.compression,
@@ -302,7 +118,7 @@ static int open_shared(struct proxy *p, const struct config *c, struct err *err)
         return 0;
     config_object_store(c, &options.store);
     shared_limits_of(c, &options.limits);
-    return shared_open(&p->cache, &options, &listener, &p->cache.shared, err);
+    return shared_open(&p->cache, &options, &cache_log_shared, &p->cache.shared, err);
 }
 
 /* Commands are for people, clones don't need them: some file systems know no sockets. */
@@ -317,13 +133,10 @@ static void start_control(struct proxy *p, const struct config *c)
 
 static int build(struct proxy *p, const struct config *c, struct err *err)
 {
-    const struct folder_listener listener = {.trouble = on_trouble, .damage = on_damage};
-    const struct janitor_listener upkeep = {
-        .scanned = on_scanned, .maintained = on_maintained, .failed = on_upkeep_failed};
     struct cache_options options;
 
     serve_cache_options(c, &options);
-    if (cache_open(c->data, &listener, &options, &p->cache, err) != 0 ||
+    if (cache_open(c->data, &cache_log_folder, &options, &p->cache, err) != 0 ||
         open_shared(p, c, err) != 0)
         return -1;
     p->origins = origins_new();
@@ -335,7 +148,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->fills = workers_new("fill", c->limits.fills, c->limits.queue);
     p->relays = workers_new("relay", c->limits.fills, c->limits.queue);
     p->background = workers_new("mirror", BACKGROUND_THREADS, BACKGROUND_QUEUE);
-    p->janitor = janitor_start(&p->cache, &options, &upkeep);
+    p->janitor = janitor_start(&p->cache, &options, &cache_log_janitor);
     start_control(p, c);
     return 0;
 }
@@ -464,6 +277,14 @@ static void leave_at_once(struct proxy *p)
     _exit(0);
 }
 
+static int start_server(struct proxy *p, struct config *c, struct server **out, struct err *err)
+{
+    const struct server_listener clients = {
+        .host = c->listen_host, .port = c->listen_port, .plan = routes_plan};
+
+    return server_start(p, c, &clients, out, err);
+}
+
 int serve_run(struct config *config, const struct serve_origin *origin)
 {
     struct config *current = (struct config *)config_ref(config);
@@ -478,7 +299,7 @@ int serve_run(struct config *config, const struct serve_origin *origin)
     /* Before the first request can want to say something. */
     log_start(current->log.format, current->log.level);
     if (build(&the_proxy, current, &why) != 0 ||
-        server_start(&the_proxy, current, plan, &server, &why) != 0) {
+        start_server(&the_proxy, current, &server, &why) != 0) {
         fprintf(stderr, "pannier: %s\n", why.text);
         tear_down(&the_proxy);
         log_stop();
