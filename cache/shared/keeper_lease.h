@@ -2,9 +2,9 @@
  *
  *     {"node": "pannier-1", "until": 1700000000}
  *
- * It saves work and decides nothing: what is removed is the same whoever does it, and removing it
- * twice is fine.  So there is no fencing, and no renewal within a round: a round that lasts longer
- * than the lease may see a second node begin.
+ * It saves work and protects nothing: removing twice is fine, and what two nodes at once remove too
+ * much of, by what each knows of its use, is only put again.  So there is no fencing, and no
+ * renewal within a round: one that lasts longer than the lease may see a second node begin.
  *
  * `until` is by the clock of who wrote it and compared with the clock of who reads it.  A node
  * whose clock is ahead by d takes over d too early, when the holder may still be at work; one that

@@ -208,7 +208,7 @@ static enum reading read_names(struct object_store *store, const struct key *rep
 
 /* ---- files without a name ---- */
 
-/* Since when; now when it is new. */
+/* NULL: too many are remembered; its turn comes later. */
 static struct unnamed *note_unnamed(struct orphans *o, const struct file_name *name, int64_t now_s)
 {
     struct unnamed *u;

@@ -2,7 +2,7 @@
  *
  *     orphans_begin(o)
  *     orphans_tidy(o, store, mirror, ...)   for each mirror that a listing showed
- *     orphans_end(o)                        only when all were looked at, or the round is over
+ *     orphans_end(o)                        whether or not all were looked at
  *
  * An upload puts files first and the manifest last, so a file goes only after it was put ORPHAN_S
  * ago and has been seen here without a name for as long.  That is remembered in memory: after a
