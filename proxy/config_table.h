@@ -139,7 +139,7 @@
       "What nobody asked for during this time goes. 0s: never.")                                   \
     X(shared, policy, shared.policy, ENUM, NULL, NULL, "s3fifo", RELOAD, "s3fifo, lru, size",      \
       "Which goes first; as `cache.policy`.")                                                      \
-    X(shared, tidy_interval, shared.tidy_interval_ms, DURATION, "1s", "30d", "1h", RESTART,        \
+    X(shared, tidy_interval, shared.tidy_interval_ms, DURATION, "1s", "30d", "10m", RESTART,        \
       "duration", "How often one of the nodes lists all objects to keep to `max_size` and `ttl`.") \
     X(shared, hot, shared.hot_ms, DURATION, "1s", "3650d", "10m", RELOAD, "duration",              \
       "An entry over a tenth of `cache.local_size` leaves the local disk when nobody asked for it "\

@@ -101,6 +101,7 @@ static void shared_limits_of(const struct config *c, struct keeper_limits *out)
         .policy = c->shared.policy,
         .max_age_s = in_seconds(c->cache.max_age_ms),
         .hot_s = in_seconds(c->shared.hot_ms),
+        .interval_s = in_seconds(c->shared.tidy_interval_ms),
     };
 }
 
@@ -109,7 +110,6 @@ static int open_shared(struct proxy *p, const struct config *c, struct err *err)
     struct shared_options options = {
         .node = c->node,
         .compression = c->cache.compression,
-        .tidy_interval_ms = c->shared.tidy_interval_ms,
         .uploads = c->shared.uploads,
         .upload_queue = c->shared.upload_queue,
     };

@@ -31,7 +31,7 @@ struct shared {
     struct shared_listener listener;
     char *node;
     enum compression compression;
-    uint64_t tidy_interval_ms;
+    uint64_t tidy_interval_ms; /* as the keeper has it */
     size_t upload_queue;
 
     struct object_store *store; /* behind the guard */
@@ -264,6 +264,20 @@ static void tidy(void *ctx)
     s->listener.tidied(s->listener.ctx, &round, now_us() - started);
 }
 
+static int has_all_of_mirror(void *ctx, const char *path, bool *has, struct err *err)
+{
+    struct shared *s = ctx;
+    struct mirror *m = mirrors_at(s->cache->mirrors, path);
+    int rc;
+
+    if (m == NULL || !mirror_ready(m))
+        rc = err_set(err, ERR_NOT_FOUND, "%s is no mirror", path);
+    else
+        rc = shared_mirror_has_all(s->store, m, has, err);
+    mirror_unref(&m);
+    return rc;
+}
+
 static void demote(void *ctx)
 {
     struct shared *s = ctx;
@@ -364,13 +378,14 @@ int shared_open(struct cache *cache, const struct shared_options *options,
     s->listener = *listener;
     s->node = xstrdup(options->node);
     s->compression = options->compression;
-    s->tidy_interval_ms = options->tidy_interval_ms;
+    s->tidy_interval_ms = (uint64_t)options->limits.interval_s * 1000;
     s->upload_queue = options->upload_queue;
     lock_init(&s->lock, LOCK_SHARED);
     lock_cond_init(&s->stop_wanted);
     s->uploads = uploads_new(options->uploads, options->upload_queue, upload, s);
     s->store = guard_new(&store, on_changed, s, &s->guard);
-    s->keeper = keeper_new(s->store, cache->local, cache->mirrors, options->node, &options->limits);
+    s->keeper = keeper_new(s->store, cache->local, &(struct keeper_mirrors){has_all_of_mirror, s},
+                           options->node, &options->limits);
     s->chores = workers_new("shared", 1, 1);
     s->tidy_ms = now_ms() + s->tidy_interval_ms;
     s->demote_ms = now_ms();

@@ -34,7 +34,6 @@ struct shared_options {
     const char *node;
     enum compression compression; /* of files of mirrors */
     struct keeper_limits limits;
-    uint64_t tidy_interval_ms;
     unsigned uploads;    /* at once */
     size_t upload_queue; /* that may wait */
 };
