@@ -268,11 +268,10 @@ static int has_all_of_mirror(void *ctx, const char *path, bool *has, struct err 
 {
     struct shared *s = ctx;
     struct mirror *m = mirrors_at(s->cache->mirrors, path);
-    int rc;
+    int rc = 0;
 
-    if (m == NULL || !mirror_ready(m))
-        rc = err_set(err, ERR_NOT_FOUND, "%s is no mirror", path);
-    else
+    *has = true; /* of what has gone meanwhile nothing is missing */
+    if (m != NULL && mirror_ready(m))
         rc = shared_mirror_has_all(s->store, m, has, err);
     mirror_unref(&m);
     return rc;
