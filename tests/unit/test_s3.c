@@ -11,6 +11,7 @@
 
 #include "cache/lock.h"
 #include "cache/shared/object_store.h"
+#include "protocol/digest.h"
 #include "odd_s3.h"
 
 /* What the s3 driver does when its endpoint is not as it should be.  What it does when it is,
@@ -512,6 +513,57 @@ static void a_large_file_goes_in_parts_some_of_them_twice(void **state)
     assert_int_equal(odd_s3_count(&b->odd, "DELETE /b/k"), 0);
 }
 
+/* The answer to what is put comes after it was read, so the body is there. */
+static void what_is_sent_again_has_its_head_again(void **state)
+{
+    struct bench *b = *state;
+    char *path = scratch_path(&b->scratch, "small");
+    struct object_source source = {.offset = 2, .size = 6, .head = "head ", .head_len = 5};
+    struct key sha256;
+    char hex[KEY_HEX_SIZE];
+
+    put_file(path, "..behind..", 10);
+    source.fd = open(path, O_RDONLY | O_CLOEXEC);
+    odd_s3_on(&b->odd, "PUT /b/k", SLOW_DOWN, 2);
+    odd_s3_on(&b->odd, "PUT /b/k", STORED, ALWAYS);
+    open_store(b);
+    if (object_put(b->store, "k", &source, NULL, &b->info, &b->err) != 0)
+        fail_msg("%s", b->err.text);
+    assert_int_equal(b->info.size, 11);
+    assert_true(odd_s3_had_body(&b->odd, "head behind", 11));
+    key_of("head behind", 11, &sha256);
+    key_to_hex(&sha256, hex);
+    assert_int_equal(odd_s3_count(&b->odd, hex), 3);
+    close(source.fd);
+    free(path);
+}
+
+/* Parts are of 16 MiB; the second one is sent twice. */
+static void a_part_that_is_sent_again_begins_where_it_did(void **state)
+{
+    struct bench *b = *state;
+    char *path = scratch_path(&b->scratch, "large"), *head = pattern(0, 1000);
+    struct object_source source = {.size = 70 * MIB, .head = head, .head_len = 1000};
+    char *rest = pattern(1000, 70 * MIB);
+
+    put_file(path, rest, 70 * MIB);
+    source.fd = open(path, O_RDONLY | O_CLOEXEC);
+    b->config.parallel = 1;
+    odd_s3_on(&b->odd, "POST /b/k?uploads=", BEGUN, ALWAYS);
+    odd_s3_on(&b->odd, "PUT /b/k?partNumber=1&", STORED, ALWAYS);
+    odd_s3_on(&b->odd, "PUT /b/k?partNumber=2&", SLOW_DOWN, 1);
+    odd_s3_on(&b->odd, "PUT /b/k?partNumber=2&", REFUSED("403 No", "AccessDenied"), ALWAYS);
+    odd_s3_on(&b->odd, "DELETE /b/k?uploadId=u%2F1", EMPTY("204 Gone"), ALWAYS);
+    open_store(b);
+    assert_int_equal(object_put(b->store, "k", &source, NULL, &b->info, &b->err), -1);
+    assert_int_equal(odd_s3_count(&b->odd, "PUT /b/k?partNumber=2&"), 2);
+    assert_true(odd_s3_had_body(&b->odd, rest + 16 * MIB - 1000, 16 * MIB));
+    close(source.fd);
+    free(rest);
+    free(head);
+    free(path);
+}
+
 static void a_part_that_fails_leaves_nothing_half(void **state)
 {
     struct bench *b = *state;
@@ -934,6 +986,8 @@ int main(void)
         TEST(an_etag_without_quotes_is_learnt),
         TEST(a_version_that_is_gone_is_a_conflict),
         TEST(a_large_file_goes_in_parts_some_of_them_twice),
+        TEST(what_is_sent_again_has_its_head_again),
+        TEST(a_part_that_is_sent_again_begins_where_it_did),
         TEST(a_part_that_fails_leaves_nothing_half),
         TEST(a_complete_that_fails_in_a_200_has_failed),
         TEST(a_complete_whose_answer_is_lost_is_found_again),
