@@ -27,6 +27,7 @@
     X(S3_CONNECTIONS, "idle connections to an S3 endpoint")                                        \
     X(FOLDER, "the data folder's health")                                                          \
     X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
+    X(GUARD, "whether the object store works, and how often it was asked")                         \
     X(LOG, "the queue of log lines")
 
 #endif
