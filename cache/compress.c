@@ -215,25 +215,3 @@ int decompressor_end(struct decompressor *d, struct err *err)
         return err_set(err, ERR_CORRUPT, "a zstd frame holds less than it should");
     return 0;
 }
-
-int decompress_file(int from, uint64_t frame_len, uint64_t len, compress_sink_fn *sink, void *ctx,
-                    struct err *err)
-{
-    struct decompressor *d = decompressor_new(len, sink, ctx);
-    struct source s;
-    int rc = 0;
-
-    source_init(&s, from, frame_len, ZSTD_DStreamInSize());
-    while (rc == 0 && s.left > 0) {
-        ZSTD_inBuffer in;
-
-        rc = take(&s, &in, err);
-        if (rc == 0)
-            rc = decompressor_take(d, in.src, in.size, err);
-    }
-    if (rc == 0)
-        rc = decompressor_end(d, err);
-    free(s.block);
-    decompressor_free(&d);
-    return rc;
-}

@@ -94,11 +94,10 @@ static struct thing mirror_thing(const struct key *repo_id)
 static void answer_object_key(const struct key *repo_id, const struct key *key,
                               char out[OBJECT_KEY_MAX + 1])
 {
-    char id[KEY_HEX_SIZE], hex[KEY_HEX_SIZE];
+    char id[KEY_HEX_SIZE];
 
     key_to_hex(repo_id, id);
-    key_to_hex(key, hex);
-    snprintf(out, OBJECT_KEY_MAX + 1, "answers/%s/%s", id, hex);
+    shared_answer_key(id, key, out);
 }
 
 /* What e would be in the store. */

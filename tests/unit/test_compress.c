@@ -105,7 +105,24 @@ static int put_piece(void *ctx, const void *data, size_t len, struct err *err)
 
 static int unpacked(int from, uint64_t frame_len, int to, uint64_t len, struct err *err)
 {
-    return decompress_file(from, frame_len, len, put_piece, &(struct target){to, 0}, err);
+    struct target t = {to, 0};
+    struct decompressor *d = decompressor_new(len, put_piece, &t);
+    char block[7000];
+    int rc = 0;
+
+    for (uint64_t at = 0; rc == 0 && at < frame_len;) {
+        size_t want = frame_len - at < sizeof(block) ? (size_t)(frame_len - at) : sizeof(block);
+        ssize_t n = pread(from, block, want, (off_t)at);
+
+        if (n <= 0)
+            break;
+        rc = decompressor_take(d, block, (size_t)n, err);
+        at += (uint64_t)n;
+    }
+    if (rc == 0)
+        rc = decompressor_end(d, err);
+    decompressor_free(&d);
+    return rc;
 }
 
 static int pack(int from, uint64_t len, int to, uint64_t *frame_len, struct err *err)
