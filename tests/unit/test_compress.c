@@ -352,8 +352,6 @@ static void a_file_that_cannot_be_read_is_told(void **state)
     place_init(&p);
     assert_int_equal(pack(-1, 10, p.packed, &ignored, &err), -1);
     assert_int_equal(err.kind, ERR_STORAGE);
-    assert_int_equal(unpacked(-1, 10, p.to, 10, &err), -1);
-    assert_int_equal(err.kind, ERR_STORAGE);
     place_clear(&p);
 }
 
