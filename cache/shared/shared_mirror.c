@@ -1,0 +1,103 @@
+#include "cache/shared/shared_mirror.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/mirror/copy.h"
+#include "cache/shared/stored_manifest.h"
+#include "protocol/base.h"
+
+enum { REMOVED_AT_ONCE = 1000 }; /* keys in memory, a page of S3's */
+
+int shared_mirror_has(struct object_store *store, const struct key *repo_id, bool *has,
+                      struct err *err)
+{
+    char key[OBJECT_KEY_MAX + 1];
+    struct object_info info;
+
+    manifest_key(repo_id, key);
+    *has = object_head(store, key, &info, err) == 0;
+    return *has || err->kind == ERR_NOT_FOUND ? 0 : -1;
+}
+
+static bool has_tips(const struct manifest *there, const struct mirror_content *here)
+{
+    size_t at = 0;
+
+    for (size_t i = 0; i < here->tips_count; i++) {
+        const struct oid *oid = &here->tips[i].oid;
+
+        while (at < there->tips_count && oid_cmp(&there->tips[at].oid, oid) < 0)
+            at++;
+        if (at == there->tips_count || oid_cmp(&there->tips[at].oid, oid) != 0)
+            return false;
+    }
+    return true;
+}
+
+int shared_mirror_has_all(struct object_store *store, struct mirror *m, bool *has, struct err *err)
+{
+    struct mirror_copy_out *copy = NULL;
+    const struct mirror_content *here;
+    struct stored_manifest there;
+    struct key repo_id;
+    int rc;
+
+    *has = false;
+    if (mirror_copy_out_begin(m, &copy, err) != 0)
+        return -1;
+    here = mirror_copy_out_content(copy);
+    if (!key_from_hex(here->about.repo_id, &repo_id)) {
+        mirror_copy_out_end(&copy);
+        return err_set(err, ERR_CORRUPT, "the record of a mirror has no repository's id");
+    }
+    rc = stored_manifest_read(store, &repo_id, &there, err);
+    *has = rc == 0 && has_tips(&there.manifest, here);
+    if (rc != 0 && (err->kind == ERR_NOT_FOUND || err->kind == ERR_CORRUPT))
+        rc = 0;
+    stored_manifest_clear(&there);
+    mirror_copy_out_end(&copy);
+    return rc;
+}
+
+/* ---- removal ---- */
+
+struct keys {
+    char *items[REMOVED_AT_ONCE];
+    size_t count;
+};
+
+static int collect(void *ctx, const char *key, const struct object_info *info)
+{
+    struct keys *keys = ctx;
+
+    (void)info;
+    keys->items[keys->count++] = xstrdup(key);
+    return keys->count == REMOVED_AT_ONCE;
+}
+
+int shared_mirror_remove(struct object_store *store, const struct key *repo_id, struct err *err)
+{
+    char key[OBJECT_KEY_MAX + 1], hex[KEY_HEX_SIZE];
+    char *prefix;
+    bool more = true;
+    int rc;
+
+    manifest_key(repo_id, key);
+    rc = object_remove(store, key, err);
+    key_to_hex(repo_id, hex);
+    prefix = xasprintf("mirrors/%s/", hex);
+    while (rc == 0 && more) {
+        struct keys keys = {.count = 0};
+
+        rc = object_list(store, prefix, collect, &keys, err);
+        more = keys.count == REMOVED_AT_ONCE;
+        for (size_t i = 0; i < keys.count; i++) {
+            if (rc == 0)
+                rc = object_remove(store, keys.items[i], err);
+            free(keys.items[i]);
+        }
+    }
+    free(prefix);
+    return rc;
+}
