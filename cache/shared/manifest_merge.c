@@ -47,47 +47,23 @@ bool manifest_can_keep(const struct manifest *there, const struct manifest *mine
     uint64_t bytes;
     size_t packs = count_others(there, mine, &bytes);
 
-    return packs > 0 && bytes <= manifest_bytes(mine) &&
+    return packs > 0 && bytes <= manifest_bytes(mine) / 2 * 3 &&
            mine->packs_count + packs <= MERGE_PACKS_MAX &&
            mine->tips_count + there->tips_count <= MANIFEST_TIPS_MAX;
 }
 
-/* ---- is there something new? ---- */
-
-static bool has_all_tips(const struct manifest *there, const struct manifest *mine)
-{
-    for (size_t i = 0; i < mine->tips_count; i++) {
-        const struct manifest_tip *tip = tip_of(there, &mine->tips[i].oid);
-
-        if (tip == NULL || tip->wanted_s + MERGE_WANTED_SLACK_S < mine->tips[i].wanted_s)
-            return false;
-    }
-    return true;
-}
-
-/* Is a, with so many packs more, better to restore from than b? */
-static bool is_better_kept(const struct manifest *a, size_t more_packs, const struct manifest *b)
-{
-    size_t loose_a = a->packs_count + more_packs - a->indexed;
-    size_t loose_b = b->packs_count - b->indexed;
-
-    if ((a->midx_bitmap.size > 0) != (b->midx_bitmap.size > 0))
-        return a->midx_bitmap.size > 0;
-    if (loose_a != loose_b)
-        return loose_a < loose_b;
-    return a->commit_graph.size > 0 && b->commit_graph.size == 0;
-}
-
-bool manifest_is_enough(const struct manifest *there, const struct manifest *mine, bool keeps)
+bool manifest_is_better(const struct manifest *mine, const struct manifest *there, bool keeps)
 {
     uint64_t bytes;
+    size_t kept = keeps ? count_others(there, mine, &bytes) : 0;
+    size_t loose = mine->packs_count + kept - mine->indexed;
+    size_t loose_there = there->packs_count - there->indexed;
 
-    if (!has_all_tips(there, mine))
-        return false;
-    /* Without tips, packs are all there is. */
-    if (mine->tips_count == 0 && count_others(mine, there, &bytes) > 0)
-        return false;
-    return !is_better_kept(mine, keeps ? count_others(there, mine, &bytes) : 0, there);
+    if ((mine->midx_bitmap.size > 0) != (there->midx_bitmap.size > 0))
+        return mine->midx_bitmap.size > 0;
+    if (loose != loose_there)
+        return loose < loose_there;
+    return mine->commit_graph.size > 0 && there->commit_graph.size == 0;
 }
 
 /* ---- the next one ---- */

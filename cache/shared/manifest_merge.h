@@ -12,24 +12,25 @@
 #include "cache/shared/manifest.h"
 
 enum {
-    /* A tip that is asked for all the time makes no new manifest more often than this. */
-    MERGE_WANTED_SLACK_S = 24 * 3600,
     MERGE_PACKS_MAX = MANIFEST_PACKS_MAX / 2,
+    /* A tip that nobody asked for so long keeps nothing: each mirror lets go of it after about the
+     * same time (cache.unreachable_ttl), and the manifest must, too. */
+    MERGE_TIP_LIVES_S = 14 * 24 * 3600,
 };
 
-/* Has there packs that mine lacks, and may they stand beside mine's?  Not when that makes it more
- * than twice as large: packs of long ago would pile up, and everyone would have to get them. */
+/* Has there packs that mine lacks, and may they stand beside mine's?  Another node's mirror is
+ * about as large as ours, so half as much again is the limit: packs of long ago would pile up, and
+ * everyone would have to get them. */
 bool manifest_can_keep(const struct manifest *there, const struct manifest *mine);
 
-/* Would the next one say nothing new?  Each tip of mine is one there, asked for about as lately;
- * and the next one would not be better kept: a bitmap, fewer packs beside the multi-pack index, a
- * commit-graph.  Strictly better, so that nodes that are as good as each other don't replace each
+/* Would the next one be better kept: a bitmap, fewer packs beside the multi-pack index, a
+ * commit-graph?  Strictly better, so that nodes that are as good as each other don't replace each
  * other's again and again. */
-bool manifest_is_enough(const struct manifest *there, const struct manifest *mine, bool keeps);
+bool manifest_is_better(const struct manifest *mine, const struct manifest *there, bool keeps);
 
 /* *next is mine, one generation on (there NULL: the first); where it keeps them, with the packs
- * that only there has behind its own, and its tips.  What files are named, mine says: *next borrows
- * its strings.  To be cleared by manifest_merge_clear(). */
+ * that only there has behind its own, and its tips.  It borrows mine's strings.  To be cleared by
+ * manifest_merge_clear(). */
 void manifest_merge(const struct manifest *mine, const struct manifest *there, bool keeps,
                     struct manifest *next);
 void manifest_merge_clear(struct manifest *next);

@@ -20,21 +20,6 @@ int shared_mirror_has(struct object_store *store, const struct key *repo_id, boo
     return *has || err->kind == ERR_NOT_FOUND ? 0 : -1;
 }
 
-static bool has_tips(const struct manifest *there, const struct mirror_content *here)
-{
-    size_t at = 0;
-
-    for (size_t i = 0; i < here->tips_count; i++) {
-        const struct oid *oid = &here->tips[i].oid;
-
-        while (at < there->tips_count && oid_cmp(&there->tips[at].oid, oid) < 0)
-            at++;
-        if (at == there->tips_count || oid_cmp(&there->tips[at].oid, oid) != 0)
-            return false;
-    }
-    return true;
-}
-
 int shared_mirror_has_all(struct object_store *store, struct mirror *m, bool *has, struct err *err)
 {
     struct mirror_copy_out *copy = NULL;
@@ -52,7 +37,7 @@ int shared_mirror_has_all(struct object_store *store, struct mirror *m, bool *ha
         return err_set(err, ERR_CORRUPT, "the record of a mirror has no repository's id");
     }
     rc = stored_manifest_read(store, &repo_id, &there, err);
-    *has = rc == 0 && has_tips(&there.manifest, here);
+    *has = rc == 0 && manifest_covers(&there.manifest, m, here, INT64_MAX);
     if (rc != 0 && (err->kind == ERR_NOT_FOUND || err->kind == ERR_CORRUPT))
         rc = 0;
     stored_manifest_clear(&there);

@@ -2,11 +2,11 @@
  *
  * Going up only files travel that the manifest there does not have.  Two nodes that put the same
  * mirror converge: a manifest is put only over the one that was read, and only if it says something
- * new: a tip, or a better kept state (a bitmap, fewer packs beside the multi-pack index).  A node
- * that meets packs of another's with tips that its own mirror lacks keeps them in the manifest
- * beside its own, as long as that makes it at most twice as large.  A file is checked against its
- * own trailing checksum and the list of packs before it goes up, and against the manifest when it
- * comes down.
+ * new: something that no tip there reaches, or a better kept state (a bitmap, fewer packs beside
+ * the multi-pack index).  A node that meets packs of another's with tips that its own mirror lacks
+ * keeps them in the manifest beside its own, as long as they are at most half as large again.  A
+ * file is checked against its own trailing checksum and the list of packs before it goes up, and
+ * against the manifest when it comes down.
  *
  * Worker threads: blocks on the network, the disk and git. */
 #ifndef PANNIER_CACHE_SHARED_SHARED_MIRROR_H
@@ -60,8 +60,8 @@ int shared_mirror_restore(struct object_store *store, struct mirror *m, const st
 /* Does the store have one?  0: *has says so. */
 int shared_mirror_has(struct object_store *store, const struct key *repo_id, bool *has,
                       struct err *err);
-/* Is m, as it is here, there as well: is each of its tips one there, and so all that they reach, in
- * whatever packs?  For who wants to let m go here. */
+/* Is m, as it is here, there as well: all that its tips reach, in whatever packs?  For who wants to
+ * let m go here. */
 int shared_mirror_has_all(struct object_store *store, struct mirror *m, bool *has, struct err *err);
 /* The manifest first, then all files. */
 int shared_mirror_remove(struct object_store *store, const struct key *repo_id, struct err *err);

@@ -20,8 +20,10 @@
 enum {
     PUT_TRIES = 6, /* others were first as often */
     /* Before the next try; twice as long each time, half of it by chance. */
-    WAIT_FIRST_MS = 50,
+    WAIT_FIRST_MS = 20,
     READ_BLOCK = 1 << 20,
+    /* A tip that is asked for all the time makes no new manifest more often than this. */
+    WANTED_SLACK_S = 24 * 3600,
     /* Who tidies up takes away files that no manifest has had for an hour: those that were sent
      * longer ago than this are looked for before a manifest names them. */
     SURE_MS = 30 * 60 * 1000,
@@ -120,16 +122,30 @@ static int take_snapshot(struct upload *u, struct err *err)
 static bool is_worth_keeping(const struct upload *u)
 {
     const struct manifest *there = &u->there.manifest;
+    int64_t dead_s = time(NULL) - MERGE_TIP_LIVES_S;
     struct oid_list tips = {0};
     bool lacks;
 
     if (!u->there.usable || !manifest_can_keep(there, &u->mine))
         return false;
     for (size_t i = 0; i < there->tips_count; i++)
-        oid_list_add(&tips, &there->tips[i].oid);
+        if (there->tips[i].wanted_s > dead_s)
+            oid_list_add(&tips, &there->tips[i].oid);
     lacks = !mirror_has_all(u->mirror, &tips);
     oid_list_clear(&tips);
     return lacks;
+}
+
+/* All is there, and in a state that is as good. */
+static bool is_nothing_new(const struct upload *u)
+{
+    const struct manifest *there = &u->there.manifest;
+    const struct mirror_content *here = mirror_copy_out_content(u->copy);
+
+    /* Of a mirror without tips nothing else tells what it has. */
+    return u->there.usable && here->tips_count > 0 &&
+           manifest_covers(there, u->mirror, here, WANTED_SLACK_S) &&
+           !manifest_is_better(&u->mine, there, u->keeps);
 }
 
 /* ---- files ---- */
@@ -382,7 +398,7 @@ static int put_once(struct upload *u, struct err *err)
     if (rc != 0)
         return -1;
     u->keeps = is_worth_keeping(u);
-    if (u->there.usable && manifest_is_enough(&u->there.manifest, &u->mine, u->keeps)) {
+    if (is_nothing_new(u)) {
         u->sent->generation = u->there.manifest.generation;
         return 0;
     }

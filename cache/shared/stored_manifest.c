@@ -4,7 +4,11 @@
 
 #include "protocol/base.h"
 
-enum { READ_TRIES = 3 }; /* each costs another node's put in the middle of it */
+enum {
+    READ_TRIES = 3, /* each costs another node's put in the middle of it */
+    /* Each is a walk through the history.  Of so many that have come since, upkeep makes few. */
+    WALKS_MAX = 64,
+};
 
 void stored_manifest_clear(struct stored_manifest *s)
 {
@@ -112,4 +116,40 @@ int stored_manifest_put(struct object_store *store, const struct stored_manifest
     *size = rc == 0 ? text.len : 0;
     bytes_clear(&text);
     return rc;
+}
+
+/* ---- what it has ---- */
+
+static const struct manifest_tip *next_at(const struct manifest *there, size_t *at,
+                                          const struct oid *oid)
+{
+    while (*at < there->tips_count && oid_cmp(&there->tips[*at].oid, oid) < 0)
+        ++*at;
+    return *at < there->tips_count && oid_cmp(&there->tips[*at].oid, oid) == 0 ? &there->tips[*at]
+                                                                               : NULL;
+}
+
+bool manifest_covers(const struct manifest *there, struct mirror *m,
+                     const struct mirror_content *here, int64_t slack_s)
+{
+    struct oid_list others = {0}, tips = {0};
+    bool covers = true;
+    size_t at = 0;
+
+    for (size_t i = 0; i < here->tips_count && covers; i++) {
+        const struct mirror_content_tip *ours = &here->tips[i];
+        const struct manifest_tip *tip = next_at(there, &at, &ours->oid);
+
+        if (tip == NULL)
+            oid_list_add(&others, &ours->oid);
+        else
+            covers = ours->wanted_s - tip->wanted_s <= slack_s;
+        covers = covers && others.count <= WALKS_MAX;
+    }
+    for (size_t i = 0; i < there->tips_count && covers && others.count > 0; i++)
+        oid_list_add(&tips, &there->tips[i].oid);
+    covers = covers && (others.count == 0 || mirror_reaches_all(m, &others, &tips));
+    oid_list_clear(&tips);
+    oid_list_clear(&others);
+    return covers;
 }

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cache/mirror/copy.h"
 #include "cache/shared/manifest.h"
 #include "cache/shared/object_store.h"
 
@@ -28,6 +29,12 @@ int stored_manifest_read(struct object_store *store, const struct key *repo_id,
  * another one is there by now; ERR_INPUT, ERR_LIMIT: it can't be told; or as object_put(). */
 int stored_manifest_put(struct object_store *store, const struct stored_manifest *read,
                         const struct manifest *next, uint64_t *size, struct err *err);
+
+/* Has it all that the tips of a mirror (m; here is what it consists of) reach, in whatever packs:
+ * is each of them a tip there, or reached by one there?  slack_s: and there it was asked for at
+ * most so much longer ago.  False also where that would take long to tell. */
+bool manifest_covers(const struct manifest *there, struct mirror *m,
+                     const struct mirror_content *here, int64_t slack_s);
 
 /* Is the one that was read still there?  False also when that can't be told. */
 bool stored_manifest_is_same(struct object_store *store, const struct key *repo_id,

@@ -1,10 +1,7 @@
 /* What every driver of object stores passes; all tests run once for each of them.
  *
- * `file` always runs, in a scratch folder.  `s3` and `libs3` run where PANNIER_TEST_S3 says, else
- * they are skipped; libs3 is, too, where the build has no such library.  It holds words:
- *
- *     PANNIER_TEST_S3="endpoint=http://127.0.0.1:7480 bucket=b access_key=A secret_key=S"
- *     and as needed    prefix=P region=R ca_file=F session_token=T virtual_host=yes
+ * `file` always runs, in a scratch folder.  `s3` and `libs3` run where PANNIER_TEST_S3 says
+ * (store_words.h), else they are skipped; libs3 is, too, where the build has no such library.
  *
  * The bucket must exist.  Every test keeps to a prefix of its own, which it empties. */
 #include <setjmp.h>
@@ -20,6 +17,7 @@
 
 #include "cache/shared/object_store.h"
 #include "scratch.h"
+#include "store_words.h"
 
 enum {
     MIB = 1024 * 1024,
@@ -37,48 +35,6 @@ struct bench {
     char *prefix;
     struct object_store *store; /* NULL: not to be had here */
 };
-
-static const struct word {
-    const char *name;
-    size_t at;
-} words[] = {
-    {"endpoint", offsetof(struct object_store_config, endpoint)},
-    {"bucket", offsetof(struct object_store_config, bucket)},
-    {"prefix", offsetof(struct object_store_config, prefix)},
-    {"region", offsetof(struct object_store_config, region)},
-    {"ca_file", offsetof(struct object_store_config, ca_file)},
-    {"access_key", offsetof(struct object_store_config, access_key)},
-    {"secret_key", offsetof(struct object_store_config, secret_key)},
-    {"session_token", offsetof(struct object_store_config, session_token)},
-};
-
-static void set_word(struct object_store_config *config, const char *name, const char *value)
-{
-    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
-        if (strcmp(words[i].name, name) == 0) {
-            *(const char **)((char *)config + words[i].at) = value;
-            return;
-        }
-    }
-    if (strcmp(name, "virtual_host") == 0)
-        config->virtual_host = strcmp(value, "yes") == 0;
-    else
-        fail_msg("PANNIER_TEST_S3 has a word that is unknown: %s", name);
-}
-
-static void read_words(struct bench *b)
-{
-    char *rest = NULL;
-
-    b->words = xstrdup(getenv("PANNIER_TEST_S3"));
-    for (char *w = strtok_r(b->words, " ", &rest); w != NULL; w = strtok_r(NULL, " ", &rest)) {
-        char *equals = strchr(w, '=');
-
-        assert_non_null(equals);
-        *equals = '\0';
-        set_word(&b->config, w, equals + 1);
-    }
-}
 
 static struct object_store *open_store(struct bench *b)
 {
@@ -113,7 +69,7 @@ static int set_up(void **state)
         if (getenv("PANNIER_TEST_S3") == NULL)
             return 0;
         b->config.endpoint = NULL;
-        read_words(b);
+        b->words = store_words(&b->config);
     }
     assert_int_equal(getrandom(&own, sizeof(own), 0), sizeof(own));
     b->prefix = xasprintf("%sunit-%016llx/", b->config.prefix != NULL ? b->config.prefix : "", own);

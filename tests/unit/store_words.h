@@ -1,0 +1,61 @@
+/* The S3 server that PANNIER_TEST_S3 names, in words:
+ *
+ *     PANNIER_TEST_S3="endpoint=http://127.0.0.1:7480 bucket=b access_key=A secret_key=S"
+ *     and as needed    prefix=P region=R ca_file=F session_token=T virtual_host=yes
+ *
+ * Included by unit tests only; everything asserts with cmocka. */
+#ifndef PANNIER_TESTS_UNIT_STORE_WORDS_H
+#define PANNIER_TESTS_UNIT_STORE_WORDS_H
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/shared/object_store.h"
+#include "protocol/base.h"
+
+static inline void store_word(struct object_store_config *config, const char *name,
+                              const char *value)
+{
+    static const struct {
+        const char *name;
+        size_t at;
+    } words[] = {
+        {"endpoint", offsetof(struct object_store_config, endpoint)},
+        {"bucket", offsetof(struct object_store_config, bucket)},
+        {"prefix", offsetof(struct object_store_config, prefix)},
+        {"region", offsetof(struct object_store_config, region)},
+        {"ca_file", offsetof(struct object_store_config, ca_file)},
+        {"access_key", offsetof(struct object_store_config, access_key)},
+        {"secret_key", offsetof(struct object_store_config, secret_key)},
+        {"session_token", offsetof(struct object_store_config, session_token)},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+        if (strcmp(words[i].name, name) == 0) {
+            *(const char **)((char *)config + words[i].at) = value;
+            return;
+        }
+    }
+    if (strcmp(name, "virtual_host") == 0)
+        config->virtual_host = strcmp(value, "yes") == 0;
+    else
+        fail_msg("PANNIER_TEST_S3 has a word that is unknown: %s", name);
+}
+
+/* Into config, which borrows what is returned; yours to free. */
+static inline char *store_words(struct object_store_config *config)
+{
+    char *words = xstrdup(getenv("PANNIER_TEST_S3")), *rest = NULL;
+
+    for (char *w = strtok_r(words, " ", &rest); w != NULL; w = strtok_r(NULL, " ", &rest)) {
+        char *equals = strchr(w, '=');
+
+        assert_non_null(equals);
+        *equals = '\0';
+        store_word(config, w, equals + 1);
+    }
+    return words;
+}
+
+#endif
