@@ -142,13 +142,15 @@ static int each_file(const struct pack_list *list, file_fn *fn, void *ctx, struc
 
 struct checking {
     struct mirror *mirror;
+    const char *path; /* where it lies */
     bool anew;
+    bool apart; /* it is not the mirror yet, and nothing is known or to be remembered of it */
 };
 
 static int check_file(void *ctx, const struct listed_file *file, struct err *err)
 {
     const struct checking *c = ctx;
-    char *path = xasprintf("%s/objects/%s", c->mirror->path, file->name);
+    char *path = xasprintf("%s/objects/%s", c->path, file->name);
     struct file_identity identity;
     int rc = 0;
 
@@ -156,11 +158,11 @@ static int check_file(void *ctx, const struct listed_file *file, struct err *err
         rc = file->optional && errno == ENOENT ? 0 : cannot_look(file->name, err);
     else if (file->size != NULL && identity.size != *file->size)
         rc = err_set(err, ERR_CORRUPT, "%s is not what was written", file->name);
-    else if (c->anew || !was_verified(c->mirror, file->name, &identity)) {
+    else if (c->anew || c->apart || !was_verified(c->mirror, file->name, &identity)) {
         rc = check_sum(c->mirror, path, file->name, err);
-        if (rc == 0)
+        if (rc == 0 && !c->apart)
             remember_verified(c->mirror, file->name, &identity);
-        else if (file->optional && access(path, F_OK) != 0 && errno == ENOENT)
+        else if (rc != 0 && file->optional && access(path, F_OK) != 0 && errno == ENOENT)
             rc = 0; /* upkeep took it away */
     }
     free(path);
@@ -229,7 +231,7 @@ void mirror_forget_verified_but(struct mirror *m, const struct pack_list *list)
 /* ---- the mirror ---- */
 
 /* What git needs around the packs. */
-static int check_frame(struct mirror *m, struct err *err)
+static int check_frame(const char *folder, struct err *err)
 {
     const struct {
         const char *name, *content;
@@ -237,7 +239,7 @@ static int check_frame(struct mirror *m, struct err *err)
     int rc = 0;
 
     for (size_t i = 0; i < ARRAY_LEN(files) && rc == 0; i++) {
-        char *path = mirror_file(m, files[i].name);
+        char *path = xasprintf("%s/%s", folder, files[i].name);
         char found[256] = "";
         int fd = open(path, O_RDONLY | O_CLOEXEC);
 
@@ -252,22 +254,36 @@ static int check_frame(struct mirror *m, struct err *err)
     return rc;
 }
 
+static int check_all(struct checking *c, struct err *err)
+{
+    struct pack_list list;
+    int rc = pack_list_read(c->path, &list, err);
+
+    if (rc == 0)
+        rc = each_file(&list, check_file, c, err);
+    if (rc == 0)
+        rc = check_frame(c->path, err);
+    pack_list_clear(&list);
+    return rc;
+}
+
 int mirror_check(struct mirror *m, bool anew, struct err *err)
 {
-    struct checking c = {m, anew};
-    struct pack_list list;
+    struct checking c = {.mirror = m, .path = m->path, .anew = anew};
     struct mirror_use use;
     int rc;
 
     mirror_use_begin(m, &use); /* what the list names must not go while it is looked at */
-    rc = pack_list_read(m->path, &list, err);
-    if (rc == 0)
-        rc = each_file(&list, check_file, &c, err);
-    if (rc == 0)
-        rc = check_frame(m, err);
+    rc = check_all(&c, err);
     mirror_use_end(m, &use);
-    pack_list_clear(&list);
     return rc;
+}
+
+int mirror_check_folder(struct mirror *m, const char *path, struct err *err)
+{
+    struct checking c = {.mirror = m, .path = path, .apart = true};
+
+    return check_all(&c, err);
 }
 
 bool mirror_ready(struct mirror *m)

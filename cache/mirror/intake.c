@@ -178,9 +178,9 @@ static int write_tip_times(struct mirror_intake *in, const struct oid_list *tips
     return rc;
 }
 
-static int publish_fresh(struct mirror_intake *in, struct err *err)
+int mirror_appear(struct mirror *m, const char *from, struct err *err)
 {
-    const char *path = in->mirror->path; /* others read it meanwhile */
+    const char *path = m->path; /* others read it meanwhile */
     char *parent = xstrndup(path, (size_t)(strrchr(path, '/') - path));
     struct err ignored;
     bool again = true;
@@ -189,17 +189,15 @@ static int publish_fresh(struct mirror_intake *in, struct err *err)
     /* The parent goes with the last mirror in it, perhaps just now. */
     for (unsigned i = 0; i < PUBLISH_TRIES && again && rc == 0; i++) {
         rc = make_folders(parent, err);
-        again = rc == 0 && rename(in->path, path) != 0;
+        again = rc == 0 && rename(from, path) != 0;
         if (again && errno != ENOENT)
             break;
     }
     if (rc == 0 && again)
         rc = err_errno(err, ERR_STORAGE, "publish %s", path);
     free(parent);
-    if (rc == 0) {
-        in->fresh = false; /* nothing to remove any more */
+    if (rc == 0)
         sync_parent(path, &ignored);
-    }
     return rc;
 }
 
@@ -237,8 +235,9 @@ int mirror_intake_commit(struct mirror_intake **inp, const struct oid_list *tips
     if (rc == 0)
         rc = record(in, hash, &kept, &list, err);
     if (rc == 0 && in->fresh)
-        rc = publish_fresh(in, err);
+        rc = mirror_appear(in->mirror, in->path, err);
     if (rc == 0) {
+        in->fresh = false; /* nothing to remove any more */
         if (in->added)
             mirror_trust_pack(in->mirror, &list.packs[list.count - 1]);
         mirror_publish(in->mirror, &in->claim);

@@ -11,6 +11,8 @@
  *     upkeep.c       repacking; see upkeep.h
  *     sweep.c        files that nobody needs any more
  *     verify.c       reading all of it
+ *     copy_out.c     what it consists of, for the shared tier; see copy.h
+ *     copy_in.c      one made from such a copy
  */
 #ifndef PANNIER_CACHE_MIRROR_INTERNAL_H
 #define PANNIER_CACHE_MIRROR_INTERNAL_H
@@ -133,6 +135,8 @@ extern const char MIRROR_CONFIG[], MIRROR_HEAD[];
 
 /* Is it whole?  anew: also read what was read before. */
 int mirror_check(struct mirror *m, bool anew, struct err *err);
+/* Is what lies at path, where nobody else knows of it, a whole mirror?  All of it is read. */
+int mirror_check_folder(struct mirror *m, const char *path, struct err *err);
 /* A git program that finished has written what it was given, so the bytes of what it made need no
  * reading back: a pack, or what goes with all of them. */
 void mirror_trust_pack(struct mirror *m, const struct listed_pack *pack);
@@ -195,6 +199,8 @@ int packed_refs_write(const char *path, const struct oid_list *tips, struct err 
 
 /* What a bare repository consists of, but for packs and refs. */
 int make_bare(const char *path, bool durable, struct err *err);
+/* The whole repository in the folder from, in incoming/, is the mirror from here on. */
+int mirror_appear(struct mirror *m, const char *from, struct err *err);
 
 /* ---- sweep.c ---- */
 

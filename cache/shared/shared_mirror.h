@@ -1,10 +1,12 @@
 /* Mirrors in the object store: manifest.h says what lies there, this brings it up and down.
  *
  * Going up only files travel that the manifest there does not have.  Two nodes that put the same
- * mirror converge: a manifest is put only over the one that was read; a node that meets packs of
- * another's with tips that its own mirror lacks keeps them in the manifest beside its own, as long
- * as that makes it at most twice as large.  A file is checked against its own trailing checksum and
- * the list of packs before it goes up, and against the manifest when it comes down.
+ * mirror converge: a manifest is put only over the one that was read, and only if it says something
+ * new: something that no tip there reaches, or a better kept state (a bitmap, fewer packs beside
+ * the multi-pack index).  A node that meets packs of another's with tips that its own mirror lacks
+ * keeps them in the manifest beside its own, as long as they are at most half as large again.  A
+ * file is checked against its own trailing checksum and the list of packs before it goes up, and
+ * against the manifest when it comes down.
  *
  * Worker threads: blocks on the network, the disk and git. */
 #ifndef PANNIER_CACHE_SHARED_SHARED_MIRROR_H
@@ -31,12 +33,13 @@ struct shared_mirror_sent {
 };
 /* m is ready; serving and fetching go on.  -1: ERR_CONFLICT when others were first again and again,
  * or a newer fence is there; ERR_CORRUPT: a file of the mirror is damaged (the caller drops it);
- * ERR_NOT_FOUND: it is gone; or as object_put(). */
+ * ERR_NOT_FOUND: it is gone; ERR_BUSY: it changes all the time; ERR_REFUSED: another version of
+ * pannier put what is there; ERR_CANCELLED: *stop; or as object_put(). */
 int shared_mirror_put(struct object_store *store, struct mirror *m,
                       const struct shared_mirror_put_options *options,
                       struct shared_mirror_sent *out, struct err *err);
 
-/* Called about each second and after each file; -1 gives the restore up. */
+/* Called about each second while bytes come, and after each file; -1 gives the restore up. */
 typedef int shared_mirror_tick_fn(void *ctx, uint64_t done, uint64_t total, struct err *err);
 struct shared_mirror_got {
     unsigned files;
@@ -45,9 +48,11 @@ struct shared_mirror_got {
 };
 /* Make m from what the store has; between mirror_write_begin() and _end() of one that isn't ready.
  * Room is claimed of the local tier first.  tick may be NULL.
- * -1: ERR_NOT_FOUND, the store has none; ERR_CORRUPT: a file there is damaged, and was removed
- * together with the manifest, so that it is put anew; ERR_LIMIT, ERR_STORAGE: no room; or as
- * object_get(), or what tick said. */
+ * -1: ERR_NOT_FOUND, the store has none; ERR_CORRUPT: a file there is damaged or missing, and was
+ * removed together with the manifest, so that it is put anew; ERR_CONFLICT: another manifest came
+ * twice in the middle, or the mirror is there already; ERR_BUSY: it is being removed; ERR_REFUSED:
+ * another version of pannier put it; ERR_LIMIT, ERR_STORAGE: no room; or as object_get(), or what
+ * tick said. */
 int shared_mirror_restore(struct object_store *store, struct mirror *m, const struct key *repo_id,
                           shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
                           struct err *err);
@@ -55,9 +60,8 @@ int shared_mirror_restore(struct object_store *store, struct mirror *m, const st
 /* Does the store have one?  0: *has says so. */
 int shared_mirror_has(struct object_store *store, const struct key *repo_id, bool *has,
                       struct err *err);
-/* Is m, as it is here, there as well: all its packs and tips?  For who wants to let m go here. */
+/* Is m, as it is here, there as well: all that its tips reach, in whatever packs?  For who wants to
+ * let m go here. */
 int shared_mirror_has_all(struct object_store *store, struct mirror *m, bool *has, struct err *err);
-/* The manifest first, then all files. */
-int shared_mirror_remove(struct object_store *store, const struct key *repo_id, struct err *err);
 
 #endif

@@ -1,0 +1,275 @@
+#include "cache/mirror/copy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cache/mirror/internal.h"
+
+/* As a fresh intake: all of it is made in incoming/, and appears by one rename.  So a kill in the
+ * middle leaves what the next start sweeps. */
+
+struct mirror_copy_in {
+    struct mirror *mirror;
+    char *path; /* in incoming/; NULL when it has become the mirror */
+    struct entry about;
+    struct claim *claim;
+    uint64_t claimed;
+};
+
+static void free_copy(struct mirror_copy_in *c)
+{
+    if (c->path != NULL)
+        remove_tree(c->path);
+    mirror_claim_free(&c->claim);
+    entry_clear(&c->about);
+    free(c->path);
+    free(c);
+}
+
+void mirror_copy_in_abort(struct mirror_copy_in **cp)
+{
+    struct mirror_copy_in *c = *cp;
+
+    *cp = NULL;
+    if (c != NULL)
+        free_copy(c);
+}
+
+int mirror_copy_in_room(struct mirror_copy_in *c, uint64_t bytes, struct err *err)
+{
+    if (bytes > c->claimed) {
+        if (mirror_claim_grow(c->claim, bytes - c->claimed, err) != 0)
+            return -1;
+        c->claimed = bytes;
+    }
+    return 0;
+}
+
+int mirror_copy_in_begin(struct mirror *m, const struct entry *about, uint64_t bytes,
+                         struct mirror_copy_in **out, struct err *err)
+{
+    struct mirror_copy_in *c;
+    int rc;
+
+    if (mirror_doomed(m))
+        return err_set(err, ERR_BUSY, "the mirror is being removed");
+    if (access(m->path, F_OK) == 0)
+        return err_set(err, ERR_CONFLICT, "there is a mirror already");
+    c = xcalloc(1, sizeof(*c));
+    c->mirror = m;
+    c->path = folder_incoming_path(m->all->folder, ".git");
+    c->claim = mirror_claim_new(m, "making");
+    entry_copy(about, &c->about);
+    rc = mirror_copy_in_room(c, bytes, err);
+    if (rc == 0)
+        rc = make_bare(c->path, true, err);
+    if (rc == 0)
+        *out = c;
+    else
+        free_copy(c);
+    return rc;
+}
+
+/* ---- files ---- */
+
+int mirror_copy_in_create(struct mirror_copy_in *c, const char *name, int *fd, struct err *err)
+{
+    char *path = xasprintf("%s/objects/%s", c->path, name != NULL ? name : "tmp_unnamed");
+    int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC;
+
+    *fd = open(path, flags, 0600);
+    if (*fd < 0)
+        err_errno(err, ERR_STORAGE, "make %s", path);
+    else if (name == NULL)
+        unlink(path);
+    free(path);
+    return *fd >= 0 ? 0 : -1;
+}
+
+int mirror_copy_in_close(struct mirror_copy_in *c, const char *name, int fd, struct err *err)
+{
+    bool good = fchmod(fd, 0444) == 0 && fsync(fd) == 0;
+
+    (void)c;
+    if (!good)
+        err_errno(err, ERR_STORAGE, "write %s", name);
+    close(fd);
+    return good ? 0 : -1;
+}
+
+void mirror_copy_in_remove(struct mirror_copy_in *c, const char *name)
+{
+    char *path = xasprintf("%s/objects/%s", c->path, name);
+
+    unlink(path);
+    free(path);
+}
+
+/* ---- what is written around them ---- */
+
+static void list_packs(const struct mirror_content *content, struct pack_list *out)
+{
+    for (size_t i = 0; i < content->packs_count; i++) {
+        char *name = xasprintf("pack-%s.pack", content->packs[i].hash);
+
+        pack_list_add(out, name, content->packs[i].sizes[MIRROR_PACK]);
+        free(name);
+    }
+    out->indexed = content->indexed;
+    snprintf(out->midx, sizeof(out->midx), "%s", content->midx_hash);
+}
+
+static int write_tips(struct mirror_copy_in *c, const struct mirror_content *content,
+                      struct oid_list *tips, struct err *err)
+{
+    struct tip_list times = {0};
+    int rc;
+
+    for (size_t i = 0; i < content->tips_count; i++) {
+        oid_list_add(tips, &content->tips[i].oid);
+        tip_list_want(&times, &content->tips[i].oid, content->tips[i].wanted_s);
+    }
+    rc = packed_refs_write(c->path, tips, err);
+    if (rc == 0)
+        rc = tip_list_write(c->path, &times, err);
+    tip_list_clear(&times);
+    return rc;
+}
+
+static int write_lists(struct mirror_copy_in *c, const struct mirror_content *content,
+                       struct pack_list *packs, struct oid_list *tips, struct err *err)
+{
+    int rc;
+
+    list_packs(content, packs);
+    rc = pack_list_write(c->path, packs, err);
+    if (rc == 0)
+        rc = write_tips(c, content, tips, err);
+    if (rc == 0)
+        rc = record_write(c->path, c->mirror->name, &c->about, tips, err);
+    return rc;
+}
+
+/* ---- is it whole? ---- */
+
+/* The bytes [-from_end, -from_end + SHA1_SIZE) of a file below objects/. */
+static bool read_sum(const struct mirror_copy_in *c, const char *name, off_t from_end,
+                     uint8_t out[SHA1_SIZE])
+{
+    char *path = xasprintf("%s/objects/%s", c->path, name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    bool read = fd >= 0 && fstat(fd, &st) == 0 && st.st_size >= from_end &&
+                pread(fd, out, SHA1_SIZE, st.st_size - from_end) == SHA1_SIZE;
+
+    if (fd >= 0)
+        close(fd);
+    free(path);
+    return read;
+}
+
+/* An index says of which pack it is: before its own checksum stands that of the pack. */
+static int check_pair(const struct mirror_copy_in *c, const char *hash, struct err *err)
+{
+    char *pack = xasprintf("pack/pack-%s.pack", hash), *idx = xasprintf("pack/pack-%s.idx", hash);
+    uint8_t of_pack[SHA1_SIZE], in_idx[SHA1_SIZE];
+    bool good = read_sum(c, pack, SHA1_SIZE, of_pack) &&
+                read_sum(c, idx, (off_t)2 * SHA1_SIZE, in_idx) &&
+                memcmp(of_pack, in_idx, SHA1_SIZE) == 0;
+
+    if (!good)
+        err_set(err, ERR_CORRUPT, "%s is not that of its pack", idx);
+    free(pack);
+    free(idx);
+    return good ? 0 : -1;
+}
+
+static int check_midx(const struct mirror_copy_in *c, const struct pack_list *packs,
+                      struct err *err)
+{
+    uint8_t sum[SHA1_SIZE];
+    char hex[2 * SHA1_SIZE + 1] = "";
+
+    if (read_sum(c, "pack/multi-pack-index", SHA1_SIZE, sum))
+        hex_encode(sum, sizeof(sum), hex);
+    return strcmp(hex, packs->midx) == 0
+               ? 0
+               : err_set(err, ERR_CORRUPT, "the multi-pack index is not that of the packs");
+}
+
+static int check(struct mirror_copy_in *c, const struct mirror_content *content,
+                 const struct pack_list *packs, const struct oid_list *tips, struct err *err)
+{
+    struct oid_list found = {0};
+    int rc = mirror_check_folder(c->mirror, c->path, err);
+
+    for (size_t i = 0; i < content->packs_count && rc == 0; i++)
+        rc = check_pair(c, content->packs[i].hash, err);
+    if (rc == 0)
+        rc = check_midx(c, packs, err);
+    if (rc == 0) {
+        objects_that_are_tips(c->path, tips, &found);
+        if (found.count != tips->count)
+            rc = err_set(err, ERR_CORRUPT, "a mirror lacks %zu of its %zu tips",
+                         tips->count - found.count, tips->count);
+    }
+    oid_list_clear(&found);
+    return rc;
+}
+
+/* The names in the folders, too, are to be there after a power cut. */
+static int sync_folders(const struct mirror_copy_in *c, struct err *err)
+{
+    static const char *const inside[] = {"objects/pack/.", "objects/info/.", "objects/.", "."};
+    int rc = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(inside) && rc == 0; i++) {
+        char *path = xasprintf("%s/%s", c->path, inside[i]);
+
+        rc = sync_parent(path, err);
+        free(path);
+    }
+    return rc;
+}
+
+static void trust(struct mirror *m, const struct pack_list *packs)
+{
+    for (size_t i = 0; i < packs->count; i++)
+        mirror_trust_pack(m, &packs->packs[i]);
+    mirror_trust_indexes(m, packs);
+}
+
+int mirror_copy_in_commit(struct mirror_copy_in **cp, const struct mirror_content *content,
+                          struct err *err)
+{
+    struct mirror_copy_in *c = *cp;
+    struct pack_list packs = {0};
+    struct oid_list tips = {0};
+    int rc;
+
+    *cp = NULL;
+    rc = write_lists(c, content, &packs, &tips, err);
+    if (rc == 0)
+        rc = check(c, content, &packs, &tips, err);
+    if (rc == 0)
+        rc = sync_folders(c, err);
+    if (rc == 0 && mirror_doomed(c->mirror))
+        rc = err_set(err, ERR_CANCELLED, "the mirror was removed meanwhile");
+    if (rc == 0)
+        rc = mirror_appear(c->mirror, c->path, err);
+    if (rc == 0) {
+        free(c->path);
+        c->path = NULL;
+        trust(c->mirror, &packs);
+        mirror_publish(c->mirror, &c->claim);
+    }
+    oid_list_clear(&tips);
+    pack_list_clear(&packs);
+    free_copy(c);
+    return rc;
+}

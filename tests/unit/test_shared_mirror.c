@@ -1,0 +1,1371 @@
+/* Mirrors of two nodes and what they have in common in an object store.  Most tests have a store of
+ * files; with PANNIER_TEST_S3 (s3_words.h) some run against that server, too. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include <sys/wait.h>
+
+#include "cache/lock.h"
+#include "cache/shared/manifest.h"
+#include "cache/shared/shared_mirror.h"
+#include "cache/shared/shared_remove.h"
+#include "one_mirror.h"
+#include "s3_words.h"
+#include "watched_store.h"
+
+#define REPO_ID     "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+#define MIRROR_PATH "mirrors/example.org/group/repo.git"
+
+static const struct entry ABOUT = {
+    .kind = ENTRY_MIRROR,
+    .repo_id = (char *)REPO_ID,
+    .repo = (char *)"example.org/group/repo",
+    .url = (char *)"https://example.org/group/repo",
+};
+enum { TTL_S = 30 * 24 * 3600, BIG = 1 << 30, SMALL = 150 << 10 };
+
+/* ---- nodes and their store ---- */
+
+struct node {
+    struct fixture f;
+    struct local *local;
+    uint64_t size; /* of its tier */
+};
+
+struct bench {
+    struct node a, b;
+    struct scratch scratch; /* the store's, where it is one of files */
+    char *words, *prefix;
+    struct watched watched;
+    struct object_store *store; /* NULL: not to be had here */
+    struct key repo_id;
+    /* What a test's watcher works with. */
+    unsigned at;
+    unsigned skips;
+    char *key;
+    bool seen;
+};
+
+static void open_node(struct node *n)
+{
+    const struct local_limits limits = {.size = {.bytes = n->size}, .policy = POLICY_LRU};
+    struct fixture *f = &n->f;
+    struct err err;
+
+    assert_int_equal(folder_open(f->scratch.dir, NULL, &f->folder, &err), 0);
+    assert_int_equal(processes_new(4, &f->processes, &err), 0);
+    n->local = local_open(f->folder, &limits);
+    f->mirrors = mirrors_new(f->folder, f->processes, n->local);
+    f->mirror = mirrors_get(f->mirrors, "example.org", "group/repo");
+    f->about = &ABOUT;
+}
+
+static void close_node(struct node *n)
+{
+    struct fixture *f = &n->f;
+    char *incoming = folder_pathf(f->folder, "incoming");
+
+    assert_int_equal(count_entries(incoming), 0); /* whatever happened */
+    free(incoming);
+    mirror_unref(&f->mirror);
+    local_close(&n->local);
+    mirrors_free(&f->mirrors);
+    processes_free(&f->processes);
+    folder_close(&f->folder);
+}
+
+static void make_node(struct node *n, uint64_t size)
+{
+    n->size = size;
+    scratch_init(&n->f.scratch);
+    n->f.path = scratch_path(&n->f.scratch, MIRROR_PATH);
+    open_node(n);
+}
+
+static void remove_node(struct node *n)
+{
+    close_node(n);
+    scratch_clear(&n->f.scratch);
+    free(n->f.path);
+}
+
+static struct object_store *open_store(struct bench *b, bool s3)
+{
+    struct object_store_config config = {
+        .driver = s3 ? "s3" : "file",
+        .endpoint = b->scratch.dir,
+        .connect_timeout_ms = 5000,
+        .stall_timeout_ms = 20000,
+        .deadline_ms = 60000,
+        .parallel = 4,
+    };
+    struct object_store *store;
+    struct err err;
+
+    if (s3) {
+        config.endpoint = NULL;
+        assert_true(s3_words_read(&config, &b->words));
+        b->prefix = s3_words_own_prefix(&config);
+        config.prefix = b->prefix;
+    }
+    if (object_store_open(&config, &store, &err) != 0)
+        fail_msg("%s", err.text);
+    return store;
+}
+
+static int set_up_bench(void **state, bool s3, bool conditions)
+{
+    struct bench *b = xcalloc(1, sizeof(*b));
+
+    *state = b;
+    scratch_init(&b->scratch);
+    assert_true(key_from_hex(REPO_ID, &b->repo_id));
+    make_node(&b->a, BIG);
+    make_node(&b->b, BIG);
+    if (s3 && getenv("PANNIER_TEST_S3") == NULL)
+        return 0;
+    watched_init(&b->watched, open_store(b, s3), conditions);
+    b->watched.ctx = b;
+    b->store = b->watched.store;
+    return 0;
+}
+
+static int set_up_files(void **state)
+{
+    return set_up_bench(state, false, true);
+}
+
+static int set_up_s3(void **state)
+{
+    return set_up_bench(state, true, true);
+}
+
+static int set_up_plain(void **state)
+{
+    return set_up_bench(state, false, false);
+}
+
+static int tear_down_bench(void **state)
+{
+    struct bench *b = *state;
+
+    remove_node(&b->a);
+    remove_node(&b->b);
+    if (b->store != NULL) {
+        b->watched.before = NULL;
+        empty_store(b->watched.inner);
+        object_store_free(&b->watched.store);
+    }
+    scratch_clear(&b->scratch);
+    free(b->words);
+    free(b->prefix);
+    free(b->key);
+    free(b);
+    return 0;
+}
+
+static struct bench *bench_of(void **state)
+{
+    struct bench *b = *state;
+
+    if (b->store == NULL)
+        skip();
+    return b;
+}
+
+/* ---- up and down ---- */
+
+static int put_with(struct bench *b, struct node *n,
+                    const struct shared_mirror_put_options *options,
+                    struct shared_mirror_sent *sent, struct err *err)
+{
+    return shared_mirror_put(b->store, n->f.mirror, options, sent, err);
+}
+
+static struct shared_mirror_put_options options_of(const struct bench *b, const struct node *n)
+{
+    return (struct shared_mirror_put_options){.node = n == &b->a ? "a" : "b"};
+}
+
+static int try_put(struct bench *b, struct node *n, struct err *err)
+{
+    struct shared_mirror_put_options options = options_of(b, n);
+    struct shared_mirror_sent sent;
+
+    return put_with(b, n, &options, &sent, err);
+}
+
+static struct shared_mirror_sent put(struct bench *b, struct node *n)
+{
+    struct shared_mirror_put_options options = options_of(b, n);
+    struct shared_mirror_sent sent;
+    uint64_t before = b->watched.bytes_up;
+    struct err err;
+
+    if (put_with(b, n, &options, &sent, &err) != 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(sent.bytes, b->watched.bytes_up - before);
+    return sent;
+}
+
+static int try_restore(struct bench *b, struct node *n, struct err *err)
+{
+    struct shared_mirror_got got;
+    int rc;
+
+    mirror_write_begin(n->f.mirror);
+    rc = shared_mirror_restore(b->store, n->f.mirror, &b->repo_id, NULL, NULL, &got, err);
+    mirror_write_end(n->f.mirror);
+    return rc;
+}
+
+static struct shared_mirror_got restore(struct bench *b, struct node *n)
+{
+    struct shared_mirror_got got;
+    struct err err;
+    int rc;
+
+    mirror_write_begin(n->f.mirror);
+    rc = shared_mirror_restore(b->store, n->f.mirror, &b->repo_id, NULL, NULL, &got, &err);
+    mirror_write_end(n->f.mirror);
+    if (rc != 0)
+        fail_msg("%s", err.text);
+    return got;
+}
+
+static bool store_has(struct bench *b)
+{
+    struct err err;
+    bool has;
+
+    assert_int_equal(shared_mirror_has(b->store, &b->repo_id, &has, &err), 0);
+    return has;
+}
+
+static bool store_has_all(struct bench *b, struct node *n)
+{
+    struct err err;
+    bool has;
+
+    assert_int_equal(shared_mirror_has_all(b->store, n->f.mirror, &has, &err), 0);
+    return has;
+}
+
+static void read_manifest(struct bench *b, struct manifest *out)
+{
+    char key[OBJECT_KEY_MAX + 1];
+    struct bytes text;
+    struct err err;
+
+    manifest_key(&b->repo_id, key);
+    read_object(b->watched.inner, key, &text);
+    if (manifest_read(text.data, text.len, &b->repo_id, out, &err) != 0)
+        fail_msg("%s", err.text);
+    bytes_clear(&text);
+}
+
+static size_t files_there(struct bench *b)
+{
+    return count_keys(b->watched.inner, "mirrors/" REPO_ID "/files/");
+}
+
+/* Yours to free. */
+static char *key_of_part(struct bench *b, enum manifest_part part)
+{
+    char key[OBJECT_KEY_MAX + 1];
+    struct manifest m;
+
+    read_manifest(b, &m);
+    manifest_file_key(&b->repo_id, &m.packs[0].parts[part], key);
+    manifest_clear(&m);
+    return xstrdup(key);
+}
+
+/* ---- what mirrors are like ---- */
+
+static void keep_up(struct node *n)
+{
+    const struct mirror_upkeep_options options = {
+        .now_s = time(NULL), .unreachable_ttl_s = TTL_S, .memory = 64 << 20};
+    struct mirror_upkeep done;
+    struct err err;
+
+    assert_int_equal(mirror_upkeep(n->f.mirror, &options, &done, &err), 0);
+}
+
+static bool needs_upkeep(struct node *n)
+{
+    const struct mirror_upkeep_options options = {
+        .now_s = time(NULL), .unreachable_ttl_s = TTL_S, .memory = 64 << 20};
+
+    return mirror_needs_upkeep(n->f.mirror, &options);
+}
+
+static void fetch_often(struct node *n, int from, int to)
+{
+    for (int i = from; i > to; i--) {
+        char *tip = xasprintf("main~%d", i - 1);
+        char *revisions = xasprintf("main~%d\n^main~%d\n", i - 1, i);
+
+        fill(&n->f, revisions, true, tip);
+        free(revisions);
+        free(tip);
+    }
+}
+
+static void make_old(struct node *n)
+{
+    fill(&n->f, "main~12\n", false, "main~12");
+    fetch_often(n, 12, 0);
+    assert_true(mirror_ready(n->f.mirror));
+}
+
+/* A commit on main~5 that main doesn't reach, named side. */
+static void make_side_branch(void)
+{
+    assert_int_equal(REAL_GIT(&upstream, NULL, "", 0, NULL, "sh", "-c",
+                              "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@example.org "
+                              "GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@example.org;"
+                              "git branch -f side $(git commit-tree -p main~5 -m side "
+                              "$(git mktree < /dev/null))"),
+                     0);
+}
+
+static size_t count_files(const struct node *n, const char *folder, const char *end)
+{
+    char *path = xasprintf("%s/objects/%s", n->f.path, folder);
+    DIR *dir = opendir(path);
+    struct dirent *d;
+    size_t count = 0;
+
+    assert_non_null(dir);
+    while ((d = readdir(dir)) != NULL) {
+        size_t len = strlen(d->d_name), end_len = strlen(end);
+
+        count += len >= end_len && strcmp(d->d_name + len - end_len, end) == 0;
+    }
+    closedir(dir);
+    free(path);
+    return count;
+}
+
+static size_t count_packs(const struct node *n)
+{
+    return count_files(n, "pack", ".pack");
+}
+
+/* A clone of what, taken from the node, is what git calls sound. */
+static void clone_is_sound(struct node *n, const char *what)
+{
+    struct fetch_request req = request(2, what);
+    struct real_git clone;
+    struct bytes pack;
+    struct err err;
+    char hex[65];
+
+    if (serve(&n->f, &req, NULL, NULL, &pack, &err) != 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(count_objects(&pack, false), count_revisions(what));
+    strcpy(clone.dir, "/tmp/pannier-test-XXXXXX");
+    assert_non_null(mkdtemp(clone.dir));
+    real_git_id(&upstream, what, hex);
+    assert_int_equal(REAL_GIT(&clone, NULL, "", 0, NULL, "git", "init", "-q", "--bare", "."), 0);
+    assert_int_equal(
+        REAL_GIT(&clone, NULL, pack.data, pack.len, NULL, "git", "index-pack", "--stdin"), 0);
+    assert_int_equal(REAL_GIT(&clone, NULL, "", 0, NULL, "git", "update-ref", "refs/heads/m", hex),
+                     0);
+    assert_int_equal(REAL_GIT(&clone, NULL, "", 0, NULL, "git", "fsck", "--full", "--strict"), 0);
+    real_git_clear(&clone);
+    bytes_clear(&pack);
+    request_clear(&req);
+}
+
+static void is_sound(struct node *n)
+{
+    struct err err;
+
+    assert_true(mirror_ready(n->f.mirror));
+    if (mirror_verify(n->f.mirror, &err) != 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(mirrors_damaged(n->f.mirrors), 0);
+}
+
+/* ---- round-trips ---- */
+
+struct ticks {
+    unsigned count;
+    uint64_t done, total;
+    unsigned give_up_at; /* 0: never */
+};
+
+static int on_tick(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+    struct ticks *t = ctx;
+
+    assert_true(done >= t->done && done <= total);
+    t->done = done;
+    t->total = total;
+    return ++t->count == t->give_up_at ? err_set(err, ERR_NOT_FOUND, "nobody wants it") : 0;
+}
+
+static void is_an_entry(struct node *n)
+{
+    struct local_usage usage;
+    struct entry e;
+    struct err err;
+
+    local_usage(n->local, &usage);
+    assert_int_equal(usage.entries[ENTRY_MIRROR], 1);
+    assert_int_equal(usage.bytes[ENTRY_MIRROR], disk_usage(n->f.path));
+    assert_int_equal(usage.filling, 0);
+    assert_int_equal(mirror_read_entry(n->f.path, &e, &err), 0);
+    assert_string_equal(e.repo_id, ABOUT.repo_id);
+    assert_string_equal(e.repo, ABOUT.repo);
+    assert_string_equal(e.url, ABOUT.url);
+    entry_clear(&e);
+}
+
+static void a_mirror_goes_up_and_comes_down_whole(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct ticks ticks = {0};
+    struct shared_mirror_got got;
+    struct shared_mirror_sent sent;
+    struct err err;
+    int rc;
+
+    make_whole(&b->a.f);
+    assert_false(store_has(b));
+    assert_false(store_has_all(b, &b->a));
+    sent = put(b, &b->a);
+    assert_true(sent.files >= 2);
+    assert_int_equal(sent.files, files_there(b));
+    assert_int_equal(sent.generation, 1);
+    assert_true(store_has(b));
+    assert_true(store_has_all(b, &b->a));
+    mirror_write_begin(b->b.f.mirror);
+    rc = shared_mirror_restore(b->store, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got, &err);
+    mirror_write_end(b->b.f.mirror);
+    assert_int_equal(rc, 0);
+    assert_int_equal(got.files, sent.files);
+    assert_int_equal(got.bytes, sent.bytes);
+    assert_int_equal(got.generation, 1);
+    assert_true(ticks.count >= got.files);
+    assert_int_equal(ticks.done, ticks.total);
+    is_sound(&b->b);
+    is_an_entry(&b->b);
+    clone_is_sound(&b->b, "main");
+    assert_true(has(&b->b.f, "v1"));
+    /* It is a mirror like any other, also after a start. */
+    close_node(&b->b);
+    open_node(&b->b);
+    is_sound(&b->b);
+    assert_int_equal(put(b, &b->b).bytes, 0);
+}
+
+static void what_upkeep_has_made_comes_down_with_it(void **state)
+{
+    struct bench *b = bench_of(state);
+
+    make_old(&b->a);
+    keep_up(&b->a);
+    assert_int_equal(count_files(&b->a, "pack", ".bitmap"), 1);
+    put(b, &b->a);
+    restore(b, &b->b);
+    assert_int_equal(count_files(&b->b, "pack", ".bitmap"), 1);
+    assert_int_equal(count_files(&b->b, "pack", "multi-pack-index"), 1);
+    assert_int_equal(count_files(&b->b, "info", "commit-graph"), 1);
+    assert_int_equal(count_packs(&b->b), count_packs(&b->a));
+    assert_int_equal(count_files(&b->b, "pack", ".rev"), count_files(&b->a, "pack", ".rev"));
+    assert_false(needs_upkeep(&b->b));
+    is_sound(&b->b);
+    clone_is_sound(&b->b, "main~7");
+}
+
+static void files_that_compress_travel_as_frames(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct shared_mirror_put_options options = {.node = "a", .compression = COMPRESSION_ON};
+    struct shared_mirror_sent sent;
+    struct bytes keys;
+    size_t frames = 0;
+    struct err err;
+
+    make_old(&b->a);
+    keep_up(&b->a);
+    assert_int_equal(put_with(b, &b->a, &options, &sent, &err), 0);
+    list_keys(b->watched.inner, "mirrors/", &keys);
+    for (size_t at = 0; at < keys.len; at += strlen(keys.data + at) + 1)
+        frames += strstr(keys.data + at, ".zst") != NULL;
+    assert_true(frames > 0);
+    bytes_clear(&keys);
+    restore(b, &b->b);
+    is_sound(&b->b);
+    is_an_entry(&b->b);
+    assert_false(needs_upkeep(&b->b));
+}
+
+static void nothing_travels_twice(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct shared_mirror_sent first, again, more;
+
+    fill(&b->a.f, "main~1\n", false, "main~1");
+    first = put(b, &b->a);
+    again = put(b, &b->a);
+    assert_int_equal(again.bytes, 0);
+    assert_int_equal(again.files, 0);
+    assert_int_equal(again.generation, 1);
+    fetch_often(&b->a, 1, 0);
+    assert_false(store_has_all(b, &b->a));
+    more = put(b, &b->a);
+    assert_int_equal(more.generation, 2);
+    assert_true(more.files >= 2 && more.files <= 3); /* pack, idx, rev */
+    assert_true(more.bytes < first.bytes / 8);
+    restore(b, &b->b);
+    assert_int_equal(count_packs(&b->b), 2);
+    clone_is_sound(&b->b, "main");
+}
+
+static void a_put_after_upkeep_brings_what_is_new(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct manifest m;
+
+    make_old(&b->a);
+    put(b, &b->a);
+    keep_up(&b->a);
+    assert_true(put(b, &b->a).bytes > 0);
+    read_manifest(b, &m);
+    assert_int_equal(m.generation, 2);
+    assert_int_equal(m.packs_count, count_packs(&b->a));
+    assert_int_equal(m.indexed, m.packs_count);
+    assert_true(m.midx_bitmap.size > 0 && m.commit_graph.size > 0);
+    manifest_clear(&m);
+    assert_int_equal(put(b, &b->a).bytes, 0);
+}
+
+/* ---- nodes ---- */
+
+static void nodes_with_other_packs_of_the_same_converge(void **state)
+{
+    struct bench *b = bench_of(state);
+
+    fill(&b->a.f, "main\n", false, "main");
+    make_old(&b->b);
+    assert_int_equal(put(b, &b->b).generation, 1);
+    /* One pack rather than thirteen is better kept. */
+    assert_int_equal(put(b, &b->a).generation, 2);
+    assert_int_equal(put(b, &b->b).bytes, 0);
+    keep_up(&b->b); /* a bitmap */
+    assert_int_equal(put(b, &b->b).generation, 3);
+    assert_int_equal(put(b, &b->a).bytes, 0);
+    assert_int_equal(put(b, &b->b).bytes, 0);
+    assert_true(store_has_all(b, &b->a) && store_has_all(b, &b->b));
+}
+
+static void tips_that_a_node_lacks_stay(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct manifest m;
+    struct node c = {.local = NULL};
+
+    make_side_branch();
+    fill(&b->a.f, "main\n", false, "main");
+    fill(&b->b.f, "side\n", false, "side");
+    put(b, &b->a);
+    assert_int_equal(put(b, &b->b).generation, 2);
+    read_manifest(b, &m);
+    assert_string_equal(m.node, "b");
+    assert_int_equal(m.packs_count, 2);
+    assert_int_equal(m.tips_count, 2);
+    manifest_clear(&m);
+    assert_int_equal(put(b, &b->a).bytes, 0);
+    assert_int_equal(put(b, &b->b).bytes, 0);
+    make_node(&c, BIG);
+    restore(b, &c);
+    is_sound(&c);
+    clone_is_sound(&c, "main");
+    clone_is_sound(&c, "side");
+    remove_node(&c);
+}
+
+static void packs_of_others_that_are_too_large_do_not_stay(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct manifest m;
+
+    fill(&b->a.f, "main\n", false, "main");
+    fill(&b->b.f, "main~30\n", false, "main~30");
+    put(b, &b->a);
+    /* Less than what is there is nothing new. */
+    assert_int_equal(put(b, &b->b).generation, 2);
+    read_manifest(b, &m);
+    assert_int_equal(m.packs_count, 1);
+    assert_int_equal(m.tips_count, 1);
+    manifest_clear(&m);
+    assert_int_equal(put(b, &b->a).generation, 3);
+    read_manifest(b, &m);
+    assert_int_equal(m.packs_count, 1); /* all of which b has told */
+    manifest_clear(&m);
+}
+
+/* ---- what happens meanwhile ---- */
+
+static bool is_manifest(const char *key)
+{
+    return strstr(key, "/manifest.json") != NULL;
+}
+
+static int keep_up_before_the_first_file(void *ctx, enum watched_call call, const char *key,
+                                         struct err *err)
+{
+    struct bench *b = ctx;
+
+    (void)err;
+    if (call == WATCHED_PUT && !is_manifest(key) && !b->seen) {
+        b->seen = true;
+        keep_up(&b->a);
+        fill(&b->a.f, "v1\n^main\n", true, "v1");
+    }
+    return 0;
+}
+
+static void upkeep_and_fetches_go_on_during_a_put(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct manifest m;
+
+    make_old(&b->a);
+    b->watched.before = keep_up_before_the_first_file;
+    put(b, &b->a);
+    assert_true(b->seen);
+    read_manifest(b, &m);
+    assert_int_equal(m.packs_count, 13); /* of then */
+    manifest_clear(&m);
+    assert_true(count_packs(&b->a) < 13); /* the old ones went when the put was over */
+    restore(b, &b->b);
+    is_sound(&b->b);
+    assert_false(has(&b->b.f, "v1"));
+    put(b, &b->a);
+    assert_true(store_has_all(b, &b->a));
+}
+
+static int evict_before_the_second_file(void *ctx, enum watched_call call, const char *key,
+                                        struct err *err)
+{
+    struct bench *b = ctx;
+
+    if (call == WATCHED_PUT && !is_manifest(key) && b->at++ == 1)
+        assert_int_equal(local_remove(b->a.local, MIRROR_PATH, err), 0);
+    return 0;
+}
+
+static void one_that_is_removed_during_a_put_goes(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct err err;
+
+    make_old(&b->a);
+    b->watched.before = evict_before_the_second_file;
+    assert_int_equal(try_put(b, &b->a, &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+    assert_false(exists(b->a.f.path));
+    assert_false(store_has(b));
+    assert_int_equal(try_put(b, &b->a, &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+    assert_int_equal(shared_mirror_has_all(b->store, b->a.f.mirror, &b->seen, &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+}
+
+static void one_that_was_found_damaged_during_a_put_is_gone(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct err err;
+
+    make_whole(&b->a.f);
+    put(b, &b->a);
+    mirror_drop_damaged(b->a.f.mirror, &(struct err){.kind = ERR_CORRUPT});
+    assert_int_equal(try_put(b, &b->a, &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+}
+
+/* ---- conflicts ---- */
+
+static int b_is_first(void *ctx, enum watched_call call, const char *key, struct err *err)
+{
+    struct bench *b = ctx;
+
+    if (call == WATCHED_PUT && is_manifest(key) && !b->seen) {
+        b->seen = true;
+        assert_int_equal(try_put(b, &b->b, err), 0);
+    }
+    return 0;
+}
+
+static void the_second_of_two_puts_at_once_keeps_the_first(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct shared_mirror_put_options options = {.node = "a"};
+    struct shared_mirror_sent sent;
+    struct manifest m;
+    struct err err;
+
+    make_side_branch();
+    fill(&b->a.f, "main\n", false, "main");
+    fill(&b->b.f, "side\n", false, "side");
+    b->watched.before = b_is_first;
+    assert_int_equal(put_with(b, &b->a, &options, &sent, &err), 0);
+    assert_int_equal(sent.generation, 2);
+    assert_true(sent.files <= 3); /* none of them twice */
+    read_manifest(b, &m);
+    assert_string_equal(m.node, "a");
+    assert_int_equal(m.tips_count, 2);
+    manifest_clear(&m);
+}
+
+static void a_store_without_conditions_is_looked_at_last(void **state)
+{
+    struct bench *b = bench_of(state);
+
+    make_side_branch();
+    fill(&b->a.f, "main\n", false, "main");
+    put(b, &b->a);
+    assert_int_equal(put(b, &b->a).bytes, 0);
+    restore(b, &b->b);
+    is_sound(&b->b);
+    fill(&b->b.f, "side\n^main\n", true, "side");
+    assert_int_equal(put(b, &b->b).generation, 2);
+}
+
+/* Between the reading and the last look of a, b puts its own. */
+static int b_is_first_at_the_last_look(void *ctx, enum watched_call call, const char *key,
+                                       struct err *err)
+{
+    struct bench *b = ctx;
+
+    if (call == WATCHED_HEAD && is_manifest(key) && !b->seen) {
+        b->seen = true;
+        assert_int_equal(try_put(b, &b->b, err), 0);
+    }
+    return 0;
+}
+
+static void what_came_before_the_last_look_is_kept(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct manifest m;
+    struct err err;
+
+    make_side_branch();
+    fill(&b->a.f, "main\n", false, "main");
+    fill(&b->b.f, "side\n", false, "side");
+    b->watched.before = b_is_first_at_the_last_look;
+    assert_int_equal(try_put(b, &b->a, &err), 0);
+    read_manifest(b, &m);
+    assert_int_equal(m.tips_count, 2);
+    assert_int_equal(m.generation, 2);
+    manifest_clear(&m);
+}
+
+static int somebody_is_always_first(void *ctx, enum watched_call call, const char *key,
+                                    struct err *err)
+{
+    (void)ctx;
+    return call == WATCHED_PUT && is_manifest(key) ? err_set(err, ERR_CONFLICT, "not you") : 0;
+}
+
+static void who_is_never_first_gives_up(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct err err;
+
+    make_whole(&b->a.f);
+    b->watched.before = somebody_is_always_first;
+    assert_int_equal(try_put(b, &b->a, &err), -1);
+    assert_int_equal(err.kind, ERR_CONFLICT);
+    assert_true(b->watched.calls[WATCHED_GET] > 2);
+    assert_int_equal(b->watched.calls[WATCHED_PUT], files_there(b) + b->watched.calls[WATCHED_GET]);
+}
+
+static void a_newer_lease_wins(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct shared_mirror_put_options newer = {.node = "a", .fence = 7}, older = newer;
+    struct shared_mirror_sent sent;
+    struct err err;
+
+    older.fence = 6;
+    fill(&b->a.f, "main~1\n", false, "main~1");
+    assert_int_equal(put_with(b, &b->a, &newer, &sent, &err), 0);
+    fetch_often(&b->a, 1, 0);
+    assert_int_equal(put_with(b, &b->a, &older, &sent, &err), -1);
+    assert_int_equal(err.kind, ERR_CONFLICT);
+    assert_int_equal(sent.bytes, 0);
+    assert_int_equal(put_with(b, &b->a, &newer, &sent, &err), 0);
+}
+
+/* ---- ends in the middle ---- */
+
+static int fail_the_nth_put(void *ctx, enum watched_call call, const char *key, struct err *err)
+{
+    struct bench *b = ctx;
+
+    (void)key;
+    return call == WATCHED_PUT && b->at++ == b->skips ? err_set(err, ERR_UPSTREAM, "gone") : 0;
+}
+
+static void a_put_that_ends_in_the_middle_publishes_nothing(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct err err;
+
+    make_old(&b->a);
+    b->watched.before = fail_the_nth_put;
+    for (b->at = 0; try_put(b, &b->a, &err) != 0; b->at = 0, b->skips += 7) {
+        assert_int_equal(err.kind, ERR_UPSTREAM);
+        assert_false(store_has(b));
+    }
+    assert_true(b->skips > 13);
+    restore(b, &b->b);
+    is_sound(&b->b);
+}
+
+static void a_put_stops_when_it_is_told_to(void **state)
+{
+    struct bench *b = bench_of(state);
+    atomic_bool stop = true;
+    struct shared_mirror_put_options options = {.node = "a", .stop = &stop};
+    struct shared_mirror_sent sent;
+    struct err err;
+
+    make_whole(&b->a.f);
+    assert_int_equal(put_with(b, &b->a, &options, &sent, &err), -1);
+    assert_int_equal(err.kind, ERR_CANCELLED);
+    assert_int_equal(sent.files, 0);
+}
+
+static int die_at_the_nth_get(void *ctx, enum watched_call call, const char *key, struct err *err)
+{
+    struct bench *b = ctx;
+
+    (void)key;
+    (void)err;
+    if (call == WATCHED_GET && b->at++ == b->skips)
+        raise(SIGKILL);
+    return 0;
+}
+
+/* A child that restores into b's folder, and is killed; true when it came to its end first. */
+static bool restore_and_die(struct bench *b)
+{
+    struct err err;
+    int status;
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        open_node(&b->b);
+        b->watched.before = die_at_the_nth_get;
+        _exit(try_restore(b, &b->b, &err) != 0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) || WEXITSTATUS(status) == 0);
+    return !WIFSIGNALED(status);
+}
+
+static void a_kill_in_the_middle_of_a_restore_leaves_no_mirror(void **state)
+{
+    struct bench *b = bench_of(state);
+    bool over;
+
+    make_old(&b->a);
+    put(b, &b->a);
+    do {
+        close_node(&b->b);
+        over = restore_and_die(b);
+        open_node(&b->b);
+        assert_int_equal(mirror_ready(b->b.f.mirror), over);
+        b->skips += 9;
+    } while (!over);
+    assert_true(b->skips > 20);
+    is_sound(&b->b);
+}
+
+static void a_restore_that_nobody_wants_any_more_leaves_nothing(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct ticks ticks = {.give_up_at = 2};
+    struct shared_mirror_got got;
+    struct err err;
+
+    make_whole(&b->a.f);
+    put(b, &b->a);
+    mirror_write_begin(b->b.f.mirror);
+    assert_int_equal(
+        shared_mirror_restore(b->store, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got, &err),
+        -1);
+    mirror_write_end(b->b.f.mirror);
+    /* Whatever tick says is no word of the store's. */
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+    assert_string_equal(err.text, "nobody wants it");
+    assert_int_equal(ticks.count, 2);
+    assert_true(store_has(b));
+    assert_false(exists(b->b.f.path));
+    restore(b, &b->b);
+}
+
+static int wait_for_a_second(void *ctx, const void *data, size_t len, struct err *err)
+{
+    struct bench *b = ctx;
+    uint64_t begun = now_ms();
+
+    (void)data;
+    (void)len;
+    (void)err;
+    while (b->at < 3 && now_ms() - begun < 1001)
+        sched_yield();
+    b->at++;
+    return 0;
+}
+
+static void a_long_file_ticks(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct ticks ticks = {0};
+    struct shared_mirror_got got;
+    struct err err;
+
+    make_whole(&b->a.f);
+    put(b, &b->a);
+    b->watched.on_piece = wait_for_a_second; /* the manifest, and the first file */
+    mirror_write_begin(b->b.f.mirror);
+    assert_int_equal(
+        shared_mirror_restore(b->store, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got, &err),
+        0);
+    mirror_write_end(b->b.f.mirror);
+    assert_true(ticks.count > got.files);
+}
+
+/* ---- damage ---- */
+
+static void change_object(struct bench *b, const char *key, size_t cut, size_t flip, bool longer)
+{
+    struct bytes content;
+
+    read_object(b->watched.inner, key, &content);
+    content.len -= cut;
+    if (flip > 0)
+        content.data[content.len - flip] ^= 1;
+    if (longer)
+        assert_int_equal(bytes_add(&content, "x", 1), 0);
+    write_object(b->watched.inner, key, &content);
+}
+
+static void a_damaged_file_is_put_anew(void **state)
+{
+    static const struct {
+        enum manifest_part part;
+        size_t cut, flip;
+        bool longer;
+    } cases[] = {
+        {MANIFEST_PACK, 0, 100, false}, {MANIFEST_PACK, 1, 0, false}, {MANIFEST_PACK, 0, 0, true},
+        {MANIFEST_IDX, 0, 1, false},    {MANIFEST_IDX, 20, 0, false}, {MANIFEST_IDX, 0, 30, false},
+    };
+    struct bench *b = bench_of(state);
+    struct err err;
+
+    make_whole(&b->a.f);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        /* As a frame, too. */
+        struct shared_mirror_put_options options = {
+            .node = "a", .compression = i % 2 == 0 ? COMPRESSION_OFF : COMPRESSION_ON};
+        struct shared_mirror_sent sent;
+        char *key;
+
+        assert_int_equal(put_with(b, &b->a, &options, &sent, &err), 0);
+        key = key_of_part(b, cases[i].part);
+        change_object(b, key, cases[i].cut, cases[i].flip, cases[i].longer);
+        assert_int_equal(try_restore(b, &b->b, &err), -1);
+        assert_int_equal(err.kind, ERR_CORRUPT);
+        assert_false(store_has(b));
+        assert_int_equal(count_keys(b->watched.inner, key), 0);
+        assert_false(exists(b->b.f.path));
+        free(key);
+    }
+    put(b, &b->a);
+    restore(b, &b->b);
+    is_sound(&b->b);
+}
+
+static void a_file_that_is_missing_is_damage(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct err err;
+    char *key;
+
+    make_whole(&b->a.f);
+    put(b, &b->a);
+    key = key_of_part(b, MANIFEST_IDX);
+    assert_int_equal(object_remove(b->watched.inner, key, &err), 0);
+    free(key);
+    assert_int_equal(try_restore(b, &b->b, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    assert_false(store_has(b));
+    assert_int_equal(try_restore(b, &b->b, &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+    put(b, &b->a);
+    restore(b, &b->b);
+}
+
+/* Each file is whole, but the index is another pack's. */
+static void files_that_do_not_belong_together_are_no_mirror(void **state)
+{
+    struct bench *b = bench_of(state);
+    char key[OBJECT_KEY_MAX + 1];
+    struct manifest m;
+    struct manifest_file idx;
+    struct bytes text;
+    struct err err;
+
+    fill(&b->a.f, "main~1\n", false, "main~1");
+    fetch_often(&b->a, 1, 0);
+    put(b, &b->a);
+    read_manifest(b, &m);
+    idx = m.packs[0].parts[MANIFEST_IDX];
+    m.packs[0].parts[MANIFEST_IDX] = m.packs[1].parts[MANIFEST_IDX];
+    m.packs[1].parts[MANIFEST_IDX] = idx;
+    bytes_init(&text, MANIFEST_MAX);
+    assert_int_equal(manifest_write(&m, &text, &err), 0);
+    manifest_clear(&m);
+    manifest_key(&b->repo_id, key);
+    write_object(b->watched.inner, key, &text);
+    assert_int_equal(try_restore(b, &b->b, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    assert_false(store_has(b));
+    assert_false(exists(b->b.f.path));
+}
+
+static void a_tip_that_is_in_no_pack_makes_no_mirror(void **state)
+{
+    struct bench *b = bench_of(state);
+    char key[OBJECT_KEY_MAX + 1];
+    struct manifest m;
+    struct bytes text;
+    struct err err;
+
+    make_whole(&b->a.f);
+    put(b, &b->a);
+    read_manifest(b, &m);
+    m.tips[0].oid.raw[0] ^= 1;
+    bytes_init(&text, MANIFEST_MAX);
+    assert_int_equal(manifest_write(&m, &text, &err), 0);
+    manifest_clear(&m);
+    manifest_key(&b->repo_id, key);
+    write_object(b->watched.inner, key, &text);
+    assert_int_equal(try_restore(b, &b->b, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    assert_false(exists(b->b.f.path));
+}
+
+/* When the pack is asked for, a has put another state, and the keeper has been there. */
+static int replace_in_the_middle(void *ctx, enum watched_call call, const char *key,
+                                 struct err *err)
+{
+    struct bench *b = ctx;
+
+    if (call != WATCHED_GET || b->seen || strcmp(key, b->key) != 0)
+        return 0;
+    b->seen = true;
+    keep_up(&b->a);
+    assert_int_equal(try_put(b, &b->a, err), 0);
+    return object_remove(b->watched.inner, key, err);
+}
+
+static void a_manifest_that_is_replaced_in_the_middle_is_read_again(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct manifest m;
+    char key[OBJECT_KEY_MAX + 1];
+    struct shared_mirror_got got;
+
+    make_old(&b->a);
+    put(b, &b->a);
+    read_manifest(b, &m);
+    manifest_file_key(&b->repo_id, &m.packs[12].parts[MANIFEST_PACK], key);
+    manifest_clear(&m);
+    b->key = xstrdup(key);
+    b->watched.before = replace_in_the_middle;
+    got = restore(b, &b->b);
+    assert_true(b->seen);
+    assert_int_equal(got.generation, 2);
+    assert_int_equal(count_packs(&b->b), count_packs(&b->a));
+    assert_int_equal(count_files(&b->b, "pack", ".idx"), count_packs(&b->a));
+    is_sound(&b->b);
+    is_an_entry(&b->b);
+}
+
+static void a_damaged_mirror_does_not_go_up(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct err err;
+    char *file;
+
+    make_whole(&b->a.f);
+    file = pack_file(&b->a.f, ".pack");
+    flip_byte(file, size_of(file) / 2);
+    assert_int_equal(try_put(b, &b->a, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    assert_int_equal(b->watched.calls[WATCHED_PUT], 0);
+    assert_int_equal(truncate(file, 100), 0);
+    assert_int_equal(try_put(b, &b->a, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    assert_int_equal(unlink(file), 0);
+    assert_int_equal(try_put(b, &b->a, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    free(file);
+}
+
+static void a_damaged_manifest_is_replaced(void **state)
+{
+    struct bench *b = bench_of(state);
+    char key[OBJECT_KEY_MAX + 1];
+    struct err err;
+
+    make_whole(&b->a.f);
+    put(b, &b->a);
+    manifest_key(&b->repo_id, key);
+    change_object(b, key, 5, 0, false);
+    assert_false(store_has_all(b, &b->a));
+    assert_true(put(b, &b->a).bytes > 0);
+    assert_true(store_has_all(b, &b->a));
+    change_object(b, key, 0, 7, false);
+    assert_int_equal(try_restore(b, &b->b, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    assert_false(store_has(b));
+}
+
+static void what_a_newer_pannier_has_put_is_left_alone(void **state)
+{
+    static const char newer[] = "{\"version\":2}\n";
+    struct bench *b = bench_of(state);
+    char key[OBJECT_KEY_MAX + 1];
+    struct bytes text;
+    struct err err;
+
+    make_whole(&b->a.f);
+    manifest_key(&b->repo_id, key);
+    bytes_init(&text, 100);
+    assert_int_equal(bytes_add_str(&text, newer), 0);
+    write_object(b->watched.inner, key, &text);
+    assert_int_equal(try_put(b, &b->a, &err), -1);
+    assert_int_equal(err.kind, ERR_REFUSED);
+    assert_int_equal(try_restore(b, &b->b, &err), -1);
+    assert_int_equal(err.kind, ERR_REFUSED);
+    assert_int_equal(files_there(b), 0);
+    read_object(b->watched.inner, key, &text);
+    assert_string_equal(text.data, newer);
+    bytes_clear(&text);
+}
+
+/* ---- what a restore needs ---- */
+
+static void there_is_no_restore_of_nothing(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct err err;
+
+    assert_int_equal(try_restore(b, &b->b, &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+    make_whole(&b->a.f);
+    put(b, &b->a);
+    assert_int_equal(try_restore(b, &b->a, &err), -1);
+    assert_int_equal(err.kind, ERR_CONFLICT); /* it is there */
+    is_sound(&b->a);
+}
+
+static void what_is_too_large_does_not_come_down(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct local_usage usage;
+    struct node c = {.local = NULL};
+    struct err err;
+
+    make_whole(&b->a.f);
+    put(b, &b->a);
+    make_node(&c, SMALL);
+    b->watched.calls[WATCHED_GET] = 0;
+    assert_int_equal(try_restore(b, &c, &err), -1);
+    assert_int_equal(err.kind, ERR_LIMIT);
+    assert_int_equal(b->watched.calls[WATCHED_GET], 1); /* the manifest was enough */
+    local_usage(c.local, &usage);
+    assert_int_equal(usage.filling, 0);
+    assert_false(exists(c.f.path));
+    remove_node(&c);
+    assert_true(store_has(b));
+}
+
+static void times_of_tips_come_down(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct manifest before, after;
+    char *file = xasprintf("%s/pannier-tips", b->a.f.path), hex[65], *line;
+
+    fill(&b->a.f, "main\n", false, "main");
+    real_git_id(&upstream, "main", hex);
+    line = xasprintf("%s 1000000000\n", hex);
+    put_file(file, line, strlen(line));
+    put(b, &b->a);
+    read_manifest(b, &before);
+    assert_int_equal(before.tips[0].wanted_s, 1000000000);
+    manifest_clear(&before);
+    restore(b, &b->b);
+    clone_is_sound(&b->b, "main"); /* it is asked for now */
+    assert_int_equal(put(b, &b->b).files, 0);
+    read_manifest(b, &after);
+    assert_int_equal(after.generation, 2);
+    assert_true(after.tips[0].wanted_s > 1000000000);
+    manifest_clear(&after);
+    assert_int_equal(put(b, &b->b).bytes, 0);
+    free(line);
+    free(file);
+}
+
+static void tips_of_long_ago_do_not_stay(void **state)
+{
+    struct bench *b = bench_of(state);
+    char *file = xasprintf("%s/pannier-tips", b->b.f.path), hex[65], *line;
+    struct manifest m;
+
+    make_side_branch();
+    fill(&b->a.f, "main\n", false, "main");
+    fill(&b->b.f, "side\n", false, "side");
+    real_git_id(&upstream, "side", hex);
+    line = xasprintf("%s 1000000000\n", hex);
+    put_file(file, line, strlen(line));
+    put(b, &b->b);
+    put(b, &b->a);
+    read_manifest(b, &m);
+    assert_int_equal(m.packs_count, 1);
+    assert_int_equal(m.tips_count, 1);
+    manifest_clear(&m);
+    free(line);
+    free(file);
+}
+
+static void what_is_removed_leaves_nothing(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct shared_removed removed = {0};
+    struct err err;
+
+    make_old(&b->a);
+    put(b, &b->a);
+    keep_up(&b->a);
+    put(b, &b->a);
+    assert_true(files_there(b) > 26);
+    assert_int_equal(shared_remove_mirror(b->store, &b->repo_id, NULL, &removed, &err), 0);
+    assert_int_equal(count_keys(b->watched.inner, ""), 0);
+    assert_int_equal(shared_remove_mirror(b->store, &b->repo_id, NULL, &removed, &err),
+                     0); /* fine */
+}
+
+/* ---- threads ---- */
+
+struct fetcher {
+    struct node *node;
+    atomic_bool *over;
+};
+
+static void *fetch_on(void *ctx)
+{
+    struct fetcher *fetcher = ctx;
+
+    fetch_often(fetcher->node, 12, 0);
+    keep_up(fetcher->node);
+    atomic_store(fetcher->over, true);
+    return NULL;
+}
+
+static void puts_and_fetches_at_once(void **state)
+{
+    struct bench *b = bench_of(state);
+    atomic_bool over = false;
+    struct fetcher fetcher = {&b->a, &over};
+    pthread_t thread;
+
+    fill(&b->a.f, "main~12\n", false, "main~12");
+    assert_int_equal(pthread_create(&thread, NULL, fetch_on, &fetcher), 0);
+    while (!atomic_load(&over))
+        put(b, &b->a);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    put(b, &b->a);
+    assert_true(store_has_all(b, &b->a));
+    restore(b, &b->b);
+    is_sound(&b->b);
+    clone_is_sound(&b->b, "main");
+}
+
+#define TEST(name)       cmocka_unit_test_setup_teardown(name, set_up_files, tear_down_bench)
+#define TEST_PLAIN(name) cmocka_unit_test_setup_teardown(name, set_up_plain, tear_down_bench)
+#define TEST_S3(name)                                                                              \
+    {                                                                                              \
+#name " (s3)", name, set_up_s3, tear_down_bench, NULL                                      \
+    }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(a_mirror_goes_up_and_comes_down_whole),
+        TEST(what_upkeep_has_made_comes_down_with_it),
+        TEST(files_that_compress_travel_as_frames),
+        TEST(nothing_travels_twice),
+        TEST(a_put_after_upkeep_brings_what_is_new),
+        TEST(nodes_with_other_packs_of_the_same_converge),
+        TEST(tips_that_a_node_lacks_stay),
+        TEST(packs_of_others_that_are_too_large_do_not_stay),
+        TEST(upkeep_and_fetches_go_on_during_a_put),
+        TEST(one_that_is_removed_during_a_put_goes),
+        TEST(one_that_was_found_damaged_during_a_put_is_gone),
+        TEST(the_second_of_two_puts_at_once_keeps_the_first),
+        TEST_PLAIN(a_store_without_conditions_is_looked_at_last),
+        TEST_PLAIN(what_came_before_the_last_look_is_kept),
+        TEST(who_is_never_first_gives_up),
+        TEST(a_newer_lease_wins),
+        TEST(a_put_that_ends_in_the_middle_publishes_nothing),
+        TEST(a_put_stops_when_it_is_told_to),
+        TEST(a_kill_in_the_middle_of_a_restore_leaves_no_mirror),
+        TEST(a_restore_that_nobody_wants_any_more_leaves_nothing),
+        TEST(a_long_file_ticks),
+        TEST(a_damaged_file_is_put_anew),
+        TEST(a_file_that_is_missing_is_damage),
+        TEST(files_that_do_not_belong_together_are_no_mirror),
+        TEST(a_tip_that_is_in_no_pack_makes_no_mirror),
+        TEST(a_manifest_that_is_replaced_in_the_middle_is_read_again),
+        TEST(a_damaged_mirror_does_not_go_up),
+        TEST(a_damaged_manifest_is_replaced),
+        TEST(what_a_newer_pannier_has_put_is_left_alone),
+        TEST(there_is_no_restore_of_nothing),
+        TEST(what_is_too_large_does_not_come_down),
+        TEST(times_of_tips_come_down),
+        TEST(tips_of_long_ago_do_not_stay),
+        TEST(what_is_removed_leaves_nothing),
+        TEST(puts_and_fetches_at_once),
+        TEST_S3(a_mirror_goes_up_and_comes_down_whole),
+        TEST_S3(what_upkeep_has_made_comes_down_with_it),
+        TEST_S3(nothing_travels_twice),
+        TEST_S3(tips_that_a_node_lacks_stay),
+        TEST_S3(the_second_of_two_puts_at_once_keeps_the_first),
+        TEST_S3(a_damaged_file_is_put_anew),
+        TEST_S3(a_damaged_manifest_is_replaced),
+        TEST_S3(a_manifest_that_is_replaced_in_the_middle_is_read_again),
+        TEST_S3(what_is_removed_leaves_nothing),
+    };
+
+    return cmocka_run_group_tests(tests, make_upstream, remove_upstream);
+}
