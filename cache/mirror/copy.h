@@ -84,7 +84,7 @@ int mirror_copy_in_begin(struct mirror *m, const struct entry *about, uint64_t b
                          struct mirror_copy_in **out, struct err *err);
 /* It turns out to be so many. */
 int mirror_copy_in_room(struct mirror_copy_in *c, uint64_t bytes, struct err *err);
-/* An empty file with this name, or of no name where it is NULL. */
+/* An empty file with this name. */
 int mirror_copy_in_create(struct mirror_copy_in *c, const char *name, int *fd, struct err *err);
 /* It is as it will be: on the disk, and read-only.  Closes fd, whatever happens. */
 int mirror_copy_in_close(struct mirror_copy_in *c, const char *name, int fd, struct err *err);

@@ -79,14 +79,11 @@ int mirror_copy_in_begin(struct mirror *m, const struct entry *about, uint64_t b
 
 int mirror_copy_in_create(struct mirror_copy_in *c, const char *name, int *fd, struct err *err)
 {
-    char *path = xasprintf("%s/objects/%s", c->path, name != NULL ? name : "tmp_unnamed");
-    int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC;
+    char *path = xasprintf("%s/objects/%s", c->path, name);
 
-    *fd = open(path, flags, 0600);
+    *fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (*fd < 0)
         err_errno(err, ERR_STORAGE, "make %s", path);
-    else if (name == NULL)
-        unlink(path);
     free(path);
     return *fd >= 0 ? 0 : -1;
 }

@@ -64,8 +64,8 @@ struct incoming {
     const struct manifest_file *file;
     int fd;
     struct digest *sha256;
-    uint64_t written; /* to fd */
-    int spool;        /* a frame, until all of it is here; -1: the file comes as it is */
+    uint64_t written;               /* to fd */
+    struct decompressor *unpacking; /* NULL: the file comes as it is */
     uint64_t came;
 };
 
@@ -102,8 +102,8 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
     d->got->bytes += len;
     if (in->came > stored_size(in->file))
         return err_set(err, ERR_CORRUPT, "it is longer than it should be");
-    return in->spool < 0 ? add_content(in, data, len, err)
-                         : write_all(d, in->spool, data, len, err);
+    return in->unpacking == NULL ? add_content(in, data, len, err)
+                                 : decompressor_take(in->unpacking, data, len, err);
 }
 
 static int receive(struct incoming *in, struct err *err)
@@ -117,8 +117,8 @@ static int receive(struct incoming *in, struct err *err)
     rc = object_get(in->download->store, key, 0, UINT64_MAX, NULL, on_data, in, err);
     if (rc == 0 && in->came < stored_size(file))
         rc = err_set(err, ERR_CORRUPT, "it is shorter than it should be");
-    if (rc == 0 && in->spool >= 0)
-        rc = decompress_file(in->spool, file->stored_size, file->size, add_content, in, err);
+    if (rc == 0 && in->unpacking != NULL)
+        rc = decompressor_end(in->unpacking, err);
     digest_final(in->sha256, found.raw);
     if (rc == 0 && (in->written != file->size || !key_equal(&found, &file->sha256)))
         rc = err_set(err, ERR_CORRUPT, "it is not what was put");
@@ -142,23 +142,20 @@ static void note_why(struct download *d, const struct manifest_file *file, const
 static int get_into(struct download *d, const char *name, const struct manifest_file *file, int fd,
                     struct err *err)
 {
-    struct incoming in = {.download = d, .file = file, .fd = fd, .spool = -1};
+    struct incoming in = {.download = d, .file = file, .fd = fd};
     uint64_t before = d->done;
-    int rc = 0;
+    int rc;
 
     if (file->stored_size != 0)
-        rc = mirror_copy_in_create(d->in, NULL, &in.spool, err);
-    if (rc == 0) {
-        in.sha256 = digest_new(HASH_SHA256);
-        rc = receive(&in, err);
-        digest_free(in.sha256);
-        if (rc != 0) {
-            note_why(d, file, name, err);
-            d->done = before;
-        }
+        in.unpacking = decompressor_new(file->size, add_content, &in);
+    in.sha256 = digest_new(HASH_SHA256);
+    rc = receive(&in, err);
+    digest_free(in.sha256);
+    decompressor_free(&in.unpacking);
+    if (rc != 0) {
+        note_why(d, file, name, err);
+        d->done = before;
     }
-    if (in.spool >= 0)
-        close(in.spool);
     return rc;
 }
 
@@ -220,29 +217,6 @@ static int get_all(struct download *d, struct err *err)
     return manifest_each(&d->there.manifest, get_missing, &walk);
 }
 
-struct claim_to_be {
-    uint64_t files, frame; /* a frame lies beside what comes out of it */
-};
-
-static int add_room(void *ctx, const char *name, const struct manifest_file *file)
-{
-    struct claim_to_be *c = ctx;
-
-    (void)name;
-    c->files += file->size;
-    if (file->stored_size > c->frame)
-        c->frame = file->stored_size;
-    return 0;
-}
-
-static uint64_t room_for(const struct manifest *m)
-{
-    struct claim_to_be claim = {0};
-
-    manifest_each(m, add_room, &claim);
-    return claim.files + claim.frame;
-}
-
 /* ---- another manifest in the middle ---- */
 
 struct still {
@@ -299,7 +273,7 @@ static int read_again(struct download *d, struct err *err)
                        why.text);
     }
     if (rc == 0)
-        rc = mirror_copy_in_room(d->in, room_for(&d->there.manifest), err);
+        rc = mirror_copy_in_room(d->in, manifest_bytes(&d->there.manifest), err);
     if (rc == 0)
         keep_arrived(d);
     return rc;
@@ -352,7 +326,7 @@ static int begin(struct download *d, struct err *err)
 
     key_to_hex(d->repo_id, hex);
     d->total = manifest_stored_bytes(m);
-    return mirror_copy_in_begin(d->mirror, &about, room_for(m), &d->in, err);
+    return mirror_copy_in_begin(d->mirror, &about, manifest_bytes(m), &d->in, err);
 }
 
 static int commit(struct download *d, struct err *err)
