@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,27 @@ def upstream(origin):
 
 
 @pytest.fixture(scope="session")
-def rgw():
-    """A real S3 server, started by the first test that wants it."""
+def a_rgw():
+    """A real S3 server, started by the first test of each process that wants it (8 s)."""
     rgw = Rgw()
     yield rgw
     rgw.stop()
+
+
+@pytest.fixture
+def rgw(a_rgw):
+    """The same; what a test kills of it is started again after the test."""
+    yield a_rgw
+    a_rgw.revive()
+
+
+@pytest.fixture
+def own_s3(rgw):
+    """An S3 client below a prefix that is this test's own."""
+    s3 = rgw.s3.below(f"{uuid.uuid4().hex[:12]}/")
+    yield s3
+    rgw.revive()
+    s3.clear()
 
 
 @pytest.fixture
