@@ -19,6 +19,7 @@ from support.gitclient import Git  # noqa: E402
 from support.origin import Origin  # noqa: E402
 from support.pannier import Pannier, binary  # noqa: E402
 from support.rgw import Rgw  # noqa: E402
+from support.tier import Tier  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -136,6 +137,14 @@ def start(tmp_path):
 
 
 @pytest.fixture
+def tier(start, own_s3, odd_s3, tmp_path, origin):
+    """The shared tier, and nodes that share it."""
+    tier = Tier(start, own_s3, odd_s3, tmp_path, origin.url)
+    yield tier
+    tier.no_secret_was_told()
+
+
+@pytest.fixture
 def small_disk(tmp_path):
     """small_disk("1m", "ro"): a file system of its own."""
     mounted = []
@@ -168,11 +177,19 @@ def behind(start, upstream):
     return start(origin=upstream.url)
 
 
+def nodes_of(fixtures):
+    for name, fixture in fixtures.items():
+        if isinstance(fixture, Pannier):
+            yield name, fixture
+        elif isinstance(fixture, Tier):
+            yield from ((f"{name}, node {n}", node) for n, node in enumerate(fixture.nodes, 1))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failing test shows what pannier logged."""
     report = (yield).get_result()
     if report.failed and call.when in ("call", "teardown"):
-        for name, running in item.funcargs.items():
-            if isinstance(running, Pannier) and running.process:
+        for name, running in nodes_of(item.funcargs):
+            if running.process:
                 report.sections.append((f"{name}'s log", running.output()[-20000:]))

@@ -132,7 +132,7 @@ def test_the_servers_end_with_who_started_them():
     started = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).resolve().parents[1])],
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     pid = int(started.stdout.readline())
-    assert Path(f"/proc/{pid}").exists()
+    until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", "it has begun")
     started.send_signal(signal.SIGKILL)
     started.wait()
 

@@ -29,12 +29,14 @@ PIECE = 65536
 
 
 class Asked(faulty.Asked):
-    """raw and body are empty: what passed is only counted.  up and down are bytes of bodies,
-    status is what was answered (0: nothing yet)."""
+    """raw and body are empty: what passed is only counted.  up and down are bytes of bodies that
+    passed, length is how many were said to come up, status is what was answered (0: nothing yet)."""
 
     def __post_init__(self):
         self.body = b""
+        self.length = int(self.header("content-length") or 0)
         self.up = self.down = self.status = 0
+        self.done = False
         # Keys travel percent-encoded.
         self.bucket, _, self.key = urllib.parse.unquote(self.path[1:]).partition("/")
         self.query = dict(urllib.parse.parse_qsl(self.target.partition("?")[2], keep_blank_values=True))
@@ -64,7 +66,7 @@ def asks(kinds=None, part=""):
 class S3Exchange(Exchange):
     def __init__(self, handler, asked):
         super().__init__(handler, asked)
-        self.unread = int(asked.header("content-length") or 0)
+        self.unread = asked.length
 
     def start(self, status, headers=(), length=None):
         self.asked.status = status
@@ -261,6 +263,7 @@ class Handler(faulty.Handler):
                 x.far.close()
             if x.unread:  # what is on the connection is no request
                 self.close_connection = True
+            asked.done = True
 
     do_GET = do_POST = do_HEAD = do_PUT = do_DELETE = serve
 
@@ -272,9 +275,17 @@ class FaultyS3(Faulty):
         """what: kinds, or a predicate (asks).  The latest matching rule wins.  Returns the script."""
         return super().on(what if callable(what) else asks(what), script, times)
 
+    def behave(self):
+        """No rules any more; what is held is held on."""
+        with self.lock:
+            self.rules.clear()
+
     def requests(self, kinds=None, part=""):
         with self.lock:
             return [a for a in self.asked if a.is_(kinds, part)]
+
+    def under_way(self):
+        return [a for a in self.requests() if not a.done]
 
     def count(self, kinds=None, part=""):
         return len(self.requests(kinds, part))
