@@ -6,6 +6,8 @@ import random
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -75,6 +77,13 @@ def test_a_wrong_key_and_a_missing_bucket_are_refused(own_s3):
     assert b"SignatureDoesNotMatch" in own_s3.but(secret_key="wrong").get("key").body
     assert b"InvalidAccessKeyId" in own_s3.but(access_key="NOBODY").get("key").body
     assert b"NoSuchBucket" in own_s3.but(bucket="nowhere").get("key").body
+
+
+def test_a_signed_url_opens_one_object(own_s3):
+    own_s3.write("a key", BODY)
+    assert urllib.request.urlopen(own_s3.presigned("a key"), timeout=60).read() == BODY
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(own_s3.presigned("a key")[:-1], timeout=60)
 
 
 def test_an_upload_in_parts_is_seen_until_it_is_aborted(own_s3):

@@ -22,6 +22,10 @@ class Reply:
     body: bytes
 
 
+def encode(query):
+    return "&".join(f"{quote(n, safe='')}={quote(v, safe='')}" for n, v in sorted(query.items()))
+
+
 class S3:
     def __init__(self, endpoint, bucket, access_key, secret_key, region="us-east-1"):
         self.endpoint, self.bucket, self.region = endpoint, bucket, region
@@ -39,29 +43,44 @@ class S3:
         vars(other).update(changed)
         return other
 
-    def sign(self, method, path, query, headers, body):
-        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        headers.update({"x-amz-date": now,
-                        "x-amz-content-sha256": hashlib.sha256(body).hexdigest()})
-        names = ";".join(sorted(headers))
-        canonical = "\n".join([method, path, query,
-                               *(f"{n}:{headers[n]}" for n in sorted(headers)), "", names,
-                               headers["x-amz-content-sha256"]])
-        scope = f"{now[:8]}/{self.region}/s3/aws4_request"
-        text = "\n".join(["AWS4-HMAC-SHA256", now, scope,
+    def signature(self, now, method, path, query, headers, payload):
+        canonical = "\n".join([method, path, query, *(f"{n}:{headers[n]}" for n in sorted(headers)), "",
+                               ";".join(sorted(headers)), payload])
+        text = "\n".join(["AWS4-HMAC-SHA256", now, self.scope(now),
                           hashlib.sha256(canonical.encode()).hexdigest()])
         key = ("AWS4" + self.secret_key).encode()
-        for part in scope.split("/"):
+        for part in self.scope(now).split("/"):
             key = hmac.digest(key, part.encode(), "sha256")
+        return hmac.new(key, text.encode(), "sha256").hexdigest()
+
+    def scope(self, now):
+        return f"{now[:8]}/{self.region}/s3/aws4_request"
+
+    def sign(self, method, path, query, headers, body):
+        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        payload = hashlib.sha256(body).hexdigest()
+        headers.update({"x-amz-date": now, "x-amz-content-sha256": payload})
+        names = ";".join(sorted(headers))
+        signature = self.signature(now, method, path, query, headers, payload)
         headers["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={self.access_key}/{scope},SignedHeaders={names},"
-            f"Signature={hmac.new(key, text.encode(), 'sha256').hexdigest()}")
+            f"AWS4-HMAC-SHA256 Credential={self.access_key}/{self.scope(now)},SignedHeaders={names},"
+            f"Signature={signature}")
+
+    def presigned(self, key, seconds=3600):
+        """A URL with which anybody may get the object, for so long."""
+        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        path = quote(f"/{self.bucket}/{self.prefix}{key}")
+        query = encode({"X-Amz-Algorithm": "AWS4-HMAC-SHA256", "X-Amz-Date": now,
+                        "X-Amz-Credential": f"{self.access_key}/{self.scope(now)}",
+                        "X-Amz-Expires": str(seconds), "X-Amz-SignedHeaders": "host"})
+        signature = self.signature(now, "GET", path, query, {"host": urlsplit(self.endpoint).netloc},
+                                   "UNSIGNED-PAYLOAD")
+        return f"{self.endpoint}{path}?{query}&X-Amz-Signature={signature}"
 
     def request(self, method, key=None, body=b"", headers=(), **query):
         url = urlsplit(self.endpoint)
         path = quote(f"/{self.bucket}" + (f"/{self.prefix}{key}" if key is not None else ""))
-        encoded = "&".join(f"{quote(n, safe='')}={quote(v, safe='')}"
-                           for n, v in sorted((n.replace("_", "-"), v) for n, v in query.items()))
+        encoded = encode({name.replace("_", "-"): value for name, value in query.items()})
         all_headers = {"host": url.netloc, **{n.lower(): v for n, v in dict(headers).items()}}
         self.sign(method, path, encoded, all_headers, body)
         connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
