@@ -363,7 +363,7 @@ def test_a_store_that_can_not_be_used_is_one_clear_sentence_and_it_serves(tier, 
 
 
 def test_without_keys_it_says_so(tier, expected, git):
-    one = tier.node("one", credentials_file="", env={"AWS_EC2_METADATA_DISABLED": "true",
+    one = tier.node("one", credentials_file=None, env={"AWS_EC2_METADATA_DISABLED": "true",
                                                      "AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9"})
     now = tier.wait_status(one, "degraded")
     assert "AWS_ACCESS_KEY_ID" in now["reason"] or "keys" in now["reason"]

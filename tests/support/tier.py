@@ -30,8 +30,11 @@ class Tier:
         self.keys_file.chmod(0o600)
 
     def settings(self, **other):
-        return {"driver": "s3", "endpoint": self.front.url, "bucket": BUCKET,
-                "prefix": self.objects.prefix, "credentials_file": str(self.keys_file), **PATIENCE, **other}
+        """other: in place of these; None leaves one out."""
+        all_of_it = {"driver": "s3", "endpoint": self.front.url, "bucket": BUCKET,
+                     "prefix": self.objects.prefix, "credentials_file": str(self.keys_file), **PATIENCE,
+                     **other}
+        return {name: value for name, value in all_of_it.items() if value is not None}
 
     def node(self, name, upstream=None, data=None, cache=(), launch=True, env=None, **shared):
         config = {"node": name, "shared": self.settings(**shared)}
