@@ -36,8 +36,10 @@ class Tier:
                      **other}
         return {name: value for name, value in all_of_it.items() if value is not None}
 
-    def node(self, name, upstream=None, data=None, cache=(), launch=True, env=None, **shared):
+    def node(self, name, upstream=None, data=None, cache=(), launch=True, env=None, grace=None, **shared):
         config = {"node": name, "shared": self.settings(**shared)}
+        if grace:
+            config["shutdown_grace"] = grace
         if cache:
             config["cache"] = dict(cache)
         node = self.start(config=config, data=data, launch=launch, env=env,
