@@ -49,6 +49,7 @@ enum answer_source {
     SOURCE_MIRROR,   /* made by upload-pack, the mirror had all */
     SOURCE_REFRESH,  /* the same, after the mirror was brought forward */
     SOURCE_UPSTREAM, /* streamed from upstream */
+    SOURCE_SHARED,   /* from the shared tier */
 };
 
 enum {
@@ -82,6 +83,9 @@ int answer_append(struct answer *a, const void *data, size_t len, struct err *er
 /* Where a line for the person may be put in.  Call before the bytes there are appended. */
 void answer_set_note_offset(struct answer *a, int64_t offset);
 void answer_set_source(struct answer *a, enum answer_source source);
+/* Producer, before the first byte: the digest of all that will come is known, and whoever hands it
+ * out sees to it that it is right.  NULL: it isn't after all. */
+void answer_set_digest(struct answer *a, const uint8_t sha256[SHA256_SIZE]);
 /* Complete; readers come to the end. */
 void answer_end(struct answer *a);
 /* Given up; readers get why behind the bytes that are there. */

@@ -107,6 +107,8 @@ struct reading {
     int to; /* where the body goes, or -1 */
     const atomic_bool *stop;
     uint64_t offset;
+    int (*fn)(void *ctx, const void *data, size_t len, struct err *err); /* or NULL */
+    void *ctx;
 };
 
 static int take_body(void *ctx, const void *data, size_t len, struct err *err)
@@ -122,17 +124,21 @@ static int take_body(void *ctx, const void *data, size_t len, struct err *err)
     return 0;
 }
 
-static int each_plain(int fd, uint64_t len, struct reading *r, struct err *err)
+/* What stands before the record, once through. */
+static int each_block(int fd, struct decompressor *d, struct reading *r, struct err *err)
 {
     char *block = xmalloc(READ_BLOCK);
     int rc = 0;
 
-    for (uint64_t at = 0; at < len && rc == 0;) {
-        size_t n = len - at < READ_BLOCK ? (size_t)(len - at) : READ_BLOCK;
+    for (uint64_t at = 0; at < r->stored_len && rc == 0;) {
+        uint64_t left = r->stored_len - at;
+        size_t n = left < READ_BLOCK ? (size_t)left : READ_BLOCK;
 
         rc = read_at(fd, block, n, at, err);
+        if (rc == 0 && r->fn != NULL)
+            rc = r->fn(r->ctx, block, n, err);
         if (rc == 0)
-            rc = take_body(r, block, n, err);
+            rc = d != NULL ? decompressor_take(d, block, n, err) : take_body(r, block, n, err);
         at += n;
     }
     free(block);
@@ -141,14 +147,15 @@ static int each_plain(int fd, uint64_t len, struct reading *r, struct err *err)
 
 static int check_body(int fd, const struct entry *entry, struct reading *r, struct err *err)
 {
+    struct decompressor *d = entry->packed ? decompressor_new(entry->size, take_body, r) : NULL;
     uint8_t found[SHA256_SIZE];
     int rc;
 
     r->digest = digest_new(HASH_SHA256);
-    if (entry->packed)
-        rc = decompress_file(fd, r->stored_len, entry->size, take_body, r, err);
-    else
-        rc = each_plain(fd, entry->size, r, err);
+    rc = each_block(fd, d, r, err);
+    if (rc == 0 && d != NULL)
+        rc = decompressor_end(d, err);
+    decompressor_free(&d);
     digest_final(r->digest, found);
     digest_free(r->digest);
     if (rc == 0 && memcmp(found, r->tail.body_sha256, SHA256_SIZE) != 0)
@@ -218,17 +225,32 @@ int answer_file_describe(int fd, struct entry *entry, struct err *err)
     return read_ends(fd, entry, &r, err);
 }
 
-int answer_file_verify(int fd, struct entry *entry, const atomic_bool *stop, struct err *err)
+int answer_file_read(int fd, struct entry *entry, const atomic_bool *stop,
+                     struct answer_file_stored *stored,
+                     int (*fn)(void *ctx, const void *data, size_t len, struct err *err), void *ctx,
+                     struct err *err)
 {
     struct reading r;
     int rc = read_ends(fd, entry, &r, err);
 
     r.stop = stop;
-    if (rc == 0)
+    r.fn = fn;
+    r.ctx = ctx;
+    if (rc == 0) {
+        stored->len = r.stored_len;
+        memcpy(stored->sha256, r.tail.body_sha256, SHA256_SIZE);
         rc = check_body(fd, entry, &r, err);
+    }
     if (rc != 0)
         entry_clear(entry);
     return rc;
+}
+
+int answer_file_verify(int fd, struct entry *entry, const atomic_bool *stop, struct err *err)
+{
+    struct answer_file_stored unasked;
+
+    return answer_file_read(fd, entry, stop, &unasked, NULL, NULL, err);
 }
 
 int answer_file_unpack(int fd, const struct entry *entry, int to, struct err *err)

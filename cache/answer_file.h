@@ -30,6 +30,18 @@ int answer_file_seal(int fd, uint64_t stored_len, const struct entry *entry,
  * when it can't be read, ERR_CANCELLED when *stop (which may be NULL) has become true meanwhile. */
 int answer_file_verify(int fd, struct entry *entry, const atomic_bool *stop, struct err *err);
 
+/* What lies in front of the record. */
+struct answer_file_stored {
+    uint64_t len;                /* of the body, or its frame where entry->packed */
+    uint8_t sha256[SHA256_SIZE]; /* of the body */
+};
+/* As answer_file_verify(), and what is stored goes to fn on its way, piece by piece; what it did
+ * with that is worth nothing before this has returned 0.  *stored is filled before the first. */
+int answer_file_read(int fd, struct entry *entry, const atomic_bool *stop,
+                     struct answer_file_stored *stored,
+                     int (*fn)(void *ctx, const void *data, size_t len, struct err *err), void *ctx,
+                     struct err *err);
+
 /* As answer_file_verify(), but the body is not read: for a file that was verified before. */
 int answer_file_describe(int fd, struct entry *entry, struct err *err);
 

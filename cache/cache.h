@@ -21,12 +21,15 @@ struct cache_options {
     int64_t verify_interval_s;        /* each entry is read again about so often; 0: never */
 };
 
+struct shared;
 struct cache {
     struct folder *folder;
     struct processes *processes;
     struct local *local;
     struct answers *answers;
     struct mirrors *mirrors;
+    struct shared *shared; /* what nodes have in common (shared.h), which whoever serves opens and
+                            * closes; NULL: there is none */
 };
 
 /* -1: as folder_open() and processes_new(); *out is to be closed nevertheless. */

@@ -144,73 +144,74 @@ int compress_file(int from, uint64_t len, compress_sink_fn *sink, void *ctx, str
 
 /* ---- unpacking ---- */
 
-struct drain {
+struct decompressor {
+    ZSTD_DCtx *z;
     compress_sink_fn *sink;
     void *ctx;
     char *block;
     size_t block_size;
     uint64_t left; /* of the length that it must have */
+    bool ended;    /* the frame has */
 };
 
-/* All that in holds.  *hint is 0 when the frame has come to its end. */
-static int unpack_block(ZSTD_DCtx *z, ZSTD_inBuffer *in, struct drain *d, size_t *hint,
-                        struct err *err)
+struct decompressor *decompressor_new(uint64_t len, compress_sink_fn *sink, void *ctx)
 {
+    struct decompressor *d = xcalloc(1, sizeof(*d));
+
+    d->z = ZSTD_createDCtx();
+    must(d->z != NULL);
+    must(!ZSTD_isError(ZSTD_DCtx_setParameter(d->z, ZSTD_d_windowLogMax, WINDOW_LOG_MAX)));
+    d->sink = sink;
+    d->ctx = ctx;
+    d->block_size = ZSTD_DStreamOutSize();
+    d->block = xmalloc(d->block_size);
+    d->left = len;
+    return d;
+}
+
+void decompressor_free(struct decompressor **dp)
+{
+    struct decompressor *d = *dp;
+
+    *dp = NULL;
+    if (d == NULL)
+        return;
+    ZSTD_freeDCtx(d->z);
+    free(d->block);
+    free(d);
+}
+
+int decompressor_take(struct decompressor *d, const void *data, size_t len, struct err *err)
+{
+    ZSTD_inBuffer in = {data, len, 0};
     bool full;
 
     do {
         ZSTD_outBuffer out = {d->block, d->block_size, 0};
+        size_t hint;
 
-        *hint = ZSTD_decompressStream(z, &out, in);
-        if (ZSTD_isError(*hint))
+        if (d->ended)
+            return len == 0 ? 0 : err_set(err, ERR_CORRUPT, "something follows a zstd frame");
+        hint = ZSTD_decompressStream(d->z, &out, &in);
+        if (ZSTD_isError(hint))
             return err_set(err, ERR_CORRUPT, "a zstd frame is damaged: %s",
-                           ZSTD_getErrorName(*hint));
+                           ZSTD_getErrorName(hint));
         if (out.pos > d->left)
             return err_set(err, ERR_CORRUPT, "a zstd frame holds more than it should");
         d->left -= out.pos;
         if (out.pos > 0 && d->sink(d->ctx, d->block, out.pos, err) != 0)
             return -1;
-        full = out.pos == out.size;
-    } while (*hint != 0 && (in->pos < in->size || full));
+        d->ended = hint == 0;
+        full = out.pos == out.size && !d->ended;
+    } while (in.pos < in.size || full);
     return 0;
 }
 
-static int unpack(ZSTD_DCtx *z, struct source *s, struct drain *d, struct err *err)
+int decompressor_end(struct decompressor *d, struct err *err)
 {
-    size_t hint;
-
-    do {
-        ZSTD_inBuffer in;
-
-        if (take(s, &in, err) != 0)
-            return -1;
-        if (in.size == 0)
-            return err_set(err, ERR_CORRUPT, "a zstd frame is cut");
-        if (unpack_block(z, &in, d, &hint, err) != 0)
-            return -1;
-        if (hint == 0 && (in.pos < in.size || s->left > 0))
-            return err_set(err, ERR_CORRUPT, "something follows a zstd frame");
-    } while (hint != 0);
+    if (!d->ended)
+        return err_set(err, ERR_CORRUPT, "a zstd frame is cut");
     if (d->left > 0)
         return err_set(err, ERR_CORRUPT, "a zstd frame holds less than it should");
     return 0;
-}
-
-int decompress_file(int from, uint64_t frame_len, uint64_t len, compress_sink_fn *sink, void *ctx,
-                    struct err *err)
-{
-    ZSTD_DCtx *z = ZSTD_createDCtx();
-    struct drain d = {sink, ctx, NULL, ZSTD_DStreamOutSize(), len};
-    struct source s;
-    int rc;
-
-    must(z != NULL);
-    must(!ZSTD_isError(ZSTD_DCtx_setParameter(z, ZSTD_d_windowLogMax, WINDOW_LOG_MAX)));
-    source_init(&s, from, frame_len, ZSTD_DStreamInSize());
-    d.block = xmalloc(d.block_size);
-    rc = unpack(z, &s, &d, err);
-    free(d.block);
-    free(s.block);
-    ZSTD_freeDCtx(z);
-    return rc;
 }

@@ -30,9 +30,18 @@ typedef int compress_sink_fn(void *ctx, const void *data, size_t len, struct err
 /* The first len bytes of from, as one zstd frame with a checksum.  -1: ERR_STORAGE; ERR_CORRUPT
  * when there aren't so many; or the sink's. */
 int compress_file(int from, uint64_t len, compress_sink_fn *sink, void *ctx, struct err *err);
-/* The frame in bytes [0, frame_len) of from, which must be len bytes unpacked.  -1: ERR_CORRUPT,
- * ERR_STORAGE, or the sink's; what the sink took by then is worth nothing. */
-int decompress_file(int from, uint64_t frame_len, uint64_t len, compress_sink_fn *sink, void *ctx,
-                    struct err *err);
+/* A frame that comes in pieces:
+ *
+ *     d = decompressor_new(len, sink, ctx)     it must be len bytes unpacked
+ *     decompressor_take(d, ...)                its pieces, in their order
+ *     decompressor_end(d)                      was that all of it?
+ *
+ * After a failure it can only be freed.  One thread at a time. */
+struct decompressor;
+struct decompressor *decompressor_new(uint64_t len, compress_sink_fn *sink, void *ctx);
+void decompressor_free(struct decompressor **d);
+/* What the sink gets is never more than len bytes in all.  -1: ERR_CORRUPT, or the sink's. */
+int decompressor_take(struct decompressor *d, const void *data, size_t len, struct err *err);
+int decompressor_end(struct decompressor *d, struct err *err);
 
 #endif

@@ -12,6 +12,7 @@
     X(DECISIONS, "what upstream decided and advertised, per credential and repository")            \
     X(ORIGINS, "the upstreams in use and their idle connections")                                  \
     X(JANITOR, "what the janitor has under way")                                                   \
+    X(UPLOADS, "what is to go up into the shared tier")                                            \
     X(WORKERS, "a queue of jobs")                                                                  \
     X(MIRRORS, "the table of mirrors and each one's state")                                        \
     X(EXCHANGE, "one exchange's phase and upload window")                                          \
@@ -19,11 +20,14 @@
     X(ANSWER, "one answer: its length, state and readers")                                         \
     X(PROCESSES, "the slots for git programs")                                                     \
     X(LOCAL, "the table of entries, and who reads the index")                                      \
+    X(SHARED, "what the shared tier lacks, and its latest round")                                  \
+    X(KEEPER, "who used what of the shared tier, and the keeper's limits")                         \
     X(S3_CREDENTIALS, "the keys in use for S3, and who fetches newer ones")                        \
     X(S3_TRANSFER, "the parts or ranges of one object under way")                                  \
     X(S3_CONNECTIONS, "idle connections to an S3 endpoint")                                        \
     X(FOLDER, "the data folder's health")                                                          \
     X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
+    X(GUARD, "whether the object store works, and how often it was asked")                         \
     X(LOG, "the queue of log lines")
 
 #endif

@@ -9,7 +9,9 @@
 #include <uthash.h>
 
 #include "cache/lock.h"
+#include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "protocol/smart_http.h"
 
 enum { PROGRESS_MS = 200 }; /* between two lines about it; also when a client that left is seen */
 
@@ -417,14 +419,57 @@ struct removal {
     struct run *run;
     struct entry *entries; /* their number is bounded by what the disk holds */
     size_t len, cap;
+    struct key *repo_ids; /* of one repository by all its names: what goes in the shared tier */
+    size_t repo_count;
+    struct shared_removed shared;
 };
+
+static void note_repository(struct removal *r, const struct key *repo_id)
+{
+    for (size_t i = 0; i < r->repo_count; i++)
+        if (memcmp(&r->repo_ids[i], repo_id, sizeof(*repo_id)) == 0)
+            return;
+    r->repo_ids = xrealloc(r->repo_ids, (r->repo_count + 1) * sizeof(*r->repo_ids));
+    r->repo_ids[r->repo_count++] = *repo_id;
+}
+
+/* The shared tier may have what isn't here. */
+static void note_typed_repository(struct removal *r, const char *typed)
+{
+    struct name n = name_of(typed);
+    struct key repo_id;
+    char *host, *path;
+
+    if (n.len <= n.host_len + 1)
+        return;
+    host = xstrndup(n.host, n.host_len);
+    path = xstrndup(n.host + n.host_len + 1, n.len - n.host_len - 1);
+    repo_id_of(host, path, &repo_id);
+    note_repository(r, &repo_id);
+    free(path);
+    free(host);
+}
+
+static int remove_shared(struct removal *r, struct err *err)
+{
+    struct shared *shared = r->run->cache->shared;
+    int rc = 0;
+
+    for (size_t i = 0; i < r->repo_count && shared != NULL && rc == 0; i++)
+        rc = shared_remove_repository(shared, &r->repo_ids[i], &r->shared, err);
+    return rc;
+}
 
 static int collect(void *ctx, const struct entry *e)
 {
     struct removal *r = ctx;
 
+    struct key repo_id;
+
     if (!wanted(r->run, e))
         return 0;
+    if (r->run->request->repo != NULL && e->repo_id != NULL && key_from_hex(e->repo_id, &repo_id))
+        note_repository(r, &repo_id);
     if (r->len == r->cap) {
         r->cap = r->cap > 0 ? 2 * r->cap : 64;
         r->entries = xrealloc(r->entries, r->cap * sizeof(*r->entries));
@@ -451,6 +496,10 @@ static void run_rm(struct run *run)
     /* First all, then away with them: what is walked stays as it is meanwhile. */
     int rc = local_each(run->cache->local, collect, &r, &first);
 
+    if (run->request->repo != NULL)
+        note_typed_repository(&r, run->request->repo);
+    if (rc == 0)
+        rc = remove_shared(&r, &first);
     for (size_t i = 0; i < r.len; i++) {
         /* What can't be removed keeps nothing else here. */
         if (!run->gone && remove_entry(run, &r.entries[i], &why) != 0 && rc == 0) {
@@ -459,11 +508,16 @@ static void run_rm(struct run *run)
         }
         entry_clear(&r.entries[i]);
     }
+    /* Once more, as some of it may have been on its way up. */
+    if (rc == 0)
+        rc = remove_shared(&r, &first);
     free(r.entries);
+    free(r.repo_ids);
     if (rc != 0)
         say_error(run, &first);
-    else if (found_any(run))
-        say_result(run, NULL);
+    else if (r.shared.objects > 0 || found_any(run))
+        say_result(run, json_pack("{s:{s:o, s:o}}", "shared", "objects", number(r.shared.objects),
+                                  "bytes", number(r.shared.bytes)));
 }
 
 /* ---- verify ---- */

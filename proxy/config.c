@@ -27,7 +27,9 @@ static void config_free(struct counted *held)
     for (size_t i = 0; i < c->upstream_count; i++)
         setting_clear(SECTION_upstreams, &c->upstreams[i]);
     free(c->upstreams);
-    setting_clear(SECTION_top, c);
+    for (int s = 0; s < SECTION_COUNT; s++)
+        if (s != SECTION_upstreams)
+            setting_clear((enum setting_section)s, c);
     free(c->file);
     free(held);
 }
@@ -279,6 +281,54 @@ static int default_data(struct config *c, struct err *err)
     return rc;
 }
 
+/* Without a name of its own a node is called like its host. */
+static void default_node(struct config *c)
+{
+    char host[256] = "";
+
+    if (c->node)
+        return;
+    gethostname(host, sizeof(host) - 1);
+    c->node = xstrdup(host[0] != '\0' ? host : "localhost");
+}
+
+void config_object_store(const struct config *c, struct object_store_config *out)
+{
+    static const char *const drivers[] = {NULL, "s3", "libs3", "file"};
+
+    *out = (struct object_store_config){
+        .driver = drivers[c->shared.driver],
+        .endpoint = c->shared.endpoint,
+        .bucket = c->shared.bucket,
+        .prefix = c->shared.prefix,
+        .region = c->shared.region,
+        .virtual_host = c->shared.virtual_host,
+        .ca_file = c->shared.ca_file,
+        .credentials_file = c->shared.credentials_file,
+        .server_side_encryption = c->shared.server_side_encryption,
+        .kms_key = c->shared.kms_key,
+        .connect_timeout_ms = c->shared.connect_timeout_ms,
+        .stall_timeout_ms = c->shared.stall_timeout_ms,
+        .deadline_ms = c->shared.deadline_ms,
+        .parallel = c->shared.parallel,
+    };
+}
+
+/* What several settings have to be together, the drivers know. */
+static int check_shared(const struct config *c, struct err *err)
+{
+    struct object_store_config store;
+    struct object_store *opened;
+
+    if (c->shared.driver == SHARED_OFF)
+        return 0;
+    config_object_store(c, &store);
+    if (object_store_open(&store, &opened, err) != 0)
+        return c->file ? err_prefix(err, "%s: shared", c->file) : err_prefix(err, "shared");
+    object_store_free(&opened);
+    return 0;
+}
+
 int config_load(const char *file, const struct config_overrides *overrides, struct config **out,
                 struct err *err)
 {
@@ -293,10 +343,11 @@ int config_load(const char *file, const struct config_overrides *overrides, stru
         add_usual_upstreams(c);
     if ((file && load_file(file, c, err) != 0) ||
         (overrides && apply_overrides(overrides, c, err) != 0) ||
-        (!c->data && default_data(c, err) != 0)) {
+        (!c->data && default_data(c, err) != 0) || check_shared(c, err) != 0) {
         config_free(held);
         return -1;
     }
+    default_node(c);
     *out = c;
     return 0;
 }

@@ -17,8 +17,10 @@
 
 #include "cache/compress.h"
 #include "cache/local/local.h"
+#include "cache/shared/object_store.h"
 #include "protocol/err.h"
 
+enum shared_driver { SHARED_OFF, SHARED_S3, SHARED_LIBS3, SHARED_FILE };
 enum log_format { LOG_TEXT, LOG_JSON };
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
@@ -40,6 +42,7 @@ struct config {
     char *listen_host;
     uint16_t listen_port;
     char *data; /* absolute path */
+    char *node; /* what this node is called */
 
     struct upstream_config *upstreams;
     size_t upstream_count;
@@ -75,6 +78,21 @@ struct config {
     } cache;
 
     struct {
+        enum shared_driver driver;
+        char *endpoint, *bucket, *prefix, *region, *ca_file, *credentials_file; /* or NULL */
+        char *server_side_encryption, *kms_key;
+        bool virtual_host;
+        uint64_t max_size_bytes; /* 0: no limit */
+        uint64_t ttl_ms;         /* 0: never */
+        enum policy_kind policy;
+        uint64_t tidy_interval_ms;
+        uint64_t hot_ms; /* large entries leave the local disk when nobody asked for so long */
+        uint32_t uploads, upload_queue;
+        uint32_t parallel;
+        uint64_t connect_timeout_ms, stall_timeout_ms, deadline_ms;
+    } shared;
+
+    struct {
         enum log_format format;
         enum log_level level;
     } log;
@@ -105,6 +123,10 @@ void config_unref(struct config **c);
  * *base_url is yours to free: the URL with its '*' replaced. */
 const struct upstream_config *config_find_upstream(const struct config *c, const char *name,
                                                    char **base_url);
+
+/* The settings of `shared` as object_store_open() takes them, borrowed from c; only where a driver
+ * is set. */
+void config_object_store(const struct config *c, struct object_store_config *out);
 
 /* Settings that differ between the two and that only a restart would take over, as a
  * comma-separated list; NULL when none.  Yours to free. */

@@ -529,9 +529,9 @@ static void place_texts(struct config_file *file)
 #define X(section_, key, ...)                                                                      \
     if (top->section_)                                                                             \
         file->set[setting_##section_##_##key].text = top->section_->key;
-    CONFIG_LIMITS(X)
-    CONFIG_CACHE(X)
-    CONFIG_LOG(X)
+#define Y(section, rows) rows(X)
+    CONFIG_SECTIONS(Y)
+#undef Y
 #undef X
     must(top->upstreams_count == file->upstream_count);
     for (size_t i = 0; i < file->upstream_count; i++) {

@@ -13,6 +13,7 @@
 #define OFFSET_upstreams(field) offsetof(struct upstream_config, field)
 #define OFFSET_limits(field)    offsetof(struct config, field)
 #define OFFSET_cache(field)     offsetof(struct config, field)
+#define OFFSET_shared(field)    offsetof(struct config, field)
 #define OFFSET_log(field)       offsetof(struct config, field)
 #define TAKES_RELOAD            false
 #define TAKES_RESTART           true
@@ -35,7 +36,8 @@ const struct setting setting_table[SETTINGS_TOTAL] = {
 
 const char *section_name(enum setting_section section)
 {
-    static const char *const names[SECTION_COUNT] = {"", "upstreams", "limits", "cache", "log"};
+    static const char *const names[SECTION_COUNT] = {"",      "upstreams", "limits",
+                                                     "cache", "shared",    "log"};
 
     return names[section];
 }
@@ -50,6 +52,8 @@ refuse(char why[SETTING_WHY_MAX], const char *fmt, ...)
     va_end(ap);
     return false;
 }
+
+enum { TEXT_MAX = 1024 };
 
 /* Sizes and durations. */
 
@@ -405,13 +409,31 @@ bool upstream_url_ok(const char *text, bool with_star, size_t *len, char why[SET
     return path_ok(host + authority, strlen(host + authority), why);
 }
 
+static bool has_control_character(const char *text)
+{
+    for (const char *p = text; *p; p++)
+        if ((unsigned char)*p < ' ' || *p == 0x7f)
+            return true;
+    return false;
+}
+
+static bool text_set(const char *text, char **field, char why[SETTING_WHY_MAX])
+{
+    if (has_control_character(text))
+        return refuse(why, "holds a control character; write it without");
+    if (strlen(text) > TEXT_MAX)
+        return refuse(why, "is too long; write at most %d bytes", TEXT_MAX);
+    free(*field);
+    *field = xstrdup(text);
+    return true;
+}
+
 static bool path_set(const char *text, char **field, char why[SETTING_WHY_MAX])
 {
     size_t len = strlen(text);
 
-    for (const char *p = text; *p; p++)
-        if ((unsigned char)*p < ' ' || *p == 0x7f)
-            return refuse(why, "holds a control character; write a path without");
+    if (has_control_character(text))
+        return refuse(why, "holds a control character; write a path without");
     if (text[0] != '/')
         return refuse(why, "is not an absolute path; write one that begins with '/'");
     while (len > 1 && text[len - 1] == '/')
@@ -450,6 +472,7 @@ bool setting_set(const struct setting *s, const char *text, void *base, char why
     case SETTING_FOLDER:
     case SETTING_FILE: return path_set(text, field, why);
     case SETTING_NAME: return name_set(text, field, why);
+    case SETTING_TEXT: return text_set(text, field, why);
     case SETTING_URL: return url_set(text, field, why);
     case SETTING_SIZE:
     case SETTING_DURATION:
@@ -492,6 +515,7 @@ char *setting_get(const struct setting *s, const void *base)
     case SETTING_FOLDER:
     case SETTING_FILE:
     case SETTING_NAME:
+    case SETTING_TEXT:
     case SETTING_URL: string = *(char *const *)field; return string ? xstrdup(string) : NULL;
     case SETTING_SIZE: size_format(*(const uint64_t *)field, number); return xstrdup(number);
     case SETTING_DURATION:

@@ -14,6 +14,7 @@ enum setting_type {
     SETTING_FOLDER,   /* char *, an absolute path */
     SETTING_FILE,     /* char * or NULL, an absolute path */
     SETTING_NAME,     /* char *, an upstream's name */
+    SETTING_TEXT,     /* char * or NULL, a line of text without control characters */
     SETTING_URL,      /* char *, an upstream's base URL */
     SETTING_SIZE,     /* uint64_t, bytes */
     SETTING_SHARE,    /* struct share, a size or a percentage */
@@ -28,6 +29,7 @@ enum setting_section {
     SECTION_upstreams,
     SECTION_limits,
     SECTION_cache,
+    SECTION_shared,
     SECTION_log,
     SECTION_COUNT
 };

@@ -29,7 +29,7 @@ static const char *default_words(const struct setting *s)
         return s->standard;
     switch (s->type) {
     case SETTING_FOLDER: return "$XDG_CACHE_HOME/pannier or $HOME/.cache/pannier";
-    case SETTING_FILE: return "the system's";
+    case SETTING_FILE: return s->section == SECTION_upstreams ? "the system's" : NULL;
     default: return NULL;
     }
 }

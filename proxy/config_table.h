@@ -22,6 +22,8 @@
     X(top, data, data, FOLDER, NULL, NULL, NULL, RESTART, "folder",                                \
       "Where answers and mirrors are kept, as an absolute path. Without it: "                      \
       "`$XDG_CACHE_HOME/pannier`, else `$HOME/.cache/pannier`, else `/var/cache/pannier`.")        \
+    X(top, node, node, TEXT, NULL, NULL, NULL, RESTART, "name",                                    \
+      "What this node is called where several share something. Without it: the host's name.")      \
     X(top, shutdown_grace, shutdown_grace_ms, DURATION, "0s", "1d", "30s", RELOAD, "duration",     \
       "How long running transfers may go on after SIGTERM.")
 
@@ -108,6 +110,54 @@
     X(cache, verify_interval, cache.verify_interval_ms, DURATION, "0s", "3650d", "30d", RESTART,   \
       "duration", "Each entry is read again about this often, in the background. 0s: never.")
 
+#define CONFIG_SHARED(X)                                                                           \
+    X(shared, driver, shared.driver, ENUM, NULL, NULL, "off", RESTART, "off, s3, libs3, file",     \
+      "Where answers and mirrors are kept for all nodes: an S3 endpoint (`s3`), one that wants "   \
+      "signature V2 (`libs3`), a folder on a shared file system (`file`), or nowhere.")            \
+    X(shared, endpoint, shared.endpoint, TEXT, NULL, NULL, NULL, RESTART, "http(s)://host[:port]", \
+      "The endpoint; for `file` the folder, as an absolute path.")                                 \
+    X(shared, bucket, shared.bucket, TEXT, NULL, NULL, NULL, RESTART, "name",                      \
+      "The bucket, which has to be there; for `file` a folder below the endpoint, or nothing.")    \
+    X(shared, prefix, shared.prefix, TEXT, NULL, NULL, NULL, RESTART, "text",                      \
+      "Stands before every key as it is, so end it with `/`.")                                     \
+    X(shared, region, shared.region, TEXT, NULL, NULL, "us-east-1", RESTART, "name",               \
+      "What requests are signed for.")                                                             \
+    X(shared, virtual_host, shared.virtual_host, BOOL, NULL, NULL, "false", RESTART, "true, false",\
+      "The bucket stands in the host (`bucket.host/key`) rather than in the path.")                \
+    X(shared, ca_file, shared.ca_file, FILE, NULL, NULL, NULL, RESTART, "file",                    \
+      "Certificates (PEM) to trust in place of the system's; an absolute path.")                   \
+    X(shared, credentials_file, shared.credentials_file, FILE, NULL, NULL, NULL, RESTART, "file",  \
+      "Keys in the form of `~/.aws/credentials`, read again every minute. Without it: the "        \
+      "environment, or the machine's identity.")                                                   \
+    X(shared, server_side_encryption, shared.server_side_encryption, TEXT, NULL, NULL, NULL,       \
+      RESTART, "AES256, aws:kms", "What the endpoint is asked to encrypt objects with.")           \
+    X(shared, kms_key, shared.kms_key, TEXT, NULL, NULL, NULL, RESTART, "id",                      \
+      "The key for `aws:kms`; without it the bucket's own.")                                       \
+    X(shared, max_size, shared.max_size_bytes, SIZE, "0", "8388607T", "0", RELOAD, "size",         \
+      "All objects together; beyond it the least useful go. 0: no limit.")                         \
+    X(shared, ttl, shared.ttl_ms, DURATION, "0s", "3650d", "0s", RELOAD, "duration",               \
+      "What nobody asked for during this time goes. 0s: never.")                                   \
+    X(shared, policy, shared.policy, ENUM, NULL, NULL, "s3fifo", RELOAD, "s3fifo, lru, size",      \
+      "Which goes first; as `cache.policy`.")                                                      \
+    X(shared, tidy_interval, shared.tidy_interval_ms, DURATION, "1s", "30d", "10m", RESTART,        \
+      "duration", "How often one of the nodes lists all objects to keep to `max_size` and `ttl`.") \
+    X(shared, hot, shared.hot_ms, DURATION, "1s", "3650d", "10m", RELOAD, "duration",              \
+      "An entry over a tenth of `cache.local_size` leaves the local disk when nobody asked for it "\
+      "for so long and it lies in the shared tier.")                                               \
+    X(shared, uploads, shared.uploads, COUNT, "1", "256", "2", RESTART, "entries",                 \
+      "Entries on their way into the shared tier at once.")                                        \
+    X(shared, upload_queue, shared.upload_queue, COUNT, "1", "1000000", "1024", RESTART,           \
+      "entries", "Entries that may wait for it; what comes beyond stays local.")                   \
+    X(shared, parallel, shared.parallel, COUNT, "1", "32", "4", RESTART, "requests",               \
+      "Parts or ranges of one large object at once.")                                              \
+    X(shared, connect_timeout, shared.connect_timeout_ms, DURATION, "10ms", "1m", "2s", RESTART,   \
+      "duration", "For a connection to stand, TLS included.")                                      \
+    X(shared, stall_timeout, shared.stall_timeout_ms, DURATION, "10ms", "10m", "5s", RESTART,      \
+      "duration", "Between two bytes, once they flow.")                                            \
+    X(shared, deadline, shared.deadline_ms, DURATION, "10ms", "10m", "5s", RESTART, "duration",    \
+      "For a request with its retries, until its bytes flow. Beyond it the shared tier counts as " \
+      "away and clients are served without it.")
+
 #define CONFIG_LOG(X)                                                                              \
     X(log, format, log.format, ENUM, NULL, NULL, "text", RELOAD, "text, json",                     \
       "The form of the lines on stderr.")                                                          \
@@ -118,10 +168,12 @@
 #define CONFIG_SECTIONS(Y)                                                                         \
     Y(limits, CONFIG_LIMITS)                                                                       \
     Y(cache, CONFIG_CACHE)                                                                         \
+    Y(shared, CONFIG_SHARED)                                                                       \
     Y(log, CONFIG_LOG)
 
 #define CONFIG_TABLE(X)                                                                            \
-    CONFIG_TOP(X) CONFIG_UPSTREAMS(X) CONFIG_LIMITS(X) CONFIG_CACHE(X) CONFIG_LOG(X)
+    CONFIG_TOP(X) CONFIG_UPSTREAMS(X) CONFIG_LIMITS(X) CONFIG_CACHE(X) CONFIG_SHARED(X)            \
+    CONFIG_LOG(X)
 /* clang-format on */
 
 #endif

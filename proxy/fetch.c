@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "cache/lock.h"
+#include "cache/shared/shared.h"
 #include "protocol/base.h"
 #include "protocol/fetch_request.h"
 #include "protocol/inflate.h"
@@ -13,6 +14,7 @@
 #include "proxy/access.h"
 #include "proxy/fill.h"
 #include "proxy/flights.h"
+#include "proxy/mirroring.h"
 #include "proxy/refs.h"
 #include "proxy/relay.h"
 
@@ -239,6 +241,7 @@ static void describe_result(const struct fetch *f, enum answer_source source, co
         const char *result, *cache_status;
     } words[] = {
         {SOURCE_LOCAL, "hit, local", "pannier; hit; detail=local"},
+        {SOURCE_SHARED, "hit, shared", "pannier; hit; detail=shared"},
         {SOURCE_MIRROR, "miss, mirror", "pannier; fwd=miss; detail=mirror"},
         {SOURCE_REFRESH, "miss, refresh", "pannier; fwd=miss; detail=refresh"},
         {SOURCE_UPSTREAM, "miss, upstream", "pannier; fwd=miss; detail=upstream"},
@@ -324,7 +327,7 @@ static void pass_on(struct exchange *x)
     bytes_clear(&body);
 }
 
-static void start_fill(struct exchange *x, const struct fetch *f, struct answer *a, bool kept,
+static void start_fill(const struct fetch *f, struct mirror *m, struct answer *a, bool kept,
                        bool only_upstream)
 {
     struct fill fill = {
@@ -332,8 +335,7 @@ static void start_fill(struct exchange *x, const struct fetch *f, struct answer 
         .kept = kept,
         .key = f->key,
         .url = xasprintf("%s/%s", f->asker.base_url, f->asker.wire_repo),
-        .mirror_upstream = xstrdup(x->path.upstream),
-        .mirror_repo = xstrdup(x->path.repo),
+        .mirror = m != NULL ? mirror_ref(m) : NULL,
         .only_upstream = only_upstream,
     };
 
@@ -355,6 +357,7 @@ static void serve_round(struct exchange *x, struct fetch *f, struct mirror *m)
 
     /* Mirrors have no names, so `deepen-not` is upstream's. */
     if (m == NULL || f->req.deepen_not_count > 0 || !mirror_ready(m) || !known_visible(f, m)) {
+        mirroring_want(&f->asker, m);
         pass_on(x);
         return;
     }
@@ -363,12 +366,12 @@ static void serve_round(struct exchange *x, struct fetch *f, struct mirror *m)
     if (exchange_follow(x, a, fetch_ready, &why) != 0)
         reply_error(x, &why);
     else
-        start_fill(x, f, a, false, false);
+        start_fill(f, m, a, false, false);
     answer_unref(&a);
 }
 
 /* Join the answer to f's key, or make it. */
-static void serve_keyed(struct exchange *x, struct fetch *f)
+static void serve_keyed(struct exchange *x, struct fetch *f, struct mirror *m)
 {
     struct answers *answers = x->proxy->cache.answers;
     struct answer *a = answers_join(answers, &f->key, &f->leads);
@@ -382,7 +385,7 @@ static void serve_keyed(struct exchange *x, struct fetch *f)
             answers_fail(answers, &f->key, a, &why);
         pass_on(x);
     } else if (f->leads && !found) {
-        start_fill(x, f, a, true, false);
+        start_fill(f, m, a, true, false);
     }
     answer_unref(&a);
 }
@@ -390,7 +393,7 @@ static void serve_keyed(struct exchange *x, struct fetch *f)
 /* Nothing is here that could leak: put the question to upstream itself, which judges.  Who asks the
  * same with the same credential meanwhile may follow.  False: somebody else is in the way, and
  * nothing was done. */
-static bool serve_judged(struct exchange *x, struct fetch *f)
+static bool serve_judged(struct exchange *x, struct fetch *f, struct mirror *m)
 {
     struct answers *answers = x->proxy->cache.answers;
     struct flights *flights = x->proxy->flights;
@@ -412,10 +415,22 @@ static bool serve_judged(struct exchange *x, struct fetch *f)
         }
         pass_on(x);
     } else if (f->leads) {
-        start_fill(x, f, a, true, true);
+        start_fill(f, m, a, true, true);
     }
     answer_unref(&a);
     return may;
+}
+
+/* Is anything here, or in the shared tier, that an answer could be made of? */
+static bool could_leak(const struct exchange *x, const struct fetch *f, struct mirror *m)
+{
+    struct shared *shared = x->proxy->cache.shared;
+    char repo_id[KEY_HEX_SIZE];
+
+    if (answers_have(x->proxy->cache.answers, &f->key) || (m != NULL && mirror_ready(m)))
+        return true;
+    key_to_hex(&f->asker.repo_id, repo_id);
+    return shared != NULL && shared_can_answer(shared, repo_id, &f->key);
 }
 
 /* True when x is answered or follows whoever asked upstream with the same credential. */
@@ -429,9 +444,8 @@ static bool let_upstream_judge(struct exchange *x, struct fetch *f, struct mirro
     shared_key(f, TO_LEAD, &leading);
     /* One at a time, so that the second finds the first leading. */
     flights_enter(flights, &joining);
-    if (flights_leads(flights, &leading) ||
-        (!answers_have(x->proxy->cache.answers, &f->key) && (m == NULL || !mirror_ready(m))))
-        done = serve_judged(x, f);
+    if (flights_leads(flights, &leading) || !could_leak(x, f, m))
+        done = serve_judged(x, f, m);
     flights_leave(flights, &joining);
     return done;
 }
@@ -439,11 +453,11 @@ static bool let_upstream_judge(struct exchange *x, struct fetch *f, struct mirro
 static void serve_kept(struct exchange *x, struct fetch *f, struct mirror *m)
 {
     if (known_visible(f, m))
-        serve_keyed(x, f);
+        serve_keyed(x, f, m);
     else if (let_upstream_judge(x, f, m))
         return;
     else if (ask_visible(f, m))
-        serve_keyed(x, f);
+        serve_keyed(x, f, m);
     else
         pass_on(x);
 }

@@ -1,13 +1,17 @@
 /* Making an answer: the slow part of a fetch, in a worker, for everyone who follows.
  *
+ *     the shared tier has it ..... hand it on, keep it here ...... SOURCE_SHARED
  *     mirror has all the wants ... `git upload-pack` on it ....... SOURCE_MIRROR
  *     mirror lacks some .......... fetch the difference, then so . SOURCE_REFRESH
  *     no mirror, or unsuited ..... forward upstream, stream it ... SOURCE_UPSTREAM
+ *
+ * A mirror that isn't here is made from what the shared tier has of it, if it has.
  *
  * Each falls through to the next as long as no byte has gone out. */
 #ifndef PANNIER_PROXY_FILL_H
 #define PANNIER_PROXY_FILL_H
 
+#include "cache/mirror/mirror.h"
 #include "protocol/fetch_request.h"
 #include "proxy/access.h"
 
@@ -18,18 +22,14 @@ struct fill {
     struct answer *answer;         /* a reference */
     bool kept;                     /* by key; otherwise for one reader only */
     struct key key;
-    char *url;                           /* of the repository, for the entry */
-    char *mirror_upstream, *mirror_repo; /* names of the mirror */
-    struct key leading;                  /* with only_upstream: what to give to flights_landed() */
-    bool only_upstream;                  /* the wants are upstream's to judge for this credential */
+    char *url;             /* of the repository, for the entry */
+    struct mirror *mirror; /* a reference; NULL: it has none, and is to have none */
+    struct key leading;    /* with only_upstream: what to give to flights_landed() */
+    bool only_upstream;    /* the wants are upstream's to judge for this credential */
 };
 
 /* Take what *f holds and make its answer in a worker.  When no worker takes it the answer fails
  * with ERR_BUSY. */
 void fill_start(struct fill *f);
-
-/* Counts the cold requests of each repository, to know when a mirror is worth its making. */
-struct repositories *repositories_new(void);
-void repositories_free(struct repositories **r);
 
 #endif

@@ -413,6 +413,18 @@ static void conclude_ls(const json_t *result)
     print_usage(result);
 }
 
+/* What went in the shared tier, when something did. */
+static void print_shared(const json_t *shared)
+{
+    char size[SIZE_TEXT_MAX];
+
+    if (number(shared, "objects") == 0)
+        return;
+    format_size(number(shared, "bytes"), size);
+    print_count(number(shared, "objects"), "object", "objects");
+    printf(" of %s in the shared tier; ", size);
+}
+
 static void conclude_removal(const struct report *r)
 {
     char stored[SIZE_TEXT_MAX];
@@ -421,6 +433,7 @@ static void conclude_removal(const struct report *r)
     fputs(r->request->dry_run ? "would remove " : "removed ", stdout);
     print_count(number(r->result, "count"), "entry", "entries");
     printf(", %s on disk; ", stored);
+    print_shared(json_object_get(r->result, "shared"));
     print_usage(r->result);
 }
 

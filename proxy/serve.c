@@ -10,17 +10,18 @@
 #include <unistd.h>
 
 #include "cache/lock.h"
+#include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/cache_log.h"
 #include "proxy/commands.h"
 #include "proxy/control.h"
 #include "proxy/decisions.h"
-#include "proxy/fetch.h"
-#include "proxy/fill.h"
 #include "proxy/flights.h"
 #include "proxy/log.h"
+#include "proxy/mirroring.h"
 #include "proxy/proxy.h"
 #include "proxy/refs.h"
-#include "proxy/relay.h"
+#include "proxy/routes.h"
 #include "proxy/server.h"
 
 enum {
@@ -31,161 +32,7 @@ enum {
     DESCRIPTORS_SPARE = 1024,
 };
 
-/* ---- which request goes where ---- */
-
 static struct proxy the_proxy;
-
-static struct plan replied(void)
-{
-    return (struct plan){.kind = PLAN_REPLIED};
-}
-
-static struct plan health(struct exchange *x)
-{
-    struct answers_counts counts;
-    struct janitor_counts upkeep;
-    struct local_usage usage;
-    struct err trouble;
-    bool troubled = folder_troubled(x->proxy->cache.folder, &trouble);
-    char text[ERR_TEXT_MAX + 512];
-    int n;
-
-    answers_count(x->proxy->cache.answers, &counts);
-    local_usage(x->proxy->cache.local, &usage);
-    janitor_count(x->proxy->janitor, &upkeep);
-    n = snprintf(text, sizeof(text),
-                 "{\"status\":\"%s\",\"version\":\"%s\",\"storage\":\"%s\","
-                 "\"answers\":{\"filling\":%llu,\"kept\":%llu,\"damaged\":%llu},"
-                 "\"mirrors\":{\"damaged\":%llu},"
-                 "\"space\":{\"total\":%llu,\"limit\":%llu,\"filling\":%llu,"
-                 "\"answers\":%llu,\"mirrors\":%llu,\"evicted\":%llu},"
-                 "\"janitor\":{\"maintained\":%llu,\"verified\":%llu,\"failed\":%llu}}\n",
-                 troubled ? "degraded" : "ok", PANNIER_VERSION, troubled ? "failing" : "ok",
-                 (unsigned long long)counts.filling, (unsigned long long)counts.kept,
-                 (unsigned long long)counts.damaged,
-                 (unsigned long long)mirrors_damaged(x->proxy->cache.mirrors),
-                 (unsigned long long)usage.total, (unsigned long long)usage.limit,
-                 (unsigned long long)usage.filling, (unsigned long long)usage.entries[ENTRY_ANSWER],
-                 (unsigned long long)usage.entries[ENTRY_MIRROR], (unsigned long long)usage.evicted,
-                 (unsigned long long)upkeep.maintained, (unsigned long long)upkeep.verified,
-                 (unsigned long long)upkeep.failed);
-    reply_header(x, "Cache-Control", "no-store");
-    reply_bytes(x, 200, "application/json", text, (size_t)n, "health");
-    return replied();
-}
-
-static bool is_get(const struct exchange *x)
-{
-    return strcmp(x->method, "GET") == 0 || strcmp(x->method, "HEAD") == 0;
-}
-
-struct route {
-    enum service service;
-    bool get; /* or else POST; LFS has methods of its own */
-    struct plan plan;
-};
-
-/* Which service is answered how. */
-static struct plan route(struct exchange *x)
-{
-    const struct proxy *p = x->proxy;
-    const struct plan refs = {PLAN_KEEP_BODY, refs_serve_advertisement, p->queries};
-    const struct plan fetch = {PLAN_KEEP_BODY, fetch_serve, p->queries};
-    const struct plan relay = {PLAN_STREAM_BODY, relay_serve, p->queries};
-    const struct route routes[] = {
-        {SERVICE_UPLOAD_PACK_REFS, true, refs},
-        {SERVICE_UPLOAD_PACK, false, fetch},
-        {SERVICE_RECEIVE_PACK_REFS, true, relay},
-        {SERVICE_RECEIVE_PACK, false, relay},
-        {SERVICE_DUMB, true, relay},
-    };
-
-    if (x->path.service == SERVICE_LFS)
-        return relay;
-    for (size_t i = 0; i < ARRAY_LEN(routes); i++) {
-        if (routes[i].service != x->path.service)
-            continue;
-        if (routes[i].get == is_get(x) && (is_get(x) || strcmp(x->method, "POST") == 0))
-            return routes[i].plan;
-        reply_header(x, "Allow", routes[i].get ? "GET, HEAD" : "POST");
-        reply_text(x, 405, "refused", "pannier: this needs another method");
-        return replied();
-    }
-    must(!"a service without a route");
-    return replied();
-}
-
-static struct plan plan(struct exchange *x)
-{
-    struct err why;
-
-    if (strcmp(x->target, "/healthz") == 0 && is_get(x))
-        return health(x);
-    if (strcmp(x->target, "/") == 0) {
-        reply_text(x, 404, "refused",
-                   "pannier: a caching proxy for git; repositories are at "
-                   "/<upstream>/<path of the repository>");
-        return replied();
-    }
-    if (smart_path_parse(x->target, &x->path, &why) != 0) {
-        reply_error(x, &why);
-        return replied();
-    }
-    x->upstream = config_find_upstream(x->config, x->path.upstream, &x->base_url);
-    if (x->upstream == NULL) {
-        smart_path_clear(&x->path);
-        reply_text(x, 403, "refused", "pannier: this host is not among the configured upstreams");
-        return replied();
-    }
-    return route(x);
-}
-
-/* ---- start ---- */
-
-static void on_trouble(void *ctx, const struct err *trouble)
-{
-    (void)ctx;
-    if (trouble != NULL)
-        log_line(LOG_WARN, "the disk fails; clones pass through and nothing is kept", "reason",
-                 LOG_STR, trouble->text, NULL);
-    else
-        log_line(LOG_INFO, "the disk works again", NULL);
-}
-
-static void on_damage(void *ctx, const char *what, const struct err *why)
-{
-    (void)ctx;
-    log_line(LOG_WARN, "damage found; dropped, to be made again", "what", LOG_STR, what, "reason",
-             LOG_STR, why->text, NULL);
-}
-
-static void on_scanned(void *ctx, const struct local_usage *found, uint64_t took_us)
-{
-    (void)ctx;
-    log_line(LOG_INFO, "index compared with the files", "answers", LOG_U64,
-             found->entries[ENTRY_ANSWER], "mirrors", LOG_U64, found->entries[ENTRY_MIRROR],
-             "bytes", LOG_U64, found->total, "total_ms", LOG_MS, took_us, NULL);
-}
-
-static void on_maintained(void *ctx, const char *repo, const struct mirror_upkeep *what,
-                          uint64_t took_us)
-{
-    (void)ctx;
-    log_line(LOG_INFO, "mirror maintained", "repository", LOG_STR, repo, "packs_before", LOG_U64,
-             (uint64_t)what->packs_before, "packs", LOG_U64, (uint64_t)what->packs_after,
-             "tips_before", LOG_U64, (uint64_t)what->tips_before, "tips", LOG_U64,
-             (uint64_t)what->tips_after, "bytes", LOG_U64, what->bytes_after, "total_ms", LOG_MS,
-             took_us, NULL);
-}
-
-static void on_upkeep_failed(void *ctx, const char *repo, const struct err *why)
-{
-    (void)ctx;
-    /* No room for a second copy is nobody's fault; nor is a mirror that went meanwhile. */
-    log_line(why->kind == ERR_LIMIT || why->kind == ERR_NOT_FOUND ? LOG_DEBUG : LOG_WARN,
-             "mirror not maintained", "repository", LOG_STR, repo, "reason", LOG_STR, why->text,
-             NULL);
-}
 
 static size_t git_processes(const struct config *c)
 {
@@ -246,6 +93,34 @@ void serve_cache_options(const struct config *c, struct cache_options *out)
     limits_of(c, &out->limits);
 }
 
+static void shared_limits_of(const struct config *c, struct keeper_limits *out)
+{
+    *out = (struct keeper_limits){
+        .max_size = c->shared.max_size_bytes,
+        .ttl_s = in_seconds(c->shared.ttl_ms),
+        .policy = c->shared.policy,
+        .max_age_s = in_seconds(c->cache.max_age_ms),
+        .hot_s = in_seconds(c->shared.hot_ms),
+        .interval_s = in_seconds(c->shared.tidy_interval_ms),
+    };
+}
+
+static int open_shared(struct proxy *p, const struct config *c, struct err *err)
+{
+    struct shared_options options = {
+        .node = c->node,
+        .compression = c->cache.compression,
+        .uploads = c->shared.uploads,
+        .upload_queue = c->shared.upload_queue,
+    };
+
+    if (c->shared.driver == SHARED_OFF)
+        return 0;
+    config_object_store(c, &options.store);
+    shared_limits_of(c, &options.limits);
+    return shared_open(&p->cache, &options, &cache_log_shared, &p->cache.shared, err);
+}
+
 /* Commands are for people, clones don't need them: some file systems know no sockets. */
 static void start_control(struct proxy *p, const struct config *c)
 {
@@ -258,13 +133,11 @@ static void start_control(struct proxy *p, const struct config *c)
 
 static int build(struct proxy *p, const struct config *c, struct err *err)
 {
-    const struct folder_listener listener = {.trouble = on_trouble, .damage = on_damage};
-    const struct janitor_listener upkeep = {
-        .scanned = on_scanned, .maintained = on_maintained, .failed = on_upkeep_failed};
     struct cache_options options;
 
     serve_cache_options(c, &options);
-    if (cache_open(c->data, &listener, &options, &p->cache, err) != 0)
+    if (cache_open(c->data, &cache_log_folder, &options, &p->cache, err) != 0 ||
+        open_shared(p, c, err) != 0)
         return -1;
     p->origins = origins_new();
     p->decisions = decisions_new();
@@ -275,7 +148,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->fills = workers_new("fill", c->limits.fills, c->limits.queue);
     p->relays = workers_new("relay", c->limits.fills, c->limits.queue);
     p->background = workers_new("mirror", BACKGROUND_THREADS, BACKGROUND_QUEUE);
-    p->janitor = janitor_start(&p->cache, &options, &upkeep);
+    p->janitor = janitor_start(&p->cache, &options, &cache_log_janitor);
     start_control(p, c);
     return 0;
 }
@@ -286,6 +159,8 @@ static void tear_down(struct proxy *p)
     if (p->origins != NULL)
         origins_cancel(p->origins);
     cache_stop(&p->cache);
+    if (p->cache.shared != NULL)
+        shared_stop(p->cache.shared);
     janitor_stop(&p->janitor);
     control_free(&p->control);
     workers_free(&p->queries);
@@ -297,6 +172,7 @@ static void tear_down(struct proxy *p)
     flights_free(&p->flights);
     decisions_free(&p->decisions);
     origins_free(&p->origins);
+    shared_close(&p->cache.shared);
     cache_close(&p->cache);
 }
 
@@ -342,6 +218,7 @@ static void catch_signals(sigset_t *while_waiting)
 static void reload(struct server *s, struct config **config, const struct serve_origin *origin)
 {
     struct local_limits limits;
+    struct keeper_limits shared_limits;
     struct config *loaded;
     struct err why;
     char *restart;
@@ -358,6 +235,9 @@ static void reload(struct server *s, struct config **config, const struct serve_
     server_configure(s, loaded);
     limits_of(loaded, &limits);
     local_configure(the_proxy.cache.local, &limits);
+    shared_limits_of(loaded, &shared_limits);
+    if (the_proxy.cache.shared != NULL)
+        shared_configure(the_proxy.cache.shared, &shared_limits);
     log_set(loaded->log.format, loaded->log.level);
     config_unref(config);
     *config = loaded;
@@ -397,6 +277,14 @@ static void leave_at_once(struct proxy *p)
     _exit(0);
 }
 
+static int start_server(struct proxy *p, struct config *c, struct server **out, struct err *err)
+{
+    const struct server_listener clients = {
+        .host = c->listen_host, .port = c->listen_port, .plan = routes_plan};
+
+    return server_start(p, c, &clients, out, err);
+}
+
 int serve_run(struct config *config, const struct serve_origin *origin)
 {
     struct config *current = (struct config *)config_ref(config);
@@ -411,7 +299,7 @@ int serve_run(struct config *config, const struct serve_origin *origin)
     /* Before the first request can want to say something. */
     log_start(current->log.format, current->log.level);
     if (build(&the_proxy, current, &why) != 0 ||
-        server_start(&the_proxy, current, plan, &server, &why) != 0) {
+        start_server(&the_proxy, current, &server, &why) != 0) {
         fprintf(stderr, "pannier: %s\n", why.text);
         tear_down(&the_proxy);
         log_stop();

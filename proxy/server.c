@@ -929,7 +929,7 @@ static void *watchman_main(void *arg)
 
 /* ---- start and stop ---- */
 
-static int open_socket(const struct config *config, int *out, struct err *err)
+static int open_socket(const struct server_listener *l, int *out, struct err *err)
 {
     struct addrinfo hints = {.ai_family = AF_UNSPEC,
                              .ai_socktype = SOCK_STREAM,
@@ -938,10 +938,10 @@ static int open_socket(const struct config *config, int *out, struct err *err)
     char port[8];
     int on = 1, fd = -1, rc;
 
-    snprintf(port, sizeof(port), "%u", config->listen_port);
-    rc = getaddrinfo(config->listen_host, port, &hints, &list);
+    snprintf(port, sizeof(port), "%u", l->port);
+    rc = getaddrinfo(l->host, port, &hints, &list);
     if (rc != 0)
-        return err_set(err, ERR_INPUT, "listen on %s: %s", config->listen_host, gai_strerror(rc));
+        return err_set(err, ERR_INPUT, "listen on %s: %s", l->host, gai_strerror(rc));
     for (struct addrinfo *ai = list; ai != NULL; ai = ai->ai_next) {
         fd = socket(ai->ai_family, ai->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fd < 0)
@@ -955,7 +955,7 @@ static int open_socket(const struct config *config, int *out, struct err *err)
         fd = -1;
     }
     if (fd < 0)
-        err_errno(err, ERR_INPUT, "listen on %s:%s", config->listen_host, port);
+        err_errno(err, ERR_INPUT, "listen on %s:%s", l->host, port);
     freeaddrinfo(list);
     *out = fd;
     return fd < 0 ? -1 : 0;
@@ -994,16 +994,16 @@ static unsigned http_threads(const struct config *config)
     return cores < 1 ? 1 : cores > 8 ? 8 : (unsigned)cores;
 }
 
-int server_start(struct proxy *proxy, struct config *config, plan_fn *plan, struct server **out,
-                 struct err *err)
+int server_start(struct proxy *proxy, struct config *config, const struct server_listener *listener,
+                 struct server **out, struct err *err)
 {
     struct server *s = xcalloc(1, sizeof(*s));
-    unsigned threads = http_threads(config);
+    unsigned threads = listener->threads > 0 ? listener->threads : http_threads(config);
     unsigned stall_s = (unsigned)((config->limits.stall_timeout_ms + 999) / 1000);
 
     s->proxy = proxy;
-    s->plan = plan;
-    if (open_socket(config, &s->listen_fd, err) != 0) {
+    s->plan = listener->plan;
+    if (open_socket(listener, &s->listen_fd, err) != 0) {
         free(s);
         return -1;
     }

@@ -18,9 +18,18 @@ struct plan {
 };
 typedef struct plan plan_fn(struct exchange *x);
 
-/* config: the first one; server_configure() replaces it.  -1: the address can't be listened on. */
-int server_start(struct proxy *proxy, struct config *config, plan_fn *plan, struct server **out,
-                 struct err *err);
+/* One address and what is served there. */
+struct server_listener {
+    const char *host; /* borrowed for the call */
+    uint16_t port;    /* 0: whichever is free */
+    unsigned threads; /* that speak HTTP; 0: as limits.http_threads says */
+    plan_fn *plan;
+};
+
+/* Any number of them, each with threads of its own.  config: the first one; server_configure()
+ * replaces it.  -1: the address can't be listened on. */
+int server_start(struct proxy *proxy, struct config *config, const struct server_listener *listener,
+                 struct server **out, struct err *err);
 /* New requests get this configuration. */
 void server_configure(struct server *s, struct config *config);
 /* "HOST:PORT" as it is listened on, with the port that the kernel chose for port 0. */

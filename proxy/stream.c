@@ -50,7 +50,8 @@ bool stream_restart(struct stream *s)
     s->watch = fetch_response_new(&s->shape, on_pack, s);
     bytes_reset(&s->held);
     s->seen = s->taken = 0;
-    s->raw = s->hold = s->pack_begun = s->broken = s->astray = false;
+    s->raw = s->hold = s->pack_begun = s->broken = s->astray = s->kept = false;
+    s->header_len = s->pkt_left = 0;
     return true;
 }
 
@@ -196,10 +197,80 @@ int stream_feed(struct stream *s, const void *data, size_t len, struct err *err)
     return n < 0 ? -1 : 0;
 }
 
+/* ---- what was kept ---- */
+
+void stream_begin_kept(struct stream *s, int64_t note_offset)
+{
+    must(!s->handed_on);
+    s->kept = true;
+    s->open_at = note_offset;
+    s->note_set = note_offset >= 0;
+    if (s->note_set)
+        answer_set_note_offset(s->answer, note_offset);
+}
+
+/* Goes on with the pkt under way; sets *whole when it ends in data.  Returns the bytes of it. */
+static ssize_t walk_pkt(struct stream *s, const char *data, size_t len, bool *whole,
+                        struct err *err)
+{
+    size_t n = PKT_HEADER - s->header_len < len ? PKT_HEADER - s->header_len : len;
+    struct pkt pkt;
+
+    memcpy(s->header + s->header_len, data, n);
+    s->header_len += n;
+    if (n > 0 && s->header_len == PKT_HEADER) {
+        if (pkt_header(s->header, &pkt, err) != 0)
+            return err_set(err, ERR_CORRUPT, "what was kept is no response to a fetch");
+        s->pkt_left = pkt.type == PKT_DATA ? pkt.len : 0;
+    }
+    if (s->header_len == PKT_HEADER) {
+        size_t rest = s->pkt_left < len - n ? s->pkt_left : len - n;
+
+        s->pkt_left -= rest;
+        n += rest;
+        *whole = s->pkt_left == 0;
+        s->header_len = *whole ? 0 : PKT_HEADER;
+    }
+    return (ssize_t)n;
+}
+
+int stream_feed_kept(struct stream *s, const void *data, size_t len, struct err *err)
+{
+    size_t end = 0; /* of the last pkt that is whole */
+
+    for (size_t at = 0; at < len;) {
+        bool whole = false;
+        ssize_t n = walk_pkt(s, (const char *)data + at, len - at, &whole, err);
+
+        if (n < 0)
+            return -1;
+        at += (size_t)n;
+        if (whole)
+            end = at;
+    }
+    s->seen += len;
+    if (end > 0) {
+        s->taken += s->held.len + end;
+        if (hand_on(s, s->held.data, s->held.len, err) != 0 || hand_on(s, data, end, err) != 0)
+            return -1;
+        bytes_reset(&s->held);
+    }
+    return bytes_add(&s->held, (const char *)data + end, len - end); /* less than a pkt */
+}
+
+int stream_finish_kept(const struct stream *s, struct err *err)
+{
+    if (s->held.len == 0)
+        return 0;
+    return err_set(err, ERR_CORRUPT, "what was kept ends amid a pkt");
+}
+
 /* Do readers stand where sideband pkts may?  Behind what was sent early they do until the
  * response's own beginning has come; from there on the response tells. */
 static bool is_open(const struct stream *s)
 {
+    if (s->kept)
+        return s->open_at >= 0 && s->taken >= (uint64_t)s->open_at;
     return s->skip > 0 || fetch_response_sideband_open(s->watch);
 }
 

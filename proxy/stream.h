@@ -16,6 +16,7 @@
 #include "protocol/bytes.h"
 #include "protocol/fetch_request.h"
 #include "protocol/fetch_response.h"
+#include "protocol/pkt.h"
 
 enum {
     STREAM_KEEPALIVE_MS = 5000, /* git's own upload-pack does the same */
@@ -43,6 +44,11 @@ struct stream {
     uint64_t last_ms;
     struct err why; /* why it can't become whole */
     bool broken;
+    /* Of a response that was kept: nothing but the ends of its pkts is looked at. */
+    bool kept;
+    int64_t open_at; /* where its sideband opens; -1: never */
+    char header[PKT_HEADER];
+    size_t header_len, pkt_left;
 };
 
 void stream_init(struct stream *s, struct answer *a, const struct fetch_request *req);
@@ -54,6 +60,14 @@ bool stream_restart(struct stream *s);
 /* -1 only when the answer takes no more (ERR_CANCELLED): what the source says is judged at the end.
  */
 int stream_feed(struct stream *s, const void *data, size_t len, struct err *err);
+/* In place of stream_feed(): pieces of a response that was whole and right when it was kept, and
+ * are known to be what was kept.  note_offset: as the answer had it.  -1 as above, or ERR_CORRUPT:
+ * it isn't made of pkts. */
+void stream_begin_kept(struct stream *s, int64_t note_offset);
+int stream_feed_kept(struct stream *s, const void *data, size_t len, struct err *err);
+/* All of it came.  -1: ERR_CORRUPT, it ends amid a pkt. */
+int stream_finish_kept(const struct stream *s, struct err *err);
+
 /* Nothing has come for a while; call about once a second. */
 int stream_idle(struct stream *s, struct err *err);
 

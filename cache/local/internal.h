@@ -56,6 +56,8 @@ struct local {
     struct policy *policy;
     struct local_limits limits;
     struct local_owner owners[ENTRY_KINDS_COUNT];
+    local_published_fn *published; /* or NULL */
+    void *published_ctx;
 
     uint64_t entries[ENTRY_KINDS_COUNT], bytes[ENTRY_KINDS_COUNT];
     uint64_t claimed;

@@ -130,6 +130,14 @@ void local_publish(struct local *l, const struct entry *e, struct claim **claim)
     lock_drop(&l->lock);
     if (claim != NULL)
         local_claim_free(claim);
+    if (l->published != NULL)
+        l->published(l->published_ctx, e->kind, e->path);
+}
+
+void local_set_listener(struct local *l, local_published_fn *fn, void *ctx)
+{
+    l->published = fn;
+    l->published_ctx = ctx;
 }
 
 void local_touch(struct local *l, const char *path)

@@ -62,6 +62,10 @@ void local_close(struct local **l); /* writes what is still to be written */
 /* Each kind has one before anything of it is published, or local_scan() called. */
 void local_set_owner(struct local *l, enum entry_kind kind, const struct local_owner *owner);
 void local_configure(struct local *l, const struct local_limits *limits);
+/* Told of each entry that is published, in the publisher's thread and without a lock; must not
+ * block.  NULL: nobody.  While nobody publishes. */
+typedef void local_published_fn(void *ctx, enum entry_kind kind, const char *path);
+void local_set_listener(struct local *l, local_published_fn *fn, void *ctx);
 
 /* ---- what is being written ---- */
 
@@ -125,6 +129,9 @@ uint64_t local_evict(struct local *l, int64_t now_s, uint64_t goal);
 /* Remove this entry, also when it is in use (by force).  -1: ERR_NOT_FOUND; ERR_BUSY: it is being
  * made anew just now, or the disk fails. */
 int local_remove(struct local *l, const char *path, struct err *err);
+/* Remove it unless somebody wants it: -1 with ERR_BUSY, too, when it is in use, or was last
+ * accessed later than used_s. */
+int local_remove_unused(struct local *l, const char *path, int64_t used_s, struct err *err);
 
 /* Bytes that path and all below take on the disk, as `du` counts; 0 when it isn't there. */
 uint64_t disk_usage(const char *path);

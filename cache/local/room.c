@@ -119,7 +119,8 @@ uint64_t local_evict(struct local *l, int64_t now_s, uint64_t goal)
     return after - before;
 }
 
-int local_remove(struct local *l, const char *path, struct err *err)
+static int remove_one(struct local *l, const char *path, bool force, int64_t used_s,
+                      struct err *err)
 {
     struct record *r;
     int rc = 0;
@@ -129,15 +130,28 @@ int local_remove(struct local *l, const char *path, struct err *err)
         lock_wait(&l->lock, &l->changed);
     if (r == NULL) {
         rc = err_set(err, ERR_NOT_FOUND, "%s is not kept here", path);
+    } else if (r->item.accessed > used_s) {
+        rc = err_set(err, ERR_BUSY, "%s was used just now", path);
     } else {
         policy_remove(l->policy, &r->item);
-        if (!remove_locked(l, r, true)) {
+        if (!remove_locked(l, r, force)) {
             give_back_locked(l, path);
-            rc = err_set(err, ERR_BUSY, "%s is being made anew, or can't be removed", path);
+            rc = err_set(err, ERR_BUSY, "%s is %s, or can't be removed", path,
+                         force ? "being made anew" : "in use");
         }
     }
     lock_drop(&l->lock);
     return rc;
+}
+
+int local_remove(struct local *l, const char *path, struct err *err)
+{
+    return remove_one(l, path, true, INT64_MAX, err);
+}
+
+int local_remove_unused(struct local *l, const char *path, int64_t used_s, struct err *err)
+{
+    return remove_one(l, path, false, used_s, err);
 }
 
 /* ---- claims ---- */

@@ -231,6 +231,14 @@ static bool remove_unused(void *ctx, const char *path, bool force)
     return !used || force;
 }
 
+struct mirror *mirror_ref(struct mirror *m)
+{
+    lock_take(&m->all->lock);
+    m->refs++;
+    lock_drop(&m->all->lock);
+    return m;
+}
+
 void mirror_unref(struct mirror **mp)
 {
     struct mirror *m = *mp;

@@ -43,7 +43,8 @@ uint64_t mirrors_damaged(struct mirrors *all);
 /* The mirror's handle, whether or not it exists on disk yet; yours to mirror_unref().  NULL when
  * such a path can't be a mirror's (a segment that ends in ".git" or is too long for a file). */
 struct mirror *mirrors_get(struct mirrors *all, const char *upstream, const char *repo);
-void mirror_unref(struct mirror **m);
+struct mirror *mirror_ref(struct mirror *m);
+void mirror_unref(struct mirror **m); /* NULL inside is fine */
 
 /* True when it is on disk and whole; damage is found here, and dropped. */
 bool mirror_ready(struct mirror *m);

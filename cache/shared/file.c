@@ -69,6 +69,7 @@ struct files {
     uint64_t nonce; /* makes names in incoming/ unlike those of other processes */
     atomic_uint_fast64_t serial;
     atomic_bool swept;
+    atomic_bool stopped;
 };
 
 /* ---- failures ---- */
@@ -83,6 +84,11 @@ static int fail(struct err *err, const char *what, const char *path)
     case ETIMEDOUT: return err_errno(err, ERR_TIMEOUT, "%s %s", what, path);
     default: return err_errno(err, ERR_STORAGE, "%s %s", what, path);
     }
+}
+
+static int check_running(const struct files *s, struct err *err)
+{
+    return atomic_load(&s->stopped) ? object_store_cancelled(err) : 0;
 }
 
 /* Without its root a store is a file system that isn't mounted: nothing may be made in its place,
@@ -211,17 +217,17 @@ static int take_lock(const struct files *s, const char *path, struct err *err)
     /* The lock of a node that died is held until its lease ends: waiting without an end for that
      * would hold the caller. */
     while (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0) {
-        if (errno == EWOULDBLOCK && now_ms() < deadline_ms) {
+        if (errno == EINTR)
+            continue;
+        if (errno != EWOULDBLOCK) {
+            err_errno(err, ERR_REFUSED, "the file system of %s has no locks", s->root);
+        } else if (now_ms() >= deadline_ms) {
+            err_set(err, ERR_TIMEOUT, "%s is being written by another node", path);
+        } else if (check_running(s, err) == 0) {
             usleep(pause_ms * 1000);
             pause_ms = pause_ms * 2 > PAUSE_MAX_MS ? PAUSE_MAX_MS : pause_ms * 2;
             continue;
         }
-        if (errno == EWOULDBLOCK)
-            err_set(err, ERR_TIMEOUT, "%s is being written by another node", path);
-        else if (errno != EINTR)
-            err_errno(err, ERR_REFUSED, "the file system of %s has no locks", s->root);
-        else
-            continue;
         close(fd);
         fd = -1;
     }
@@ -307,28 +313,8 @@ static int write_all(int fd, const void *data, size_t len, const char *path, str
     return 0;
 }
 
-/* The next bytes of the source, done being those read so far; 0 at its end. */
-static ssize_t read_source(const struct object_source *source, uint64_t done, void *buf, size_t len,
-                           struct err *err)
-{
-    ssize_t n;
-
-    if (source->fd < 0)
-        return source->read(source->ctx, buf, len, err);
-    if (done == source->size)
-        return 0;
-    if (len > source->size - done)
-        len = (size_t)(source->size - done);
-    do {
-        n = pread(source->fd, buf, len, (off_t)(source->offset + done));
-    } while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return err_errno(err, ERR_STORAGE, "read what is to be stored");
-    return n > 0 ? n : err_set(err, ERR_STORAGE, "what is to be stored was cut short");
-}
-
-static int write_source(int fd, const char *path, const struct object_source *source,
-                        struct err *err)
+static int write_source(const struct files *s, int fd, const char *path,
+                        const struct object_source *source, struct err *err)
 {
     char *buf = xmalloc(COPY_SIZE);
     char trailer[TRAILER_SIZE + 1];
@@ -336,8 +322,10 @@ static int write_source(int fd, const char *path, const struct object_source *so
     ssize_t n;
     int rc = 0;
 
-    while (rc == 0 && (n = read_source(source, done, buf, COPY_SIZE, err)) != 0) {
+    while (rc == 0 && (n = object_source_read(source, done, buf, COPY_SIZE, err)) != 0) {
         rc = n > 0 ? write_all(fd, buf, (size_t)n, path, err) : -1;
+        if (rc == 0)
+            rc = check_running(s, err);
         done += n > 0 ? (uint64_t)n : 0;
     }
     if (rc == 0) {
@@ -461,7 +449,7 @@ static int files_put(void *self, const char *key, const struct object_source *so
     struct files *s = self;
     char *path = object_path(s, key), *incoming;
     int fd = open_incoming(s, &incoming, err);
-    int rc = fd >= 0 ? write_source(fd, incoming, source, err) : -1;
+    int rc = fd >= 0 ? write_source(s, fd, incoming, source, err) : -1;
 
     if (rc == 0)
         rc = read_trailer(fd, incoming, out, err);
@@ -482,8 +470,8 @@ static int files_put(void *self, const char *key, const struct object_source *so
 
 /* ---- get, head ---- */
 
-static int send_range(int fd, const char *path, uint64_t offset, uint64_t length,
-                      object_sink_fn *fn, void *ctx, struct err *err)
+static int send_range(const struct files *s, int fd, const char *path, uint64_t offset,
+                      uint64_t length, object_sink_fn *fn, void *ctx, struct err *err)
 {
     char *buf = xmalloc(COPY_SIZE);
     int rc = 0;
@@ -498,6 +486,8 @@ static int send_range(int fd, const char *path, uint64_t offset, uint64_t length
             rc = fail(err, "read", path);
         else if (n == 0)
             rc = err_set(err, ERR_CORRUPT, "%s was cut short", path);
+        else if (check_running(s, err) != 0)
+            rc = -1;
         else
             rc = fn(ctx, buf, (size_t)n, err);
         offset += n > 0 ? (uint64_t)n : 0;
@@ -520,7 +510,7 @@ static int files_get(void *self, const char *key, uint64_t offset, uint64_t leng
     if (rc == 0 && length > info->size - offset)
         length = info->size - offset;
     if (rc == 0)
-        rc = send_range(fd, path, offset, length, fn, ctx, err);
+        rc = send_range(s, fd, path, offset, length, fn, ctx, err);
     if (fd >= 0)
         close(fd);
     free(path);
@@ -627,6 +617,8 @@ static int list_object(struct walk *w, const char *path, const char *key, struct
 
     if (strncmp(key, w->wanted, strlen(w->wanted)) != 0)
         return 0;
+    if (check_running(w->s, err) != 0)
+        return -1;
     fd = open_object(w->s, path, key, &info, err);
     if (fd >= 0)
         close(fd);
@@ -699,6 +691,13 @@ static int files_remove(void *self, const char *key, struct err *err)
 
 /* ---- the store ---- */
 
+static void files_stop(void *self)
+{
+    struct files *s = self;
+
+    atomic_store(&s->stopped, true);
+}
+
 static void files_free(void *self)
 {
     struct files *s = self;
@@ -717,6 +716,7 @@ int object_store_open_file(const struct object_store_config *config, struct obje
         .head = files_head,
         .list = files_list,
         .remove = files_remove,
+        .stop = files_stop,
         .free = files_free,
         .has_conditions = true,
     };

@@ -6,12 +6,15 @@
  *               store whether it works again, ever more rarely: 1 s later, then 2, 4 ... 60
  *     CLOSED    the probe was answered
  *
- * The store's failures are ERR_DENIED, ERR_REFUSED (but not of a condition that the driver can't
- * do), ERR_BUSY, ERR_TIMEOUT and ERR_UPSTREAM.  That there is no such object, that a condition does
- * not hold, and what source or sink said are answers.  The driver has tried again by itself, for as
- * long as its deadline says, so one failure is enough.
+ * The store's failures are ERR_DENIED, ERR_REFUSED, ERR_BUSY, ERR_TIMEOUT and ERR_UPSTREAM.  That
+ * there is no such object, that a condition does not hold, and what source or sink said are
+ * answers. A put that is refused may be the only one (a condition that the endpoint can't do, an
+ * object that is too large): the store is asked the probe's question first, and if it answers, it
+ * works.  The driver has tried again by itself, for as long as its deadline says, so one failure is
+ * enough.
  *
- * What is under way when it opens goes on.  Any thread that may block. */
+ * What is under way when it opens goes on, and opens nothing if it fails after the store was found
+ * to work again.  Any thread that may block. */
 #ifndef PANNIER_CACHE_SHARED_GUARD_H
 #define PANNIER_CACHE_SHARED_GUARD_H
 
@@ -22,8 +25,9 @@
 
 struct guard;
 
-/* Called in the thread that found out, without a lock; must not block.  why NULL: it works (again).
- * Once per change. */
+/* Called without a lock, in the thread that found out or in one that is telling the change before;
+ * must not block.  why NULL: it works (again).  Once per change, in their order.  That the first
+ * probe was answered is one. */
 typedef void guard_changed_fn(void *ctx, const struct err *why);
 
 /* Takes *inner over, which becomes NULL.  *guard is what the functions below want; it lives as long
@@ -32,8 +36,12 @@ struct object_store *guard_new(struct object_store **inner, guard_changed_fn *ch
                                struct guard **guard);
 
 bool guard_open(struct guard *g, struct err *why); /* is it refused now, and why (may be NULL) */
-/* When it is open and a probe is due at now_ms: one cheap question (a list of one key).  Else
- * nothing.  first: ask whatever the state, as at the start. */
+/* When it is open and a probe is due at now_ms: one cheap question (a list of no keys).  Else
+ * nothing.  first: ask whatever the state, as at the start.
+ *
+ * The first call that finds it open says when that was.  A store that fails again within a minute
+ * after a probe was answered (as one whose keys may read but not write) is asked as rarely as
+ * before.  One question at a time: who calls while another one asks has nothing to do. */
 void guard_probe(struct guard *g, uint64_t now_ms, bool first);
 
 enum guard_operation {

@@ -50,6 +50,7 @@ struct libs3 {
     char *host, *bucket, *prefix, *access_key, *secret_key;
     S3BucketContext context; /* points to the above */
     uint64_t stall_ms, deadline_ms;
+    atomic_bool stopped;
 };
 
 struct listed {
@@ -139,6 +140,8 @@ static int tell(const struct call *c, struct err *err)
         *err = c->err;
         return -1;
     }
+    if (atomic_load(&c->s->stopped))
+        return object_store_cancelled(err);
     if (c->status == S3StatusInterrupted)
         return err_set(err, ERR_TIMEOUT, "http://%s was silent for too long", c->s->host);
     return err_set(err, kind_of(c->status), "http://%s says %s%s%s", c->s->host,
@@ -192,19 +195,9 @@ static S3Status give_up(struct call *c)
 static int give_data(int len, char *buf, void *ctx)
 {
     struct call *c = ctx;
-    uint64_t left = c->source->size - c->sent;
-    size_t want = left < (uint64_t)len ? (size_t)left : (size_t)len;
-    ssize_t n = 0;
+    ssize_t n = object_source_read(c->source, c->sent, buf, (size_t)len, &c->err);
 
-    while (want > 0 &&
-           (n = pread(c->source->fd, buf, want, (off_t)(c->source->offset + c->sent))) < 0 &&
-           errno == EINTR)
-        continue;
-    if (want > 0 && n <= 0) {
-        if (n < 0)
-            err_errno(&c->err, ERR_STORAGE, "read what is to be stored");
-        else
-            err_set(&c->err, ERR_STORAGE, "what is to be stored was cut short");
+    if (n < 0) {
         give_up(c);
         return -1;
     }
@@ -285,7 +278,8 @@ static void start_put(struct call *c, S3RequestContext *context)
     S3PutProperties properties = {.contentType = c->content_type, .expires = -1};
 
     c->sent = 0;
-    S3_put_object(&c->s->context, c->key, c->source->size, &properties, context, &handler, c);
+    S3_put_object(&c->s->context, c->key, object_source_size(c->source), &properties, context,
+                  &handler, c);
 }
 
 static void start_get(struct call *c, S3RequestContext *context)
@@ -383,16 +377,21 @@ static void run(struct call *c, start_fn *start)
     start(c, context); /* nothing is sent yet */
     lock_drop(&making_request);
     while (S3_runonce_request_context(context, &running) == S3StatusOK && running > 0 &&
-           now_ms() - c->moved_ms < c->s->stall_ms)
+           now_ms() - c->moved_ms < c->s->stall_ms && !atomic_load(&c->s->stopped))
         wait_for_news(context);
     S3_destroy_request_context(context); /* what still runs ends as interrupted */
 }
 
-static void pause_ms(uint64_t ms)
+static void pause_ms(const struct libs3 *s, uint64_t ms)
 {
-    struct timespec t = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+    enum { LOOK_MS = 100 };
 
-    nanosleep(&t, NULL);
+    while (ms > 0 && !atomic_load(&s->stopped)) {
+        uint64_t now = ms < LOOK_MS ? ms : LOOK_MS;
+
+        nanosleep(&(struct timespec){.tv_nsec = (long)now * 1000000}, NULL);
+        ms -= now;
+    }
 }
 
 /* With repetitions, until it went well, can't, or the deadline passed.  A get goes on where it was,
@@ -414,10 +413,10 @@ static int perform(struct call *c, start_fn *start, struct err *err)
             span_ms = PAUSE_MIN_MS;
         }
         must(getrandom(&jitter, sizeof(jitter), 0) == sizeof(jitter));
-        if (c->failed || !worth_another_try(c->status) ||
+        if (c->failed || atomic_load(&c->s->stopped) || !worth_another_try(c->status) ||
             now_ms() + span_ms >= began_ms + c->s->deadline_ms)
             return tell(c, err);
-        pause_ms(span_ms / 2 + jitter % (span_ms / 2 + 1));
+        pause_ms(c->s, span_ms / 2 + jitter % (span_ms / 2 + 1));
         span_ms = span_ms * 2 > PAUSE_MAX_MS ? PAUSE_MAX_MS : span_ms * 2;
     }
 }
@@ -460,7 +459,8 @@ static int write_all(int fd, const char *data, size_t len, struct err *err)
 }
 
 /* All of the stream, into a file; out->fd is yours to close. */
-static int spool(const struct object_source *stream, struct object_source *out, struct err *err)
+static int spool(const struct libs3 *s, const struct object_source *stream,
+                 struct object_source *out, struct err *err)
 {
     char *buf = xmalloc(COPY_SIZE);
     ssize_t n = 0;
@@ -471,6 +471,8 @@ static int spool(const struct object_source *stream, struct object_source *out, 
         rc = -1;
     while (rc == 0 && (n = stream->read(stream->ctx, buf, COPY_SIZE, err)) != 0) {
         rc = n > 0 ? write_all(out->fd, buf, (size_t)n, err) : -1;
+        if (rc == 0 && atomic_load(&s->stopped))
+            rc = object_store_cancelled(err);
         out->size += n > 0 ? (uint64_t)n : 0;
         if (rc == 0 && out->size > SINGLE_PUT_MAX)
             break; /* put_file() says what is wrong with that */
@@ -498,7 +500,7 @@ static int put_file(struct libs3 *s, const char *key, const struct object_source
     struct call c;
     int rc;
 
-    if (source->size > SINGLE_PUT_MAX)
+    if (object_source_size(source) > SINGLE_PUT_MAX)
         return err_set(err, ERR_REFUSED,
                        "libs3 has no multipart uploads, so an object has 5 GiB at most");
     c = call_of(s, key);
@@ -521,7 +523,7 @@ static int libs3_put(void *self, const char *key, const struct object_source *so
 
     if (source->fd >= 0)
         return put_file(self, key, source, options, out, err);
-    if (spool(source, &file, err) != 0)
+    if (spool(self, source, &file, err) != 0)
         return -1;
     rc = put_file(self, key, &file, options, out, err);
     close(file.fd);
@@ -599,6 +601,13 @@ static int libs3_remove(void *self, const char *key, struct err *err)
 
 /* ---- the store ---- */
 
+static void libs3_stop(void *self)
+{
+    struct libs3 *s = self;
+
+    atomic_store(&s->stopped, true);
+}
+
 static void libs3_free(void *self)
 {
     struct libs3 *s = self;
@@ -665,6 +674,7 @@ int object_store_open_libs3(const struct object_store_config *config, struct obj
         .head = libs3_head,
         .list = libs3_list,
         .remove = libs3_remove,
+        .stop = libs3_stop,
         .free = libs3_free,
     };
     const char *lacks = lacking(config);

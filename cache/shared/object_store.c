@@ -1,7 +1,9 @@
 #include "cache/shared/object_store.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "protocol/base.h"
 
@@ -9,6 +11,7 @@ struct object_store {
     struct object_driver driver;
     void *self;
     char *name;
+    atomic_bool stopped;
 };
 
 /* ---- keys ---- */
@@ -45,7 +48,57 @@ static int check_prefix(const char *prefix, struct err *err)
     return 0;
 }
 
+/* ---- sources ---- */
+
+uint64_t object_source_size(const struct object_source *source)
+{
+    must(source->fd >= 0);
+    return source->head_len + source->size;
+}
+
+ssize_t object_source_read(const struct object_source *source, uint64_t at, void *buf, size_t len,
+                           struct err *err)
+{
+    uint64_t left;
+    ssize_t n;
+
+    if (source->fd < 0)
+        return source->read(source->ctx, buf, len, err);
+    if (at < source->head_len) {
+        left = source->head_len - at;
+        if (len > left)
+            len = (size_t)left;
+        memcpy(buf, (const char *)source->head + at, len);
+        return (ssize_t)len;
+    }
+    at -= source->head_len;
+    left = at < source->size ? source->size - at : 0;
+    if (len > left)
+        len = (size_t)left;
+    if (len == 0)
+        return 0;
+    do {
+        n = pread(source->fd, buf, len, (off_t)(source->offset + at));
+    } while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return err_errno(err, ERR_STORAGE, "read what is to be put");
+    if (n == 0)
+        return err_set(err, ERR_STORAGE, "the file to be put is shorter than was said");
+    return n;
+}
+
 /* ---- operations ---- */
+
+int object_store_cancelled(struct err *err)
+{
+    return err_set(err, ERR_CANCELLED, "the object store is no longer asked: pannier stops");
+}
+
+/* May it be asked? */
+static int check_running(const struct object_store *s, struct err *err)
+{
+    return atomic_load(&s->stopped) ? object_store_cancelled(err) : 0;
+}
 
 int object_put(struct object_store *s, const char *key, const struct object_source *source,
                const struct object_put_options *options, struct object_info *out, struct err *err)
@@ -56,7 +109,8 @@ int object_put(struct object_store *s, const char *key, const struct object_sour
     if (options == NULL)
         options = &anyhow;
     must(!options->only_new || options->if_match == NULL);
-    if (check_key(key, err) != 0)
+    must(source->head_len == 0 || (source->fd >= 0 && source->head != NULL));
+    if (check_key(key, err) != 0 || check_running(s, err) != 0)
         return -1;
     if (!object_store_has_conditions(s) && (options->only_new || options->if_match != NULL))
         return err_set(err, ERR_REFUSED, "%s has no conditional writes", s->name);
@@ -70,7 +124,7 @@ int object_get(struct object_store *s, const char *key, uint64_t offset, uint64_
 
     if (info == NULL)
         info = &unasked;
-    if (check_key(key, err) != 0)
+    if (check_key(key, err) != 0 || check_running(s, err) != 0)
         return -1;
     if (length > 0)
         return s->driver.get(s->self, key, offset, length, info, fn, ctx, err);
@@ -84,18 +138,24 @@ int object_get(struct object_store *s, const char *key, uint64_t offset, uint64_
 
 int object_head(struct object_store *s, const char *key, struct object_info *out, struct err *err)
 {
-    return check_key(key, err) == 0 ? s->driver.head(s->self, key, out, err) : -1;
+    if (check_key(key, err) != 0 || check_running(s, err) != 0)
+        return -1;
+    return s->driver.head(s->self, key, out, err);
 }
 
 int object_list(struct object_store *s, const char *prefix, object_list_fn *fn, void *ctx,
                 struct err *err)
 {
-    return check_prefix(prefix, err) == 0 ? s->driver.list(s->self, prefix, fn, ctx, err) : -1;
+    if (check_prefix(prefix, err) != 0 || check_running(s, err) != 0)
+        return -1;
+    return s->driver.list(s->self, prefix, fn, ctx, err);
 }
 
 int object_remove(struct object_store *s, const char *key, struct err *err)
 {
-    return check_key(key, err) == 0 ? s->driver.remove(s->self, key, err) : -1;
+    if (check_key(key, err) != 0 || check_running(s, err) != 0)
+        return -1;
+    return s->driver.remove(s->self, key, err);
 }
 
 bool object_store_has_conditions(const struct object_store *s)
@@ -118,6 +178,13 @@ struct object_store *object_store_new(const struct object_driver *driver, void *
     s->self = self;
     s->name = xstrdup(name);
     return s;
+}
+
+void object_store_stop(struct object_store *s)
+{
+    atomic_store(&s->stopped, true);
+    if (s->driver.stop != NULL)
+        s->driver.stop(s->self);
 }
 
 void object_store_free(struct object_store **sp)

@@ -39,7 +39,8 @@ struct object_info {
 struct object_source {
     int fd;                /* -1: a stream */
     uint64_t offset, size; /* of what is to be put, in the file */
-    /* Stands before the file's bytes in the object; NULL: nothing.  Not with a stream. */
+    /* Stands before the file's bytes in the object, and may be of any length; NULL: nothing.  Not
+     * with a stream. */
     const void *head;
     size_t head_len;
     /* A stream's next bytes, at most len: >0, 0 at the end, -1 with err. */
@@ -87,8 +88,9 @@ int object_remove(struct object_store *s, const char *key, struct err *err);
 bool object_store_has_conditions(const struct object_store *s);
 /* "s3 http://127.0.0.1:7480/bucket", for people; no secrets. */
 const char *object_store_name(const struct object_store *s);
-/* For the end of the program: what is under way ends soon, and whatever is asked from now on ends
- * at once, by ERR_CANCELLED.  Any thread. */
+/* For the end of the program: what is under way ends soon (within a second or so; an upload in
+ * parts has some more to take back what it sent), and whatever is asked from now on ends at once,
+ * by ERR_CANCELLED.  Any thread; doesn't wait. */
 void object_store_stop(struct object_store *s);
 void object_store_free(struct object_store **s); /* nobody may be using it any more */
 
@@ -127,7 +129,8 @@ struct object_driver {
     int (*head)(void *self, const char *key, struct object_info *out, struct err *err);
     int (*list)(void *self, const char *prefix, object_list_fn *fn, void *ctx, struct err *err);
     int (*remove)(void *self, const char *key, struct err *err);
-    /* NULL: nothing of it takes long; object_store.c refuses what is asked later by itself. */
+    /* May be called more than once.  NULL: nothing of it takes long; object_store.c refuses what is
+     * asked later by itself. */
     void (*stop)(void *self);
     void (*free)(void *self);
     bool has_conditions;
@@ -136,6 +139,15 @@ struct object_driver {
 };
 struct object_store *object_store_new(const struct object_driver *driver, void *self,
                                       const char *name);
+/* How many bytes the object will have; of a file. */
+uint64_t object_source_size(const struct object_source *source);
+/* Bytes of the object from at on, which head and file make up together: at most len, and fewer
+ * where one of them ends; 0 at the end.  Of a stream, its next ones.  -1: ERR_STORAGE, also when
+ * the file is shorter than was said; or the stream's. */
+ssize_t object_source_read(const struct object_source *source, uint64_t at, void *buf, size_t len,
+                           struct err *err);
+/* What a driver that was stopped says: ERR_CANCELLED. */
+int object_store_cancelled(struct err *err);
 int object_store_open_s3(const struct object_store_config *config, struct object_store **out,
                          struct err *err);
 int object_store_open_libs3(const struct object_store_config *config, struct object_store **out,

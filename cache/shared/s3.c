@@ -50,7 +50,7 @@ void s3_answer_clear(struct s3_answer *a)
     http_reply_clear(&a->reply);
 }
 
-static int hash_file(const struct http_body *b, struct key *out, struct err *err)
+static int hash_source(const struct http_body *b, struct key *out, struct err *err)
 {
     struct digest *d = digest_new(HASH_SHA256);
     char *buf = xmalloc(HASH_SIZE);
@@ -58,13 +58,10 @@ static int hash_file(const struct http_body *b, struct key *out, struct err *err
     int rc = 0;
 
     while (done < b->size && rc == 0) {
-        size_t len = b->size - done < HASH_SIZE ? (size_t)(b->size - done) : HASH_SIZE;
-        ssize_t n = pread(b->fd, buf, len, (off_t)(b->offset + done));
+        ssize_t n = http_body_read(b, done, buf, HASH_SIZE, err);
 
         if (n < 0)
-            rc = err_errno(err, ERR_STORAGE, "read what is to be put");
-        else if (n == 0)
-            rc = err_set(err, ERR_STORAGE, "the file to be put is shorter than was said");
+            rc = -1;
         else
             digest_update(d, buf, (size_t)n);
         done += n > 0 ? (uint64_t)n : 0;
@@ -85,7 +82,7 @@ int s3_ask_hash(struct s3_ask *ask, struct err *err)
     }
     if (ask->body.data != NULL)
         key_of(ask->body.data, (size_t)ask->body.size, &hash);
-    else if (hash_file(&ask->body, &hash, err) != 0)
+    else if (hash_source(&ask->body, &hash, err) != 0)
         return -1;
     key_to_hex(&hash, ask->payload_hash);
     return 0;
@@ -147,6 +144,7 @@ static int send_once(struct s3 *s, const struct s3_ask *ask, const struct s3_key
                              .body = ask->body,
                              .deadline_ms = deadline_ms,
                              .stop = ask->stop,
+                             .grace_ms = ask->grace_ms,
                              .head_fn = ask->head_fn,
                              .data_fn = ask->data_fn,
                              .ctx = ask->ctx};
@@ -178,8 +176,11 @@ enum s3_verdict s3_try(struct s3 *s, const struct s3_ask *ask, struct s3_patienc
 
     a->code[0] = '\0';
     a->reply.status = 0;
-    if (s3_credentials_get(s->credentials, &keys, err) != 0)
+    if (s3_credentials_get(s->credentials, &keys, err) != 0) {
+        if (s3_http_stopped(s->http)) /* which is why */
+            object_store_cancelled(err);
         return S3_FAILED;
+    }
     p->tries++;
     rc = send_once(s, ask, &keys, p->deadline_ms, a, &again, err);
     s3_keys_clear(&keys);
@@ -214,7 +215,8 @@ enum s3_verdict s3_try(struct s3 *s, const struct s3_ask *ask, struct s3_patienc
 
 void s3_patience_init(struct s3_patience *p, const struct s3 *s, const atomic_bool *stop)
 {
-    *p = (struct s3_patience){.deadline_ms = now_ms() + s->deadline_ms, .stop = stop};
+    *p = (struct s3_patience){
+        .deadline_ms = now_ms() + s->deadline_ms, .http = s->http, .stop = stop};
 }
 
 /* Half of it is chance: who was refused together must not come back together. */
@@ -226,7 +228,12 @@ static uint64_t with_jitter(uint64_t ms)
     return ms / 2 + random % (ms / 2 + 1);
 }
 
-bool s3_patience_wait(struct s3_patience *p, const struct http_reply *reply)
+static bool is_stopped(const struct s3_patience *p)
+{
+    return s3_http_stopped(p->http) || (p->stop != NULL && atomic_load(p->stop));
+}
+
+bool s3_patience_wait(struct s3_patience *p, const struct http_reply *reply, struct err *err)
 {
     unsigned doublings = p->tries > 7 ? 7 : p->tries > 0 ? p->tries - 1 : 0;
     uint64_t ms = (uint64_t)BACKOFF_MS << doublings, until;
@@ -240,8 +247,10 @@ bool s3_patience_wait(struct s3_patience *p, const struct http_reply *reply)
     for (uint64_t now = now_ms(); now < until; now = now_ms()) {
         uint64_t left = until - now < BACKOFF_LOOK_MS ? until - now : BACKOFF_LOOK_MS;
 
-        if (p->stop != NULL && atomic_load(p->stop))
+        if (is_stopped(p)) {
+            object_store_cancelled(err);
             return false;
+        }
         nanosleep(&(struct timespec){.tv_nsec = (long)left * 1000 * 1000}, NULL);
     }
     return true;
@@ -259,7 +268,7 @@ int s3_ask(struct s3 *s, struct s3_ask *ask, struct s3_answer *a, struct err *er
 
         if (verdict == S3_DONE)
             return 0;
-        if (verdict == S3_FAILED || !s3_patience_wait(&patience, &a->reply))
+        if (verdict == S3_FAILED || !s3_patience_wait(&patience, &a->reply, err))
             return -1;
     }
 }
@@ -280,7 +289,7 @@ void s3_copy_etag(const char *from, char out[OBJECT_ETAG_MAX])
 /* A HEAD's refusal has no words: ask for the first byte to hear them. */
 static void ask_why(struct s3 *s, const char *key, struct err *err)
 {
-    struct s3_ask ask = {.method = "GET", .key = key, .body.fd = -1};
+    struct s3_ask ask = {.method = "GET", .key = key};
     struct s3_answer a;
     struct err why;
 
@@ -294,7 +303,7 @@ static void ask_why(struct s3 *s, const char *key, struct err *err)
 int s3_head_mark(struct s3 *s, const char *key, struct object_info *out, char mark[HTTP_WORD_MAX],
                  struct err *err)
 {
-    struct s3_ask ask = {.method = "HEAD", .key = key, .body.fd = -1};
+    struct s3_ask ask = {.method = "HEAD", .key = key};
     struct s3_answer a;
     int rc;
 
@@ -323,7 +332,7 @@ int s3_head(void *self, const char *key, struct object_info *out, struct err *er
 
 int s3_remove(void *self, const char *key, struct err *err)
 {
-    struct s3_ask ask = {.method = "DELETE", .key = key, .body.fd = -1};
+    struct s3_ask ask = {.method = "DELETE", .key = key};
     struct s3_answer a;
     int rc;
 
@@ -336,6 +345,14 @@ int s3_remove(void *self, const char *key, struct err *err)
 }
 
 /* ---- opening ---- */
+
+/* The requests under way look at it, waits between tries, and who fetches keys. */
+static void s3_stop(void *self)
+{
+    struct s3 *s = self;
+
+    s3_http_stop(s->http);
+}
 
 static void s3_free(void *self)
 {
@@ -400,6 +417,7 @@ int object_store_open_s3(const struct object_store_config *config, struct object
         .head = s3_head,
         .list = s3_list,
         .remove = s3_remove,
+        .stop = s3_stop,
         .free = s3_free,
         .has_conditions = true,
         .lacks_conditions = s3_lacks_conditions,

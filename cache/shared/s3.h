@@ -51,6 +51,7 @@ struct s3_ask {
     object_sink_fn *data_fn;
     void *ctx;
     const atomic_bool *stop; /* may be NULL */
+    uint64_t grace_ms;       /* after the store was stopped */
 };
 void s3_ask_query(struct s3_ask *ask, const char *name, const char *value);
 void s3_ask_header(struct s3_ask *ask, const char *name, const char *value); /* NULL: none */
@@ -72,12 +73,13 @@ struct s3_patience {
     unsigned tries;
     bool distrusted;    /* the keys, once */
     struct err refusal; /* the last one */
+    const struct s3_http *http;
     const atomic_bool *stop;
 };
 void s3_patience_init(struct s3_patience *p, const struct s3 *s, const atomic_bool *stop);
 /* Wait before the next try, longer each time, and not all for as long; at least for as long as the
- * endpoint asked.  False: there is to be none. */
-bool s3_patience_wait(struct s3_patience *p, const struct http_reply *reply);
+ * endpoint asked.  False: there is to be none; *err is as it was, or ERR_CANCELLED. */
+bool s3_patience_wait(struct s3_patience *p, const struct http_reply *reply, struct err *err);
 
 /* SHA-256 of what is to be sent; before s3_try(). */
 int s3_ask_hash(struct s3_ask *ask, struct err *err);

@@ -146,7 +146,6 @@ static int fetch(struct s3_credentials *c, const char *method, const char *url, 
                              .url = url,
                              .headers = &header,
                              .header_count = header != NULL,
-                             .body.fd = -1,
                              .deadline_ms = now_ms() + FETCH_TIMEOUT_MS};
     bool again;
     int rc;

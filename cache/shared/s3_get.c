@@ -76,7 +76,6 @@ static enum s3_verdict try_range(struct range *r, struct s3_patience *patience, 
 {
     struct s3_ask ask = {.method = "GET",
                          .key = r->key,
-                         .body.fd = -1,
                          .head_fn = on_head,
                          .data_fn = on_data,
                          .ctx = r,
@@ -119,7 +118,7 @@ static int read_range(struct range *r, struct err *err)
             err_set(err, ERR_UPSTREAM, "%s sends less than was asked for", r->s->endpoint);
         if (r->done > before)
             s3_patience_init(&patience, r->s, r->stop);
-        if (verdict == S3_FAILED || !s3_patience_wait(&patience, &a.reply))
+        if (verdict == S3_FAILED || !s3_patience_wait(&patience, &a.reply, err))
             break;
     }
     if (rc != 0 && r->known && a.code[0] != '\0' && err->kind == ERR_CONFLICT)
@@ -305,6 +304,8 @@ static int hand_out(struct download *d, unsigned number, struct err *err)
     size_t length = range_length(d, number), done = 0, have;
 
     while (done < length) {
+        if (s3_http_stopped(d->s->http))
+            return object_store_cancelled(err);
         if (await(d, number, done, &have, err) != 0 ||
             d->fn(d->ctx, slot->buf + done, have - done, err) != 0)
             return -1;

@@ -26,6 +26,7 @@ enum {
 struct s3_http {
     char *ca_file;
     uint64_t connect_timeout_ms, stall_timeout_ms;
+    atomic_uint_fast64_t stopped_ms; /* when; 0: it was not */
     struct lock lock;
     CURL *idle[IDLE_MAX]; /* each keeps its own connection; the last used is used first */
     size_t idle_count;
@@ -57,6 +58,18 @@ void s3_http_free(struct s3_http **hp)
     free(h->ca_file);
     free(h);
     curl_global_cleanup();
+}
+
+void s3_http_stop(struct s3_http *h)
+{
+    uint_fast64_t never = 0;
+
+    atomic_compare_exchange_strong(&h->stopped_ms, &never, now_ms());
+}
+
+bool s3_http_stopped(const struct s3_http *h)
+{
+    return atomic_load(&h->stopped_ms) != 0;
 }
 
 static CURL *take_handle(struct s3_http *h)
@@ -97,6 +110,17 @@ void http_reply_init(struct http_reply *r)
 void http_reply_clear(struct http_reply *r)
 {
     bytes_clear(&r->body);
+}
+
+ssize_t http_body_read(const struct http_body *b, uint64_t at, void *buf, size_t len,
+                       struct err *err)
+{
+    if (len > b->size - at)
+        len = (size_t)(b->size - at);
+    if (b->data == NULL)
+        return object_source_read(b->source, b->offset + at, buf, len, err);
+    memcpy(buf, (const char *)b->data + at, len);
+    return (ssize_t)len;
 }
 
 /* ---- one transfer ---- */
@@ -268,25 +292,12 @@ static size_t on_data(char *data, size_t size, size_t count, void *ctx)
 static size_t on_read(char *buf, size_t size, size_t count, void *ctx)
 {
     struct transfer *t = ctx;
-    const struct http_body *b = &t->call->body;
-    size_t len = size * count;
     ssize_t n;
 
-    if (len > b->size - t->sent)
-        len = (size_t)(b->size - t->sent);
-    if (len == 0)
+    if (t->sent == t->call->body.size)
         return 0;
-    if (b->data != NULL) {
-        memcpy(buf, (const char *)b->data + t->sent, len);
-        n = (ssize_t)len;
-    } else {
-        n = pread(b->fd, buf, len, (off_t)(b->offset + t->sent));
-    }
-    if (n <= 0) {
-        if (n == 0)
-            err_set(t->err, ERR_STORAGE, "the file became shorter while it was sent");
-        else
-            err_errno(t->err, ERR_STORAGE, "read what is to be sent");
+    n = http_body_read(&t->call->body, t->sent, buf, size * count, t->err);
+    if (n < 0) {
         t->stopped = true;
         return CURL_READFUNC_ABORT;
     }
@@ -305,6 +316,14 @@ static int on_seek(void *ctx, curl_off_t offset, int origin)
     return CURL_SEEKFUNC_OK;
 }
 
+static bool is_cancelled(const struct s3_http *h, const struct http_call *c, uint64_t now)
+{
+    uint64_t stopped_ms = atomic_load(&h->stopped_ms);
+
+    return (c->stop != NULL && atomic_load(c->stop)) ||
+           (stopped_ms > 0 && now >= stopped_ms + c->grace_ms);
+}
+
 /* At least once a second, also while nothing comes. */
 static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t ul_total,
                        curl_off_t ul)
@@ -318,7 +337,7 @@ static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t
     t->moved = dl + ul;
     if (t->last_moved_ms > 0)
         limit = t->last_moved_ms + t->http->stall_timeout_ms;
-    if (t->call->stop != NULL && atomic_load(t->call->stop)) {
+    if (is_cancelled(t->http, t->call, now)) {
         err_set(t->err, ERR_CANCELLED, "nobody wants it any more");
         t->stopped = true;
     } else if (now > limit) {
@@ -425,13 +444,18 @@ int s3_http_perform(struct s3_http *h, const struct http_call *c, struct http_re
                     bool *again, struct err *err)
 {
     struct transfer t = {.http = h, .call = c, .reply = reply, .err = err};
-    CURL *curl = take_handle(h);
-    struct curl_slist *headers = make_headers(c);
     char words[CURL_ERROR_SIZE] = "";
+    struct curl_slist *headers;
     CURLcode code;
+    CURL *curl;
     int rc = 0;
 
     forget_reply(reply);
+    *again = false;
+    if (is_cancelled(h, c, now_ms()))
+        return err_set(err, ERR_CANCELLED, "nobody wants it any more");
+    curl = take_handle(h);
+    headers = make_headers(c);
     set_options(curl, &t, headers, words);
     code = curl_easy_perform(curl);
     curl_slist_free_all(headers);

@@ -25,14 +25,20 @@ struct s3_http;
 struct s3_http *s3_http_new(const char *ca_file, uint64_t connect_timeout_ms,
                             uint64_t stall_timeout_ms);
 void s3_http_free(struct s3_http **h);
+/* From now on every request ends, within a second, with ERR_CANCELLED.  Any thread. */
+void s3_http_stop(struct s3_http *h);
+bool s3_http_stopped(const struct s3_http *h);
 
-/* What a request sends: from memory, or from a file if data is NULL. */
+/* What a request sends: memory, or a piece of what is to be put if data is NULL. */
 struct http_body {
     const void *data;
-    int fd;
-    uint64_t offset; /* in the file */
-    uint64_t size;   /* 0: no body */
+    const struct object_source *source; /* a file */
+    uint64_t offset;                    /* in the object that it makes */
+    uint64_t size;                      /* 0: no body */
 };
+/* At most len bytes of it from at on, which is before its end.  -1: ERR_STORAGE. */
+ssize_t http_body_read(const struct http_body *b, uint64_t at, void *buf, size_t len,
+                       struct err *err);
 
 /* What a response says that somebody here wants to know. */
 struct http_reply {
@@ -60,6 +66,7 @@ struct http_call {
     uint64_t
         deadline_ms; /* of now_ms(): by then bytes must be moving; after that, the stall timeout */
     const atomic_bool *stop; /* NULL, or: set, it ends with ERR_CANCELLED */
+    uint64_t grace_ms;       /* how long after s3_http_stop() it may still go on */
     /* For statuses from 200 to 299: the head, then the body.  -1 ends it with what they put into
      * err.  Either may be NULL. */
     int (*head_fn)(void *ctx, const struct http_reply *reply, struct err *err);
@@ -68,8 +75,8 @@ struct http_call {
 };
 
 /* 0: a whole response came, of any status.  -1: ERR_UPSTREAM or ERR_TIMEOUT with *again true, when
- * another try may help; or false: TLS, a function's error, a file of ours.  reply is what had come
- * by then; the caller clears it. */
+ * another try may help; or false: TLS, a function's error, a file of ours, ERR_CANCELLED.  reply is
+ * what had come by then; the caller clears it. */
 int s3_http_perform(struct s3_http *h, const struct http_call *c, struct http_reply *reply,
                     bool *again, struct err *err);
 

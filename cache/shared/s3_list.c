@@ -105,7 +105,7 @@ static int take_element(void *ctx, const char *path, const char *text)
 /* from: where the page before ended, as a token or, if there was none, as a key. */
 static int list_page(struct listing *l, const char *token, const char *from, struct err *err)
 {
-    struct s3_ask ask = {.method = "GET", .body.fd = -1};
+    struct s3_ask ask = {.method = "GET"};
     char *prefix = xasprintf("%s%s", l->s->prefix, l->prefix);
     struct s3_answer a;
     int rc;

@@ -13,6 +13,8 @@ enum {
     PART_SIZE = 16 * 1024 * 1024,  /* and a stream that is longer than one */
     PARTS_MAX = 10000,             /* the protocol's */
     UPLOAD_ID_MAX = 2048,
+    /* What is left behind costs somebody money, so there is as much time for it at the end. */
+    ABORT_GRACE_MS = 3000,
     NUMBER_SIZE = 16,
     PART_XML_MAX = 256,
 };
@@ -149,6 +151,7 @@ struct upload {
     struct put *put;
     char id[UPLOAD_ID_MAX];
     const struct object_source *source; /* of a file */
+    uint64_t size;                      /* of the object that it makes */
     uint64_t part_size;
     unsigned part_count;
     char (*etags)[OBJECT_ETAG_MAX]; /* of each part */
@@ -171,7 +174,7 @@ static int take_id(void *ctx, const char *path, const char *text)
 static int begin_upload(struct upload *u, struct err *err)
 {
     struct put *p = u->put;
-    struct s3_ask ask = {.method = "POST", .key = p->key, .body.fd = -1};
+    struct s3_ask ask = {.method = "POST", .key = p->key};
     struct s3_answer a;
     int rc;
 
@@ -228,10 +231,9 @@ static void *send_parts(void *ctx)
     struct err err;
 
     while (take_part(u, &number)) {
-        uint64_t at = number * u->part_size, left = u->source->size - at;
-        struct http_body body = {.fd = u->source->fd,
-                                 .offset = u->source->offset + at,
-                                 .size = left < u->part_size ? left : u->part_size};
+        uint64_t at = number * u->part_size, left = u->size - at;
+        struct http_body body = {
+            .source = u->source, .offset = at, .size = left < u->part_size ? left : u->part_size};
 
         if (send_part(u, number, &body, &err) == 0)
             continue;
@@ -307,7 +309,7 @@ static int ask_to_complete(struct put *p, struct s3_ask *ask, struct s3_answer *
             return 0;
         a->unsure = true;
         patience.tries++;
-        if (verdict == S3_FAILED || !s3_patience_wait(&patience, &a->reply))
+        if (verdict == S3_FAILED || !s3_patience_wait(&patience, &a->reply, err))
             return -1;
     }
 }
@@ -351,7 +353,7 @@ static int complete_upload(struct upload *u, uint64_t size, struct object_info *
                            struct err *err)
 {
     struct put *p = u->put;
-    struct s3_ask ask = {.method = "POST", .key = p->key, .body.fd = -1};
+    struct s3_ask ask = {.method = "POST", .key = p->key};
     struct completed c;
     struct s3_answer a;
     size_t len;
@@ -384,7 +386,7 @@ static int complete_upload(struct upload *u, uint64_t size, struct object_info *
  * incomplete uploads sweeps them; nobody sees them. */
 static void abort_upload(struct upload *u)
 {
-    struct s3_ask ask = {.method = "DELETE", .key = u->put->key, .body.fd = -1};
+    struct s3_ask ask = {.method = "DELETE", .key = u->put->key, .grace_ms = ABORT_GRACE_MS};
     struct s3_answer a;
     struct err unread;
 
@@ -417,14 +419,15 @@ static void upload_free(struct upload *u)
 static int put_file_in_parts(struct put *p, const struct object_source *source,
                              struct object_info *out, struct err *err)
 {
-    uint64_t part_size = PART_SIZE;
+    uint64_t part_size = PART_SIZE, size = object_source_size(source);
     struct upload *u;
     int rc;
 
-    while ((source->size + part_size - 1) / part_size > PARTS_MAX)
+    while ((size + part_size - 1) / part_size > PARTS_MAX)
         part_size *= 2;
-    u = upload_new(p, (unsigned)((source->size + part_size - 1) / part_size));
+    u = upload_new(p, (unsigned)((size + part_size - 1) / part_size));
     u->source = source;
+    u->size = size;
     u->part_size = part_size;
     rc = begin_upload(u, err);
     if (rc == 0) {
@@ -435,7 +438,7 @@ static int put_file_in_parts(struct put *p, const struct object_source *source,
         }
     }
     if (rc == 0)
-        rc = complete_upload(u, source->size, out, err);
+        rc = complete_upload(u, size, out, err);
     if (rc != 0)
         abort_upload(u);
     upload_free(u);
@@ -466,7 +469,7 @@ static int send_stream(struct upload *u, const struct object_source *source, cha
     size_t len = PART_SIZE;
 
     for (unsigned number = 0; len > 0; number++) {
-        struct http_body body = {.data = buf, .fd = -1, .size = len};
+        struct http_body body = {.data = buf, .size = len};
 
         if (number == PARTS_MAX)
             return err_set(err, ERR_REFUSED, "an S3 object in %d parts is as long as can be",
@@ -508,7 +511,7 @@ static int put_stream(struct put *p, const struct object_source *source, struct 
     int rc = gather(source, buf, &len, err);
 
     if (rc == 0 && len < PART_SIZE)
-        rc = put_single(p, &(struct http_body){.data = buf, .fd = -1, .size = len}, out, err);
+        rc = put_single(p, &(struct http_body){.data = buf, .size = len}, out, err);
     else if (rc == 0)
         rc = put_stream_in_parts(p, source, buf, out, err);
     free(buf);
@@ -525,9 +528,8 @@ int s3_put(void *self, const char *key, const struct object_source *source,
         return err_set(err, ERR_CONFLICT, "no object has an etag that long");
     if (source->fd < 0)
         return put_stream(&p, source, out, err);
-    if (source->size > SINGLE_MAX)
+    if (object_source_size(source) > SINGLE_MAX)
         return put_file_in_parts(&p, source, out, err);
-    return put_single(
-        &p, &(struct http_body){.fd = source->fd, .offset = source->offset, .size = source->size},
-        out, err);
+    return put_single(&p, &(struct http_body){.source = source, .size = object_source_size(source)},
+                      out, err);
 }

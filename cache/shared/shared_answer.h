@@ -4,7 +4,11 @@
  *
  * The head stands in front, so that one GET is enough and the first byte comes as soon as it can.
  * It holds magic, version, lengths, the record (entry_write), the SHA-256 of the body and that of
- * each piece of what lies behind it, and a digest of itself, all little-endian:
+ * each piece of what lies behind it, and digests of itself, all little-endian:
+ *
+ *     fixed part, 128 bytes    with a digest of its own, there in every version
+ *     record                   its path is the object's key, so that no other object can stand in
+ *     pieces                   a SHA-256 each
  *
  *     piece 0 is SHARED_ANSWER_FIRST bytes, so that little has to come before something can be
  *     handed on; the others end at multiples of SHARED_ANSWER_PIECE
@@ -36,9 +40,13 @@ struct shared_answer {
 };
 
 /* Put the answer in the file at fd (answer_file.h), which is read whole and checked before a byte
- * goes out.  0: it is there; *sent is the bytes of the object, or 0 where one with that key was
- * there already.  -1: as answer_file_verify(), object_put(), or ERR_CANCELLED when *stop (may be
- * NULL) has become true.  Worker threads. */
+ * goes out; but first it is asked for, and where there is one nothing is read.  0: it is there;
+ * *sent is the bytes of the object, or 0 where one with that key was there already.  One that is
+ * damaged there is not replaced: whoever finds that out removes it.
+ *
+ * -1: as answer_file_verify(), object_put(), ERR_INPUT (too long for the format), or ERR_CANCELLED
+ * when *stop (may be NULL) has become true before it goes out; then object_store_stop() ends it.
+ * Worker threads. */
 int shared_answer_put(struct object_store *store, const struct key *key, int fd,
                       const atomic_bool *stop, uint64_t *sent, struct err *err);
 
@@ -50,7 +58,8 @@ struct shared_answer_sink {
     void *ctx;
 };
 /* 0: data() has had the whole body.  -1: ERR_NOT_FOUND; ERR_CORRUPT, the object is not what was
- * put (what data() had of it was); or as object_get(), or what the sink said.  Worker threads. */
+ * put (what data() had of it was); ERR_REFUSED, another version of pannier wrote it; or as
+ * object_get(), or what the sink said.  Worker threads. */
 int shared_answer_get(struct object_store *store, const char *repo_id, const struct key *key,
                       const struct shared_answer_sink *sink, struct err *err);
 
@@ -67,10 +76,11 @@ void shared_answer_head_clear(struct shared_answer_head *h);
 size_t shared_answer_pieces(uint64_t stored_size);
 /* Where piece number i begins. */
 uint64_t shared_answer_piece_at(size_t i);
-/* -1: ERR_INPUT, it can't be told (a record that is too long). */
+/* -1: ERR_INPUT, it can't be told (a record that is too long, more than 256 GiB). */
 int shared_answer_head_write(const struct shared_answer_head *h, struct bytes *out,
                              struct err *err);
-/* How many bytes the head has, once the first SHARED_ANSWER_FIXED are there.  -1: ERR_CORRUPT. */
+/* How many bytes the head has, once the first SHARED_ANSWER_FIXED are there; bounded, as they are
+ * to be kept.  -1: as shared_answer_head_read(). */
 enum { SHARED_ANSWER_FIXED = 128 };
 int shared_answer_head_size(const void *data, size_t len, size_t *size, struct err *err);
 /* len: exactly the head.  *out is yours to clear.  -1: ERR_CORRUPT; ERR_REFUSED, another version of

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cache/compress.h"
 #include "cache/mirror/mirror.h"
 #include "cache/shared/object_store.h"
 

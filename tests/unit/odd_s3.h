@@ -43,6 +43,7 @@ struct odd_s3 {
     struct odd_rule rules[ODD_RULES_MAX];
     unsigned rule_count;
     struct bytes heads; /* of all requests, one behind the other */
+    struct bytes body;  /* of the last one that had one */
 };
 
 struct odd_connection {
@@ -70,7 +71,7 @@ static inline void odd_send(int fd, const void *data, size_t len)
 }
 
 /* Leaves what came behind the request in `from`. */
-static inline bool odd_read(int fd, struct bytes *from, char **head)
+static inline bool odd_read(struct odd_s3 *odd, int fd, struct bytes *from, char **head)
 {
     const char *end, *length;
     size_t wanted, head_len;
@@ -89,6 +90,12 @@ static inline bool odd_read(int fd, struct bytes *from, char **head)
             free(*head);
             return false;
         }
+    if (wanted > head_len) {
+        pthread_mutex_lock(&odd->mutex);
+        bytes_reset(&odd->body);
+        bytes_add(&odd->body, from->data + head_len, wanted - head_len);
+        pthread_mutex_unlock(&odd->mutex);
+    }
     bytes_drop_front(from, wanted);
     return true;
 }
@@ -169,7 +176,7 @@ static inline void *odd_serve(void *ctx)
     bool go_on = true;
 
     bytes_init(&from, ODD_REQUEST_MAX);
-    while (go_on && odd_read(c->fd, &from, &head)) {
+    while (go_on && odd_read(c->odd, c->fd, &from, &head)) {
         struct odd_rule rule = odd_choose(c->odd, head);
 
         if (rule.object != NULL) {
@@ -213,6 +220,7 @@ static inline void odd_s3_start(struct odd_s3 *odd)
 
     *odd = (struct odd_s3){.listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     bytes_init(&odd->heads, 4 << 20);
+    bytes_init(&odd->body, ODD_REQUEST_MAX);
     pthread_mutex_init(&odd->mutex, NULL);
     assert_true(odd->listener >= 0);
     assert_int_equal(bind(odd->listener, (struct sockaddr *)&address, sizeof(address)), 0);
@@ -233,6 +241,7 @@ static inline void odd_s3_stop(struct odd_s3 *odd)
     }
     close(odd->listener);
     bytes_clear(&odd->heads);
+    bytes_clear(&odd->body);
     pthread_mutex_destroy(&odd->mutex);
 }
 
@@ -263,6 +272,17 @@ static inline unsigned odd_s3_count(struct odd_s3 *odd, const char *what)
         count++;
     pthread_mutex_unlock(&odd->mutex);
     return count;
+}
+
+/* Was this the last body that came? */
+static inline bool odd_s3_had_body(struct odd_s3 *odd, const void *body, size_t len)
+{
+    bool same;
+
+    pthread_mutex_lock(&odd->mutex);
+    same = odd->body.len == len && memcmp(odd->body.data, body, len) == 0;
+    pthread_mutex_unlock(&odd->mutex);
+    return same;
 }
 
 #endif

@@ -321,6 +321,55 @@ static void a_kept_answer_is_at_hand(void **state)
     free(incoming);
 }
 
+/* Whoever hands the bytes out has checked them; they are not read a second time, but found damaged
+ * at their next use if the digest was another's. */
+static void a_digest_that_is_known_is_kept_with_the_answer(void **state)
+{
+    struct fixture *f = *state;
+    char *data = pattern(0, 5000);
+
+    for (unsigned right = 0; right < 2; right++) {
+        struct key key = key_number(1 + right);
+        struct answer *a = lead(f, &key);
+        struct key sha256;
+        bool leads;
+
+        key_of(data, right ? 5000 : 4999, &sha256);
+        answers_begin(f->answers, &key, a);
+        answer_set_digest(a, (const uint8_t *)&sha256);
+        append(a, 5000);
+        assert_true(keep(f, &key, a));
+        answer_unref(&a);
+        restart(f);
+        a = answers_join(f->answers, &key, &leads);
+        assert_true(leads);
+        assert_int_equal(answers_find_local(f->answers, &key, a), right);
+        if (!right)
+            answers_fail(f->answers, &key, a, &(struct err){ERR_CANCELLED, "enough"});
+        answer_unref(&a);
+    }
+    free(data);
+}
+
+static void a_digest_that_was_not_right_after_all_is_worked_out(void **state)
+{
+    struct fixture *f = *state;
+    static const uint8_t other[SHA256_SIZE] = {1};
+    struct key key = key_number(1);
+    struct answer *a = lead(f, &key);
+
+    answers_begin(f->answers, &key, a);
+    answer_set_digest(a, other);
+    answer_set_digest(a, NULL);
+    append(a, 5000);
+    assert_true(keep(f, &key, a));
+    answer_unref(&a);
+    restart(f);
+    a = lead(f, &key);
+    assert_true(answers_find_local(f->answers, &key, a));
+    answer_unref(&a);
+}
+
 static void readers_come_to_the_end_before_it_is_published_or_refused(void **state)
 {
     const struct fixture *f = *state;
@@ -980,6 +1029,8 @@ int main(void)
         TEST(what_is_ended_without_being_kept_is_for_those_who_have_it),
         TEST(a_late_failure_leaves_the_next_ones_answer_alone),
         TEST(a_kept_answer_is_at_hand),
+        TEST(a_digest_that_is_known_is_kept_with_the_answer),
+        TEST(a_digest_that_was_not_right_after_all_is_worked_out),
         TEST(readers_come_to_the_end_before_it_is_published_or_refused),
         TEST(a_restart_finds_what_was_kept),
         TEST(what_was_half_filled_is_gone_after_a_restart),

@@ -105,7 +105,24 @@ static int put_piece(void *ctx, const void *data, size_t len, struct err *err)
 
 static int unpacked(int from, uint64_t frame_len, int to, uint64_t len, struct err *err)
 {
-    return decompress_file(from, frame_len, len, put_piece, &(struct target){to, 0}, err);
+    struct target t = {to, 0};
+    struct decompressor *d = decompressor_new(len, put_piece, &t);
+    char block[7000];
+    int rc = 0;
+
+    for (uint64_t at = 0; rc == 0 && at < frame_len;) {
+        size_t want = frame_len - at < sizeof(block) ? (size_t)(frame_len - at) : sizeof(block);
+        ssize_t n = pread(from, block, want, (off_t)at);
+
+        if (n <= 0)
+            break;
+        rc = decompressor_take(d, block, (size_t)n, err);
+        at += (uint64_t)n;
+    }
+    if (rc == 0)
+        rc = decompressor_end(d, err);
+    decompressor_free(&d);
+    return rc;
 }
 
 static int pack(int from, uint64_t len, int to, uint64_t *frame_len, struct err *err)
@@ -340,6 +357,92 @@ static void a_file_that_cannot_be_read_is_told(void **state)
     place_clear(&p);
 }
 
+/* ---- in pieces ---- */
+
+/* All of the frame by so much at a time, and then `more` bytes. */
+static int unpack_by(struct place *p, uint64_t frame_len, size_t by, size_t more, uint64_t len,
+                     struct target *t, struct err *err)
+{
+    struct decompressor *d = decompressor_new(len, put_piece, t);
+    char *frame = xmalloc(frame_len + more);
+    int rc = 0;
+
+    memset(frame, 'x', frame_len + more);
+    assert_int_equal(pread(p->packed, frame, frame_len, 0), (ssize_t)frame_len);
+    for (size_t at = 0; rc == 0 && at < frame_len + more;) {
+        size_t left = frame_len + more - at, n = left < by ? left : by;
+        char *piece = xmalloc(n); /* of its own, for the sanitizer */
+
+        memcpy(piece, frame + at, n);
+        rc = decompressor_take(d, piece, n, err);
+        free(piece);
+        at += n;
+    }
+    if (rc == 0)
+        rc = decompressor_end(d, err);
+    decompressor_free(&d);
+    assert_null(d);
+    free(frame);
+    return rc;
+}
+
+static void a_frame_may_come_in_pieces_of_any_size(void **state)
+{
+    static const size_t by[] = {1, 7, 1000, 128 * 1024, BIG};
+    static const size_t lengths[] = {0, 1, 300000};
+    struct place p;
+    struct err err;
+
+    (void)state;
+    place_init(&p);
+    put_text(p.from, 300000);
+    for (size_t l = 0; l < ARRAY_LEN(lengths); l++) {
+        uint64_t frame_len;
+
+        assert_int_equal(ftruncate(p.packed, 0), 0);
+        frame_len = packed(&p, lengths[l]);
+        for (size_t i = 0; i < ARRAY_LEN(by); i++) {
+            struct target t = {p.to, 0};
+
+            assert_int_equal(ftruncate(p.to, 0), 0);
+            assert_int_equal(unpack_by(&p, frame_len, by[i], 0, lengths[l], &t, &err), 0);
+            check_same(p.from, p.to, lengths[l]);
+        }
+    }
+    place_clear(&p);
+}
+
+static void what_is_no_whole_frame_of_its_length_is_told(void **state)
+{
+    enum { LEN = 300000 };
+    struct place p;
+    uint64_t frame_len;
+
+    (void)state;
+    place_init(&p);
+    put_text(p.from, LEN);
+    frame_len = packed(&p, LEN);
+    for (size_t by = 1000; by < 10000000; by *= 100) {
+        const struct row {
+            uint64_t frame_len, more, len;
+        } rows[] = {
+            {frame_len - 1, 0, LEN}, {frame_len, 1, LEN}, {frame_len, 0, LEN + 1},
+            {frame_len, 0, LEN - 1}, {frame_len, 0, 0},   {0, 0, 0},
+        };
+
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+            struct target t = {p.to, 0};
+            struct err err = {0};
+
+            assert_int_equal(
+                unpack_by(&p, rows[i].frame_len, by, rows[i].more, rows[i].len, &t, &err), -1);
+            assert_int_equal(err.kind, ERR_CORRUPT);
+            assert_true((uint64_t)t.at <= rows[i].len);
+        }
+    }
+    place_clear(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -354,6 +457,8 @@ int main(void)
         cmocka_unit_test(a_wrong_length_is_refused),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(a_file_that_cannot_be_read_is_told),
+        cmocka_unit_test(a_frame_may_come_in_pieces_of_any_size),
+        cmocka_unit_test(what_is_no_whole_frame_of_its_length_is_told),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

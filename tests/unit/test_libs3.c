@@ -190,6 +190,43 @@ static void a_server_that_is_not_there_is_told(void **state)
     free(endpoint);
 }
 
+struct asking {
+    struct object_store *store;
+    struct err err;
+};
+
+static void *head_it(void *ctx)
+{
+    struct asking *a = ctx;
+    struct object_info info;
+
+    must(object_head(a->store, "key", &info, &a->err) == -1);
+    return NULL;
+}
+
+static void what_hangs_ends_when_the_store_is_stopped(void **state)
+{
+    char *endpoint;
+    int fd = open_silent(&endpoint), connection;
+    struct object_store_config config = config_of(endpoint);
+    struct asking a = {0};
+    pthread_t thread;
+
+    (void)state;
+    config.stall_timeout_ms = config.deadline_ms = 60 * 1000;
+    a.store = open_store(&config);
+    assert_int_equal(pthread_create(&thread, NULL, head_it, &a), 0);
+    connection = accept(fd, NULL, NULL); /* it asks */
+    assert_true(connection >= 0);
+    object_store_stop(a.store);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(a.err.kind, ERR_CANCELLED);
+    object_store_free(&a.store);
+    close(connection);
+    close(fd);
+    free(endpoint);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -198,6 +235,7 @@ int main(void)
         cmocka_unit_test(more_than_one_put_can_hold_is_refused),
         cmocka_unit_test(a_silent_server_is_a_timeout),
         cmocka_unit_test(a_server_that_is_not_there_is_told),
+        cmocka_unit_test(what_hangs_ends_when_the_store_is_stopped),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -343,6 +343,33 @@ static void forcing_removes_what_is_in_use(void **state)
     assert_int_equal(err.kind, ERR_NOT_FOUND);
 }
 
+static void what_is_in_use_or_was_just_now_is_not_removed_without_force(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+
+    fill(f, 0, 3); /* created, and so last accessed, at 1000, 1001 and 1002 */
+    f->in_use = 1u << 0;
+    assert_int_equal(local_remove_unused(f->local, "answers/00/0", 2000, &err), -1);
+    assert_int_equal(err.kind, ERR_BUSY);
+    assert_int_equal(local_remove_unused(f->local, "answers/00/2", 1001, &err), -1);
+    assert_int_equal(err.kind, ERR_BUSY);
+    assert_int_equal(local_remove_unused(f->local, "answers/00/7", 2000, &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+    assert_int_equal(usage(f).entries[ENTRY_ANSWER], 3);
+    assert_true(kept(f, 0) && kept(f, 1) && kept(f, 2));
+    assert_int_equal(local_remove_unused(f->local, "answers/00/1", 1001, &err), 0);
+    assert_false(kept(f, 1));
+    f->in_use = 0;
+    assert_int_equal(local_remove_unused(f->local, "answers/00/0", 2000, &err), 0);
+    assert_int_equal(usage(f).entries[ENTRY_ANSWER], 1);
+    assert_int_equal(usage(f).evicted, 0);
+    local_touch(f->local, "answers/00/2"); /* now, by the clock */
+    assert_int_equal(local_remove_unused(f->local, "answers/00/2", 2000, &err), -1);
+    assert_int_equal(err.kind, ERR_BUSY);
+    assert_true(kept(f, 2));
+}
+
 static void the_total_is_what_du_says(void **state)
 {
     struct fixture *f = *state;
@@ -696,6 +723,7 @@ int main(void)
         TEST(what_nobody_asked_for_during_its_ttl_goes),
         TEST(an_entry_that_comes_back_while_it_is_removed_is_known),
         TEST(forcing_removes_what_is_in_use),
+        TEST(what_is_in_use_or_was_just_now_is_not_removed_without_force),
         TEST(the_total_is_what_du_says),
         TEST(a_preview_says_what_goes_and_removes_nothing),
         TEST(entries_and_their_accesses_survive_a_restart),

@@ -354,6 +354,44 @@ static void a_lock_that_nobody_gives_back_is_a_timeout(void **state)
     object_store_free(&impatient);
 }
 
+struct removing {
+    struct object_store *store;
+    int rc;
+    struct err err;
+};
+
+static void *remove_key(void *ctx)
+{
+    struct removing *r = ctx;
+
+    r->rc = object_remove(r->store, "key", &r->err);
+    return NULL;
+}
+
+static void a_wait_for_a_lock_ends_when_the_store_is_stopped(void **state)
+{
+    struct bench *b = *state;
+    struct removing r = {.store = b->store};
+    char path[100];
+    int locks[256];
+    pthread_t thread;
+    struct err err;
+
+    assert_int_equal(put_text(b->store, "key", "old", NULL, &err), 0);
+    for (int i = 0; i < 256; i++) {
+        snprintf(path, sizeof(path), "%s/locks/%02x", b->scratch.dir, i);
+        locks[i] = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        assert_int_equal(flock(locks[i], LOCK_EX), 0);
+    }
+    assert_int_equal(pthread_create(&thread, NULL, remove_key, &r), 0);
+    object_store_stop(b->store); /* whether it waits already or not */
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(r.rc, -1);
+    assert_int_equal(r.err.kind, ERR_CANCELLED);
+    for (int i = 0; i < 256; i++)
+        close(locks[i]);
+}
+
 #define WITH_BENCH(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
 int main(void)
@@ -367,6 +405,7 @@ int main(void)
         WITH_BENCH(names_of_others_are_no_objects),
         WITH_BENCH(a_folder_that_is_not_mounted_is_refused_and_not_made),
         WITH_BENCH(a_lock_that_nobody_gives_back_is_a_timeout),
+        WITH_BENCH(a_wait_for_a_lock_ends_when_the_store_is_stopped),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,12 +1,8 @@
 /* What every driver of object stores passes; all tests run once for each of them.
  *
  * `file` always runs, in a scratch folder.  `s3` and `libs3` run where PANNIER_TEST_S3 says, else
- * they are skipped; libs3 is, too, where the build has no such library.  It holds words:
- *
- *     PANNIER_TEST_S3="endpoint=http://127.0.0.1:7480 bucket=b access_key=A secret_key=S"
- *     and as needed    prefix=P region=R ca_file=F session_token=T virtual_host=yes
- *
- * The bucket must exist.  Every test keeps to a prefix of its own, which it empties. */
+ * they are skipped; libs3 is, too, where the build has no such library (s3_words.h).  Every test
+ * empties its prefix. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,9 +12,8 @@
 
 #include <cmocka.h>
 
-#include <sys/random.h>
-
 #include "cache/shared/object_store.h"
+#include "s3_words.h"
 #include "scratch.h"
 
 enum {
@@ -38,48 +33,6 @@ struct bench {
     struct object_store *store; /* NULL: not to be had here */
 };
 
-static const struct word {
-    const char *name;
-    size_t at;
-} words[] = {
-    {"endpoint", offsetof(struct object_store_config, endpoint)},
-    {"bucket", offsetof(struct object_store_config, bucket)},
-    {"prefix", offsetof(struct object_store_config, prefix)},
-    {"region", offsetof(struct object_store_config, region)},
-    {"ca_file", offsetof(struct object_store_config, ca_file)},
-    {"access_key", offsetof(struct object_store_config, access_key)},
-    {"secret_key", offsetof(struct object_store_config, secret_key)},
-    {"session_token", offsetof(struct object_store_config, session_token)},
-};
-
-static void set_word(struct object_store_config *config, const char *name, const char *value)
-{
-    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
-        if (strcmp(words[i].name, name) == 0) {
-            *(const char **)((char *)config + words[i].at) = value;
-            return;
-        }
-    }
-    if (strcmp(name, "virtual_host") == 0)
-        config->virtual_host = strcmp(value, "yes") == 0;
-    else
-        fail_msg("PANNIER_TEST_S3 has a word that is unknown: %s", name);
-}
-
-static void read_words(struct bench *b)
-{
-    char *rest = NULL;
-
-    b->words = xstrdup(getenv("PANNIER_TEST_S3"));
-    for (char *w = strtok_r(b->words, " ", &rest); w != NULL; w = strtok_r(NULL, " ", &rest)) {
-        char *equals = strchr(w, '=');
-
-        assert_non_null(equals);
-        *equals = '\0';
-        set_word(&b->config, w, equals + 1);
-    }
-}
-
 static struct object_store *open_store(struct bench *b)
 {
     struct object_store *store = NULL;
@@ -96,7 +49,6 @@ static struct object_store *open_store(struct bench *b)
 static int set_up(void **state)
 {
     struct bench *b = xcalloc(1, sizeof(*b));
-    unsigned long long own;
 
     b->driver = *state;
     *state = b;
@@ -110,13 +62,11 @@ static int set_up(void **state)
         .parallel = 4,
     };
     if (strcmp(b->driver, "file") != 0) {
-        if (getenv("PANNIER_TEST_S3") == NULL)
-            return 0;
         b->config.endpoint = NULL;
-        read_words(b);
+        if (!s3_words_read(&b->config, &b->words))
+            return 0;
     }
-    assert_int_equal(getrandom(&own, sizeof(own), 0), sizeof(own));
-    b->prefix = xasprintf("%sunit-%016llx/", b->config.prefix != NULL ? b->config.prefix : "", own);
+    b->prefix = s3_words_own_prefix(&b->config);
     b->config.prefix = b->prefix;
     b->store = open_store(b);
     return 0;
@@ -221,30 +171,40 @@ static int put_stream(struct object_store *s, const char *key, unsigned n, uint6
     return object_put(s, key, &source, options, out, err);
 }
 
-/* By a file, the content lying somewhere in it. */
-static int put_content(struct object_store *s, const char *key, unsigned n, uint64_t size,
-                       struct object_info *out, struct err *err)
+/* By a head in memory, and a file in which the rest of the content lies somewhere. */
+static int put_headed(struct object_store *s, const char *key, unsigned n, size_t head_len,
+                      uint64_t size, struct object_info *out, struct err *err)
 {
     enum { BEFORE = 1234 };
     static const char garbage[BEFORE];
     FILE *f = tmpfile();
-    char *piece = xmalloc(MIB);
-    struct object_source source = {.fd = fileno(f), .offset = BEFORE, .size = size};
+    char *piece = xmalloc(MIB), *head = head_len > 0 ? xmalloc(head_len) : NULL;
+    struct object_source source = {
+        .fd = fileno(f), .offset = BEFORE, .size = size, .head = head, .head_len = head_len};
     int rc;
 
+    if (head != NULL)
+        fill(head, n, 0, head_len);
     assert_int_equal(fwrite(garbage, 1, BEFORE, f), BEFORE);
     for (uint64_t at = 0; at < size; at += MIB) {
         size_t len = size - at < MIB ? (size_t)(size - at) : MIB;
 
-        fill(piece, n, at, len);
+        fill(piece, n, head_len + at, len);
         assert_int_equal(fwrite(piece, 1, len, f), len);
     }
     assert_int_equal(fwrite(garbage, 1, BEFORE, f), BEFORE);
     assert_int_equal(fflush(f), 0);
     rc = object_put(s, key, &source, NULL, out, err);
+    free(head);
     free(piece);
     fclose(f);
     return rc;
+}
+
+static int put_content(struct object_store *s, const char *key, unsigned n, uint64_t size,
+                       struct object_info *out, struct err *err)
+{
+    return put_headed(s, key, n, 0, size, out, err);
 }
 
 static void must_put(struct object_store *s, const char *key, unsigned n, uint64_t size)
@@ -368,6 +328,49 @@ static void more_than_64_mebibytes_come_back(void **state)
     round_trip(s, BIG + 1);
     expect_range(s, "from/a/stream", 2, BIG + 1, 64 * MIB - 1, 2, 2);
     expect_range(s, "from/a/stream", 2, BIG + 1, 10, 66 * MIB, 66 * MIB);
+}
+
+static void a_head_stands_before_the_file(void **state)
+{
+    static const struct row {
+        size_t head;
+        uint64_t file;
+    } rows[] = {
+        {1, 0},
+        {100, 1000},
+        {300 * 1000, 700 * 1000},
+        {3 * MIB, 2 * MIB},
+        {100, 64 * MIB - 100}, /* just one request, and a byte more */
+        {100, 64 * MIB - 99},
+        {17 * MIB, 50 * MIB}, /* longer than a part */
+    };
+    struct object_store *s = store_of(state);
+
+    for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
+        const struct row *r = &rows[i];
+        struct object_info put = {0};
+        struct err err;
+
+        if (put_headed(s, "headed", i, r->head, r->file, &put, &err) != 0)
+            fail_msg("%zu and %llu: %s", r->head, (unsigned long long)r->file, err.text);
+        assert_int_equal(put.size, r->head + r->file);
+        expect_content(s, "headed", i, r->head + r->file);
+    }
+}
+
+static void a_file_behind_a_head_that_is_too_short_leaves_nothing(void **state)
+{
+    struct object_store *s = store_of(state);
+    FILE *f = tmpfile();
+    struct object_source source = {.fd = fileno(f), .size = 10, .head = "head", .head_len = 4};
+    struct err err;
+
+    assert_int_equal(fwrite("short", 1, 5, f), 5);
+    assert_int_equal(fflush(f), 0);
+    assert_int_equal(object_put(s, "key", &source, NULL, NULL, &err), -1);
+    assert_int_equal(err.kind, ERR_STORAGE);
+    expect_nothing(s, "key");
+    fclose(f);
 }
 
 static void a_range_is_what_was_asked_for(void **state)
@@ -986,6 +989,88 @@ static void one_of_many_that_overwrite_at_will_stays_whole(void **state)
     pthread_barrier_destroy(&start);
 }
 
+/* ---- the end ---- */
+
+static void expect_cancelled(int rc, const struct err *err)
+{
+    assert_int_equal(rc, -1);
+    if (err->kind != ERR_CANCELLED)
+        fail_msg("%s", err->text);
+}
+
+static void a_store_that_was_stopped_is_not_asked_any_more(void **state)
+{
+    struct object_store *s = store_of(state), *stopped = open_store(*state);
+    struct taker t = {0};
+    struct object_info info;
+    struct err err;
+
+    must_put(s, "key", 1, 10);
+    for (int again = 0; again < 2; again++) {
+        object_store_stop(stopped);
+        expect_cancelled(put_stream(stopped, "new", 1, 1, NULL, NULL, &err), &err);
+        expect_cancelled(get_into(stopped, "key", UINT64_MAX, &t, &err), &err);
+        expect_cancelled(get_into(stopped, "key", 0, &t, &err), &err);
+        expect_cancelled(object_head(stopped, "key", &info, &err), &err);
+        expect_cancelled(object_list(stopped, "", no_key, NULL, &err), &err);
+        expect_cancelled(object_remove(stopped, "key", &err), &err);
+    }
+    object_store_free(&stopped);
+    expect_content(s, "key", 1, 10);
+    expect_nothing(s, "new");
+}
+
+static void stop_it(void *ctx)
+{
+    object_store_stop(ctx);
+}
+
+static void what_comes_down_ends_when_the_store_is_stopped(void **state)
+{
+    struct object_store *s = store_of(state), *stopped = open_store(*state);
+    struct taker t = {.n = 1, .meanwhile = stop_it, .ctx = stopped};
+    struct err err;
+
+    must_put(s, "key", 1, BIG);
+    expect_cancelled(get_into(stopped, "key", UINT64_MAX, &t, &err), &err);
+    assert_false(t.wrong);
+    assert_true(t.at < BIG);
+    object_store_free(&stopped);
+}
+
+struct stopping_giver {
+    struct giver giver;
+    uint64_t stops_at;
+    struct object_store *store;
+};
+
+static ssize_t give_and_stop(void *ctx, void *buf, size_t len, struct err *err)
+{
+    struct stopping_giver *g = ctx;
+
+    if (g->giver.at >= g->stops_at)
+        object_store_stop(g->store);
+    return give(&g->giver, buf, len, err);
+}
+
+static void what_goes_up_ends_when_the_store_is_stopped(void **state)
+{
+    static const uint64_t places[] = {0, 1000, 40 * MIB};
+    struct object_store *s = store_of(state);
+
+    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+        struct stopping_giver g = {.giver = {.n = 1, .size = BIG, .breaks_at = UINT64_MAX},
+                                   .stops_at = places[i],
+                                   .store = open_store(*state)};
+        struct object_source source = {.fd = -1, .read = give_and_stop, .ctx = &g};
+        struct err err;
+
+        expect_cancelled(object_put(g.store, "key", &source, NULL, NULL, &err), &err);
+        expect_nothing(s, "key");
+        object_store_free(&g.store);
+    }
+}
+
 /* ---- names, other stores ---- */
 
 static void a_name_says_where_and_holds_no_secret(void **state)
@@ -1114,6 +1199,8 @@ static void no_store_is_freed_without_complaint(void **state)
     X(one_byte_comes_back)                                                                         \
     X(five_mebibytes_come_back)                                                                    \
     X(more_than_64_mebibytes_come_back)                                                            \
+    X(a_head_stands_before_the_file)                                                               \
+    X(a_file_behind_a_head_that_is_too_short_leaves_nothing)                                       \
     X(a_range_is_what_was_asked_for)                                                               \
     X(a_range_behind_the_end_is_told)                                                              \
     X(what_is_not_there_is_not_found)                                                              \
@@ -1138,6 +1225,9 @@ static void no_store_is_freed_without_complaint(void **state)
     X(one_of_many_overwrites_a_version)                                                            \
     X(no_update_is_lost)                                                                           \
     X(one_of_many_that_overwrite_at_will_stays_whole)                                              \
+    X(a_store_that_was_stopped_is_not_asked_any_more)                                              \
+    X(what_comes_down_ends_when_the_store_is_stopped)                                              \
+    X(what_goes_up_ends_when_the_store_is_stopped)                                                 \
     X(a_name_says_where_and_holds_no_secret)                                                       \
     X(a_second_store_sees_what_the_first_one_put)                                                  \
     X(prefixes_keep_stores_apart)                                                                  \

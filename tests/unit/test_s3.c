@@ -9,7 +9,9 @@
 
 #include <time.h>
 
+#include "cache/lock.h"
 #include "cache/shared/object_store.h"
+#include "protocol/digest.h"
 #include "odd_s3.h"
 
 /* What the s3 driver does when its endpoint is not as it should be.  What it does when it is,
@@ -538,6 +540,57 @@ static void a_large_file_goes_in_parts_some_of_them_twice(void **state)
     assert_int_equal(odd_s3_count(&b->odd, "DELETE /b/k"), 0);
 }
 
+/* The answer to what is put comes after it was read, so the body is there. */
+static void what_is_sent_again_has_its_head_again(void **state)
+{
+    struct bench *b = *state;
+    char *path = scratch_path(&b->scratch, "small");
+    struct object_source source = {.offset = 2, .size = 6, .head = "head ", .head_len = 5};
+    struct key sha256;
+    char hex[KEY_HEX_SIZE];
+
+    put_file(path, "..behind..", 10);
+    source.fd = open(path, O_RDONLY | O_CLOEXEC);
+    odd_s3_on(&b->odd, "PUT /b/k", SLOW_DOWN, 2);
+    odd_s3_on(&b->odd, "PUT /b/k", STORED, ALWAYS);
+    open_store(b);
+    if (object_put(b->store, "k", &source, NULL, &b->info, &b->err) != 0)
+        fail_msg("%s", b->err.text);
+    assert_int_equal(b->info.size, 11);
+    assert_true(odd_s3_had_body(&b->odd, "head behind", 11));
+    key_of("head behind", 11, &sha256);
+    key_to_hex(&sha256, hex);
+    assert_int_equal(odd_s3_count(&b->odd, hex), 3);
+    close(source.fd);
+    free(path);
+}
+
+/* Parts are of 16 MiB; the second one is sent twice. */
+static void a_part_that_is_sent_again_begins_where_it_did(void **state)
+{
+    struct bench *b = *state;
+    char *path = scratch_path(&b->scratch, "large"), *head = pattern(0, 1000);
+    struct object_source source = {.size = 70 * MIB, .head = head, .head_len = 1000};
+    char *rest = pattern(1000, 70 * MIB);
+
+    put_file(path, rest, 70 * MIB);
+    source.fd = open(path, O_RDONLY | O_CLOEXEC);
+    b->config.parallel = 1;
+    odd_s3_on(&b->odd, "POST /b/k?uploads=", BEGUN, ALWAYS);
+    odd_s3_on(&b->odd, "PUT /b/k?partNumber=1&", STORED, ALWAYS);
+    odd_s3_on(&b->odd, "PUT /b/k?partNumber=2&", SLOW_DOWN, 1);
+    odd_s3_on(&b->odd, "PUT /b/k?partNumber=2&", REFUSED("403 No", "AccessDenied"), ALWAYS);
+    odd_s3_on(&b->odd, "DELETE /b/k?uploadId=u%2F1", EMPTY("204 Gone"), ALWAYS);
+    open_store(b);
+    assert_int_equal(object_put(b->store, "k", &source, NULL, &b->info, &b->err), -1);
+    assert_int_equal(odd_s3_count(&b->odd, "PUT /b/k?partNumber=2&"), 2);
+    assert_true(odd_s3_had_body(&b->odd, rest + 16 * MIB - 1000, 16 * MIB));
+    close(source.fd);
+    free(rest);
+    free(head);
+    free(path);
+}
+
 static void a_part_that_fails_leaves_nothing_half(void **state)
 {
     struct bench *b = *state;
@@ -821,6 +874,121 @@ static void no_keys_anywhere_is_told(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
+/* ---- the end ---- */
+
+/* What is asked in a thread of its own, and its end. */
+struct asking {
+    struct bench *b;
+    int (*ask)(struct bench *b);
+    int rc;
+};
+
+static void *ask_it(void *ctx)
+{
+    struct asking *a = ctx;
+
+    a->rc = a->ask(a->b);
+    return NULL;
+}
+
+/* Stop the store when the endpoint has heard `heard` so many times; what was asked ends by that,
+ * and long before its deadline. */
+static void expect_stop(struct bench *b, int (*ask)(struct bench *b), const char *heard,
+                        unsigned times)
+{
+    struct asking a = {.b = b, .ask = ask};
+    uint64_t began = now_ms(), stopped;
+    pthread_t thread;
+
+    b->config.deadline_ms = b->config.stall_timeout_ms = 60 * 1000;
+    open_store(b);
+    assert_int_equal(pthread_create(&thread, NULL, ask_it, &a), 0);
+    while (odd_s3_count(&b->odd, heard) < times && now_ms() - began < 20 * 1000)
+        usleep(1000);
+    assert_int_equal(odd_s3_count(&b->odd, heard), times);
+    stopped = now_ms();
+    object_store_stop(b->store);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(now_ms() - stopped < 20 * 1000);
+    expect(b, a.rc, ERR_CANCELLED, "");
+}
+
+static int get_k(struct bench *b)
+{
+    return get_all(b, "k");
+}
+
+static int put_k(struct bench *b)
+{
+    return put_text(b, "k", NULL);
+}
+
+static int put_large_k(struct bench *b)
+{
+    return put_large(b, NULL);
+}
+
+static void a_get_that_hangs_ends_when_the_store_is_stopped(void **state)
+{
+    struct bench *b = *state;
+
+    odd_s3_on(&b->odd, "GET /b/k", NULL, ALWAYS);
+    expect_stop(b, get_k, "GET /b/k", 1);
+}
+
+static void a_put_that_hangs_ends_when_the_store_is_stopped(void **state)
+{
+    struct bench *b = *state;
+
+    odd_s3_on(&b->odd, "PUT /b/k", NULL, ALWAYS);
+    expect_stop(b, put_k, "PUT /b/k", 1);
+}
+
+static void a_wait_between_tries_ends_when_the_store_is_stopped(void **state)
+{
+    struct bench *b = *state;
+
+    odd_s3_on(&b->odd, "GET /b/k",
+              "HTTP/1.1 503 Slow Down\r\nRetry-After: 50\r\nContent-Length: 0\r\n\r\n", ALWAYS);
+    expect_stop(b, get_k, "GET /b/k", 1);
+    assert_int_equal(odd_s3_count(&b->odd, "GET /b/k"), 1);
+}
+
+static void ranges_that_hang_end_when_the_store_is_stopped(void **state)
+{
+    struct bench *b = *state;
+    struct odd_rule first = {.when = "range: bytes=0-", .times = ALWAYS, .etag = "e1"};
+
+    first.size = 40 * MIB;
+    first.object = b->object = make_object(first.size);
+    odd_add(&b->odd, &first);
+    odd_s3_on(&b->odd, "GET /b/k", NULL, ALWAYS);
+    expect_stop(b, get_k, "GET /b/k", 5); /* four of them hang */
+    assert_int_equal(b->got.len, 8 * MIB);
+}
+
+static void parts_that_hang_are_taken_back_when_the_store_is_stopped(void **state)
+{
+    struct bench *b = *state;
+
+    odd_s3_on(&b->odd, "POST /b/k?uploads=", BEGUN, ALWAYS);
+    odd_s3_on(&b->odd, "PUT /b/k?partNumber=1&", STORED, ALWAYS);
+    odd_s3_on(&b->odd, "PUT /b/k?partNumber=", NULL, ALWAYS);
+    odd_s3_on(&b->odd, "DELETE /b/k?uploadId=u%2F1", EMPTY("204 Gone"), ALWAYS);
+    expect_stop(b, put_large_k, "PUT /b/k?partNumber=", 5);
+    assert_int_equal(odd_s3_count(&b->odd, "DELETE /b/k?uploadId=u%2F1"), 1);
+}
+
+static void keys_that_do_not_come_are_not_waited_for_when_the_store_is_stopped(void **state)
+{
+    struct bench *b = *state;
+
+    without_keys(b);
+    setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", b->odd.endpoint, 1);
+    odd_s3_on(&b->odd, "PUT /latest/api/token", NULL, ALWAYS);
+    expect_stop(b, get_k, "PUT /latest/api/token", 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -847,6 +1015,8 @@ int main(void)
         TEST(a_refusal_of_something_else_says_nothing_of_conditions),
         TEST(a_version_that_is_gone_is_a_conflict),
         TEST(a_large_file_goes_in_parts_some_of_them_twice),
+        TEST(what_is_sent_again_has_its_head_again),
+        TEST(a_part_that_is_sent_again_begins_where_it_did),
         TEST(a_part_that_fails_leaves_nothing_half),
         TEST(a_complete_that_fails_in_a_200_has_failed),
         TEST(a_complete_whose_answer_is_lost_is_found_again),
@@ -862,6 +1032,12 @@ int main(void)
         TEST(keys_come_by_web_identity_and_are_changed_when_they_expire),
         TEST(keys_come_from_the_machine_and_are_changed_when_refused),
         TEST(no_keys_anywhere_is_told),
+        TEST(a_get_that_hangs_ends_when_the_store_is_stopped),
+        TEST(a_put_that_hangs_ends_when_the_store_is_stopped),
+        TEST(a_wait_between_tries_ends_when_the_store_is_stopped),
+        TEST(ranges_that_hang_end_when_the_store_is_stopped),
+        TEST(parts_that_hang_are_taken_back_when_the_store_is_stopped),
+        TEST(keys_that_do_not_come_are_not_waited_for_when_the_store_is_stopped),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

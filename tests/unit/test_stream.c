@@ -730,6 +730,92 @@ static void readers_that_are_gone_end_the_stream(void **state)
     rig_clear(&r);
 }
 
+/* ---- what was kept ---- */
+
+/* As the shared tier hands it out: pieces of any size, of which readers see whole pkts only. */
+static void what_was_kept_goes_through_in_pieces_of_any_size(void **state)
+{
+    static const size_t sizes[] = {1, 3, 4, 5, 999, 70000, 1 << 20};
+    struct bytes body;
+
+    (void)state;
+    bytes_init(&body, 4 << 20);
+    add_body(&body, &V2, 1000);
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        struct rig r;
+        struct err err;
+
+        rig_init(&r, &V2);
+        stream_begin_kept(&r.stream, 13);
+        assert_int_equal(answer_note_offset(r.answer), 13);
+        for (size_t at = 0; at < body.len; at += sizes[i]) {
+            size_t n = body.len - at < sizes[i] ? body.len - at : sizes[i];
+
+            assert_int_equal(stream_feed_kept(&r.stream, body.data + at, n, &err), 0);
+            read_out(&r);
+        }
+        assert_int_equal(stream_finish_kept(&r.stream, &err), 0);
+        assert_out(&r, &body);
+        rig_clear(&r);
+    }
+    bytes_clear(&body);
+}
+
+/* Wherever it breaks off, git finds a message where it expects a pkt. */
+static void a_break_amid_what_was_kept_is_told_by_the_sideband(void **state)
+{
+    static const struct err why = {ERR_TIMEOUT, "the store went away"};
+    struct bytes body;
+
+    (void)state;
+    bytes_init(&body, 4 << 20);
+    add_body(&body, &V2, 1000);
+    for (size_t cut = 13; cut < 4000; cut += 7) {
+        const struct bytes *out;
+        const char *p;
+        size_t left, last = 0;
+        struct pkt pkt = {0};
+        struct rig r;
+        struct err err;
+
+        rig_init(&r, &V2);
+        stream_begin_kept(&r.stream, 13);
+        assert_int_equal(stream_feed_kept(&r.stream, body.data, cut, &err), 0);
+        stream_break(&r.stream, &why);
+        out = read_out(&r);
+        p = out->data;
+        left = out->len;
+        while (pkt_next(&p, &left, &pkt, &err) == 1)
+            last = pkt.len;
+        assert_int_equal(left, 0);
+        assert_int_equal(last, strlen("\3pannier: the store went away\n"));
+        assert_memory_equal(pkt.data, "\3pannier: the store went away\n", last);
+        rig_clear(&r);
+    }
+    bytes_clear(&body);
+}
+
+static void what_was_kept_and_ends_amid_a_pkt_is_not_whole(void **state)
+{
+    struct rig r;
+    struct err err;
+
+    (void)state;
+    rig_init(&r, &V2);
+    stream_begin_kept(&r.stream, -1);
+    assert_int_equal(stream_feed_kept(&r.stream, "000dpackfi", 10, &err), 0);
+    assert_int_equal(stream_finish_kept(&r.stream, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    /* Nobody has seen a byte of it, so another source may take over. */
+    assert_int_equal(read_out(&r)->len, 0);
+    assert_true(stream_restart(&r.stream));
+    feed(&r, "000dpackfile\n", 13);
+    assert_text(&r, "000dpackfile\n");
+    assert_int_equal(stream_feed_kept(&r.stream, "zzzz", 4, &err), -1);
+    assert_int_equal(err.kind, ERR_CORRUPT);
+    rig_clear(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -754,6 +840,9 @@ int main(void)
         cmocka_unit_test(a_break_behind_an_early_opening_goes_by_the_sideband),
         cmocka_unit_test(a_response_cut_anywhere_is_not_whole),
         cmocka_unit_test(readers_that_are_gone_end_the_stream),
+        cmocka_unit_test(what_was_kept_goes_through_in_pieces_of_any_size),
+        cmocka_unit_test(a_break_amid_what_was_kept_is_told_by_the_sideband),
+        cmocka_unit_test(what_was_kept_and_ends_amid_a_pkt_is_not_whole),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

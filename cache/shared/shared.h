@@ -1,0 +1,100 @@
+/* The shared tier in one piece: what all nodes keep together in an object store.
+ *
+ *     shared_open(cache, options, listener, &s, &err)    asks the store nothing yet
+ *     shared_get_answer(), shared_restore()              in workers, where something is missing
+ * here what is published in the local tier goes up by itself, behind the clients' backs
+ *     shared_stop(s)                                     what is under way ends soon
+ *     shared_close(&s)
+ *
+ * A store that is away costs speed and nothing else: see guard.h.  What it has is served to nobody
+ * whom upstream has not let in; that is the caller's business.
+ *
+ *     shared.c            this: who calls whom, when
+ *     guard.h             the circuit breaker
+ *     shared_answer.h     answers, up and down
+ *     shared_mirror.h     mirrors, up and down
+ *     uploads.h           the queue of what is to go up
+ *     keeper.h            bounds, and what lies safe there and takes room here
+ *     object_store.h      the store itself, and its drivers */
+#ifndef PANNIER_CACHE_SHARED_SHARED_H
+#define PANNIER_CACHE_SHARED_SHARED_H
+
+#include "cache/cache.h"
+#include "cache/shared/guard.h"
+#include "cache/shared/keeper.h"
+#include "cache/shared/shared_answer.h"
+#include "cache/shared/shared_mirror.h"
+#include "cache/shared/shared_remove.h"
+#include "cache/shared/uploads.h"
+
+struct shared;
+
+struct shared_options {
+    struct object_store_config store;
+    const char *node;
+    enum compression compression; /* of files of mirrors */
+    struct keeper_limits limits;
+    unsigned uploads;    /* at once */
+    size_t upload_queue; /* that may wait */
+};
+
+/* What the owner may want to log.  Called in threads of the tier's and in workers; must not block.
+ */
+struct shared_listener {
+    /* The store can't be used, and why; NULL: it can (again).  Once per change, and once when it
+     * was reached for the first time. */
+    void (*changed)(void *ctx, const struct err *why);
+    void (*uploaded)(void *ctx, const char *path, uint64_t bytes, uint64_t took_us);
+    void (*not_uploaded)(void *ctx, const char *path, const struct err *why);
+    /* An object was not what was put; it has been removed. */
+    void (*damage)(void *ctx, const char *what, const struct err *why);
+    void (*tidied)(void *ctx, const struct keeper_round *round, uint64_t took_us);
+    void (*demoted)(void *ctx, const struct keeper_demoted *what);
+    void *ctx;
+};
+
+/* Listens to what cache publishes from here on.  -1: ERR_INPUT, as object_store_open(). */
+int shared_open(struct cache *cache, const struct shared_options *options,
+                const struct shared_listener *listener, struct shared **out, struct err *err);
+void shared_stop(struct shared *s);
+void shared_close(struct shared **s); /* NULL inside is fine; nobody may be asking any more */
+void shared_configure(struct shared *s, const struct keeper_limits *limits); /* any thread */
+
+/* ---- for workers ---- */
+
+/* As shared_answer_get(); what is damaged is removed, and counted. */
+int shared_get_answer(struct shared *s, const char *repo_id, const struct key *key,
+                      const struct shared_answer_sink *sink, struct err *err);
+/* Is there something that an answer to key could be made of: that, or a mirror?  False when it
+ * can't be told. */
+bool shared_can_answer(struct shared *s, const char *repo_id, const struct key *key);
+
+/* A glance: the store works, and wasn't found without a mirror of this repository just now. */
+bool shared_may_restore(struct shared *s, const struct key *repo_id);
+/* As shared_mirror_restore(). */
+int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id,
+                   shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
+                   struct err *err);
+
+/* As shared_remove(). */
+int shared_remove_repository(struct shared *s, const struct key *repo_id,
+                             struct shared_removed *out, struct err *err);
+
+/* ---- for people ---- */
+
+const char *shared_name(const struct shared *s); /* of the store */
+/* True while the store can't be used; *why is a copy of why.  Any thread. */
+bool shared_troubled(struct shared *s, struct err *why);
+
+struct shared_counts {
+    uint64_t hits, misses; /* answers asked for here */
+    uint64_t restored;     /* mirrors */
+    uint64_t damaged;      /* objects */
+    uint64_t demoted;      /* entries that left the local disk */
+    struct uploads_counts uploads;
+    struct guard_counts store;
+    struct keeper_round round; /* the latest of this node's */
+};
+void shared_count(struct shared *s, struct shared_counts *out); /* any thread, HTTP's too */
+
+#endif

@@ -1,0 +1,89 @@
+#include "proxy/health.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/shared/shared.h"
+#include "protocol/base.h"
+
+/* UINT64_MAX is "no limit". */
+static json_t *number(uint64_t n)
+{
+    return n == UINT64_MAX ? json_null() : json_integer((json_int_t)n);
+}
+
+/* Error texts may hold what an endpoint said. */
+static json_t *words(const char *text)
+{
+    json_t *string = json_string(text);
+
+    return string != NULL ? string : json_string("(not UTF-8)");
+}
+
+static json_t *describe_shared(const struct proxy *p, bool *troubled)
+{
+    struct shared *shared = p->cache.shared;
+    struct shared_counts n;
+    struct err why;
+
+    if (shared == NULL)
+        return json_pack("{s:s}", "status", "off");
+    *troubled = shared_troubled(shared, &why);
+    shared_count(shared, &n);
+    return json_pack(
+        "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:o, s:o}, s:o, s:o, s:o, s:o, "
+        "s:{s:o, s:o, s:o, s:o}}",
+        "status", *troubled ? "degraded" : "ok", "reason",
+        *troubled ? words(why.text) : json_null(), "hits", number(n.hits), "misses",
+        number(n.misses), "restored", number(n.restored), "damaged", number(n.damaged), "demoted",
+        number(n.demoted), "uploads", "waiting", number(n.uploads.waiting), "sending",
+        number(n.uploads.sending), "sent", number(n.uploads.sent), "failed",
+        number(n.uploads.failed), "dropped", number(n.uploads.dropped), "bytes_up",
+        number(n.store.bytes_up), "bytes_down", number(n.store.bytes_down), "refused",
+        number(n.store.refused), "opened", number(n.store.opened), "tidied", "objects",
+        number(n.round.objects), "bytes", number(n.round.bytes), "removed", number(n.round.removed),
+        "orphans", number(n.round.orphans));
+}
+
+static json_t *describe_local(const struct proxy *p)
+{
+    struct local_usage usage;
+
+    local_usage(p->cache.local, &usage);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "total", number(usage.total), "limit",
+                     number(usage.limit), "filling", number(usage.filling), "answers",
+                     number(usage.entries[ENTRY_ANSWER]), "mirrors",
+                     number(usage.entries[ENTRY_MIRROR]), "evicted", number(usage.evicted));
+}
+
+char *health_describe(const struct proxy *p, size_t *len)
+{
+    struct answers_counts answers;
+    struct janitor_counts upkeep;
+    struct err trouble;
+    bool failing = folder_troubled(p->cache.folder, &trouble), degraded = failing;
+    json_t *json, *shared;
+    char *text, *line;
+
+    shared = describe_shared(p, &degraded);
+    degraded |= failing;
+    answers_count(p->cache.answers, &answers);
+    janitor_count(p->janitor, &upkeep);
+    json =
+        json_pack("{s:s, s:s, s:s, s:{s:o, s:o, s:o}, s:{s:o}, s:o, s:o, s:{s:o, s:o, s:o}}",
+                  "status", degraded ? "degraded" : "ok", "version", PANNIER_VERSION, "storage",
+                  failing ? "failing" : "ok", "answers", "filling", number(answers.filling), "kept",
+                  number(answers.kept), "damaged", number(answers.damaged), "mirrors", "damaged",
+                  number(mirrors_damaged(p->cache.mirrors)), "space", describe_local(p), "shared",
+                  shared, "janitor", "maintained", number(upkeep.maintained), "verified",
+                  number(upkeep.verified), "failed", number(upkeep.failed));
+    must(json != NULL);
+    text = json_dumps(json, JSON_COMPACT);
+    must(text != NULL);
+    json_decref(json);
+    line = xasprintf("%s\n", text);
+    free(text);
+    *len = strlen(line);
+    return line;
+}

@@ -1,0 +1,283 @@
+#include "proxy/mirroring.h"
+
+#include <stdlib.h>
+
+#include <uthash.h>
+
+#include "cache/lock.h"
+#include "cache/shared/shared.h"
+#include "protocol/base.h"
+#include "proxy/log.h"
+#include "proxy/pull.h"
+
+enum {
+    FEED_BLOCK = 256 * 1024,
+    REPOSITORIES_MAX = 65536, /* counted; beyond it all are forgotten */
+};
+
+/* ---- how often is a repository asked for? ---- */
+
+struct asked {
+    struct key repo_id;
+    unsigned count;
+    UT_hash_handle hh;
+};
+
+struct repositories {
+    struct lock lock;
+    struct asked *by_id;
+};
+
+struct repositories *repositories_new(void)
+{
+    struct repositories *r = xcalloc(1, sizeof(*r));
+
+    lock_init(&r->lock, LOCK_REPOSITORIES);
+    return r;
+}
+
+static void forget_all_locked(struct repositories *r)
+{
+    struct asked *a, *next;
+
+    HASH_ITER(hh, r->by_id, a, next)
+    {
+        HASH_DEL(r->by_id, a);
+        free(a);
+    }
+}
+
+void repositories_free(struct repositories **rp)
+{
+    struct repositories *r = *rp;
+
+    *rp = NULL;
+    if (r == NULL)
+        return;
+    forget_all_locked(r);
+    lock_clear(&r->lock);
+    free(r);
+}
+
+static unsigned count_cold(struct repositories *r, const struct key *repo_id)
+{
+    struct asked *a;
+    unsigned count;
+
+    lock_take(&r->lock);
+    HASH_FIND(hh, r->by_id, repo_id, sizeof(*repo_id), a);
+    if (a == NULL) {
+        if (HASH_COUNT(r->by_id) >= REPOSITORIES_MAX)
+            forget_all_locked(r);
+        a = xcalloc(1, sizeof(*a));
+        a->repo_id = *repo_id;
+        HASH_ADD(hh, r->by_id, repo_id, sizeof(a->repo_id), a);
+    }
+    count = ++a->count;
+    lock_drop(&r->lock);
+    return count;
+}
+
+/* ---- what went wrong with a mirror ---- */
+
+/* A disk that fails is told once for all that it fails; what found no room in the cache, was
+ * evicted meanwhile, or ended because nobody wants it any more, is of no interest. */
+void mirroring_warn(const struct asker *a, const char *event, enum folder_part part,
+                    const struct err *why)
+{
+    bool quiet = why->kind == ERR_STORAGE || why->kind == ERR_LIMIT || why->kind == ERR_NOT_FOUND ||
+                 why->kind == ERR_CANCELLED;
+
+    if (why->kind == ERR_STORAGE)
+        folder_report_trouble(a->proxy->cache.folder, part, why);
+    log_line(quiet ? LOG_DEBUG : LOG_WARN, event, "repository", LOG_STR, a->name, "reason", LOG_STR,
+             why->text, NULL);
+}
+
+/* ---- mirrors that are made behind the answers ---- */
+
+struct making {
+    struct asker asker;
+    struct mirror *mirror;
+    struct answer *answer; /* to be made from this answer's pack; NULL: from upstream */
+    bool worthwhile;       /* false: only if the shared tier has it */
+    struct fetch_request req;
+    struct lock lock;
+    pthread_cond_t more;
+    bool woken;
+};
+
+static void making_free(struct making *k)
+{
+    answer_unref(&k->answer);
+    mirror_unref(&k->mirror);
+    asker_clear(&k->asker);
+    fetch_request_clear(&k->req);
+    pthread_cond_destroy(&k->more);
+    lock_clear(&k->lock);
+    free(k);
+}
+
+static void on_more(void *ctx)
+{
+    struct making *k = ctx;
+
+    lock_take(&k->lock);
+    k->woken = true;
+    pthread_cond_signal(&k->more);
+    lock_drop(&k->lock);
+}
+
+static void wait_for_more(struct making *k, struct answer_reader *r)
+{
+    if (!answer_reader_arm(r))
+        return;
+    lock_take(&k->lock);
+    while (!k->woken)
+        lock_wait(&k->lock, &k->more);
+    k->woken = false;
+    lock_drop(&k->lock);
+}
+
+/* Follow the answer as any client does, and give its pack to index-pack. */
+static int make_from_answer(struct making *k, struct err *err)
+{
+    struct fetch_response_shape shape;
+    struct pack_intake in = {.asker = &k->asker, .mirror = k->mirror, .background = true};
+    struct fetch_response *watch;
+    struct answer_reader r = {0};
+    char *block = xmalloc(FEED_BLOCK);
+    int rc;
+
+    fetch_response_shape_of(&k->req, &shape);
+    watch = fetch_response_new(&shape, pack_intake_feed, &in);
+    rc = answer_reader_open(&r, k->answer, on_more, k, err);
+    if (rc != 0) /* the disk didn't take it, which is told elsewhere */
+        err->kind = ERR_CANCELLED;
+    while (rc == 0) {
+        ssize_t n = answer_reader_read(&r, block, FEED_BLOCK);
+
+        if (n == READER_END)
+            break;
+        if (n == READER_WAIT)
+            wait_for_more(k, &r);
+        else if (n == READER_FAILED)
+            rc = err_set(err, ERR_CANCELLED, "the answer it was made from failed");
+        else
+            rc = fetch_response_feed(watch, block, (size_t)n, err);
+    }
+    if (rc == 0)
+        rc = fetch_response_finish(watch, err);
+    if (rc == 0)
+        rc = mirror_intake_commit(&in.intake, &k->req.wants, err);
+    mirror_intake_abort(&in.intake);
+    answer_reader_close(&r);
+    fetch_response_free(watch);
+    free(block);
+    return rc;
+}
+
+static int make_from_upstream(struct making *k, struct err *err)
+{
+    struct oid_list tips = {0}, none = {0};
+    int rc = access_list_refs(&k->asker, &tips, err);
+
+    if (rc == 0 && tips.count == 0)
+        rc = err_set(err, ERR_NOT_FOUND, "the repository has no branches");
+    if (rc == 0)
+        rc = pull_into_mirror(&k->asker, k->mirror, &tips, &none, true, NULL, err);
+    oid_list_clear(&tips);
+    return rc;
+}
+
+bool mirroring_may_restore(const struct asker *a)
+{
+    struct shared *shared = a->proxy->cache.shared;
+
+    return shared != NULL && shared_may_restore(shared, &a->repo_id);
+}
+
+bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
+                       void *ctx)
+{
+    uint64_t started = now_us();
+    struct shared_mirror_got got;
+    struct err why;
+
+    if (mirror_ready(m))
+        return true;
+    if (!mirroring_may_restore(a))
+        return false;
+    if (shared_restore(a->proxy->cache.shared, m, &a->repo_id, tick, ctx, &got, &why) != 0) {
+        mirroring_warn(a, "mirror not restored", FOLDER_MIRRORS, &why);
+        return false;
+    }
+    folder_report_success(a->proxy->cache.folder, FOLDER_MIRRORS);
+    log_line(LOG_INFO, "mirror restored", "repository", LOG_STR, a->name, "files", LOG_U64,
+             (uint64_t)got.files, "bytes", LOG_U64, got.bytes, "total_ms", LOG_MS,
+             now_us() - started, NULL);
+    return true;
+}
+
+static void make_mirror(void *ctx)
+{
+    struct making *k = ctx;
+    uint64_t started;
+    struct err why;
+    int rc = 0;
+    bool needed;
+
+    mirror_write_begin(k->mirror);
+    needed = !mirroring_restore(&k->asker, k->mirror, NULL, NULL) && k->worthwhile;
+    started = now_us();
+    if (needed)
+        rc = k->answer != NULL ? make_from_answer(k, &why) : make_from_upstream(k, &why);
+    mirror_write_end(k->mirror);
+    if (rc != 0) {
+        mirroring_warn(&k->asker, "mirror not made", FOLDER_MIRRORS, &why);
+    } else if (needed) {
+        folder_report_success(k->asker.proxy->cache.folder, FOLDER_MIRRORS);
+        log_line(LOG_INFO, "mirror made", "repository", LOG_STR, k->asker.name, "total_ms", LOG_MS,
+                 now_us() - started, NULL);
+    }
+    making_free(k);
+}
+
+static void start_making(const struct asker *a, struct mirror *m, const struct fetch_request *req,
+                         struct answer *whole, bool worthwhile)
+{
+    struct making *k = xcalloc(1, sizeof(*k));
+
+    asker_copy(a, &k->asker);
+    k->mirror = mirror_ref(m);
+    if (whole != NULL)
+        k->answer = answer_ref(whole);
+    k->worthwhile = worthwhile;
+    if (req != NULL)
+        fetch_request_copy(req, &k->req);
+    lock_init(&k->lock, LOCK_EXCHANGE);
+    lock_cond_init(&k->more);
+    if (!workers_submit(a->proxy->background, make_mirror, k))
+        making_free(k);
+}
+
+void mirroring_want(const struct asker *a, struct mirror *m)
+{
+    if (m != NULL && !mirror_ready(m) && mirroring_may_restore(a))
+        start_making(a, m, NULL, NULL, false);
+}
+
+void mirroring_consider(const struct asker *a, struct mirror *m, const struct fetch_request *req,
+                        struct answer *whole)
+{
+    uint32_t after = a->config->cache.mirror_after;
+    unsigned cold;
+    bool worthwhile;
+
+    if (m == NULL || mirror_ready(m))
+        return;
+    cold = count_cold(a->proxy->repositories, &a->repo_id);
+    worthwhile = whole != NULL || (after > 0 && cold % after == 0);
+    if (worthwhile || mirroring_may_restore(a))
+        start_making(a, m, req, whole, worthwhile);
+}

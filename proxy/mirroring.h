@@ -1,0 +1,41 @@
+/* How mirrors come about: behind an answer whose pack is closed under reachability, from upstream
+ * when a repository turns out to be asked for often, or out of the shared tier.
+ *
+ * Workers: reads disks; the making itself runs in background workers. */
+#ifndef PANNIER_PROXY_MIRRORING_H
+#define PANNIER_PROXY_MIRRORING_H
+
+#include "cache/mirror/mirror.h"
+#include "cache/shared/shared_mirror.h"
+#include "protocol/fetch_request.h"
+#include "proxy/access.h"
+#include "proxy/stream.h"
+
+/* A question about a repository was not answered from its mirror: see to it that there will be one,
+ * if it is worth it, or if the shared tier has it.  m may be NULL: none is wanted.  a is who asked;
+ * whole is the answer being made to req when its pack is closed, so that the mirror can be made of
+ * it, or NULL. */
+void mirroring_consider(const struct asker *a, struct mirror *m, const struct fetch_request *req,
+                        struct answer *whole);
+
+/* A question was asked that a mirror could have answered, m (or NULL) being none: have it made in
+ * the background if the shared tier has it. */
+void mirroring_want(const struct asker *a, struct mirror *m);
+
+/* Is a look into the shared tier for a's mirror worth it?  A glance. */
+bool mirroring_may_restore(const struct asker *a);
+/* Make m from what the shared tier has, unless it is ready; between mirror_write_begin() and
+ * _end(). tick: as shared_restore()'s.  False: it isn't there, which is logged where it is of
+ * interest. */
+bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
+                       void *ctx);
+
+/* Log what went wrong with a mirror, as far as it is of interest. */
+void mirroring_warn(const struct asker *a, const char *event, enum folder_part part,
+                    const struct err *why);
+
+/* Counts the cold requests of each repository, to know when a mirror is worth its making. */
+struct repositories *repositories_new(void);
+void repositories_free(struct repositories **r);
+
+#endif
