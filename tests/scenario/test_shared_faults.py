@@ -69,6 +69,7 @@ def test_kill_9_amid_an_upload_shows_nothing_half_and_the_next_one_succeeds(tier
                          Gate(after, breaks=True))
     one = tier.node("one")
     git.clone(one.url_of(path), "--mirror")
+    one.wait_mirror(path)
     gate.wait_held()
     one.kill()
     held = {a.key.removeprefix(tier.objects.prefix) for a in tier.front.requests(kinds, what) if not a.status}
@@ -318,7 +319,8 @@ def test_a_reader_that_follows_a_hanging_answer_hears_of_its_end(tier, stocked_m
     tier.wait_up(two)
     three = tier.node("three", deadline="1s", stall_timeout="1s")
     ask(three.url_of(MEDIUM), pktline.ls_refs())
-    tier.front.on(asks("get", "answers/"), stall(after=1_500_000))
+    tier.front.on(asks("get", "answers/"), never)
+    tier.front.on(asks("get", "answers/"), stall(after=1_500_000), times=1)
     with ThreadPoolExecutor(2) as pool:
         answers = [f.result() for f in [pool.submit(ask, three.url_of(MEDIUM), body) for _ in range(2)]]
     for answer in answers:
