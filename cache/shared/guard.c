@@ -305,6 +305,13 @@ static void guard_free(void *self)
     free(g);
 }
 
+static bool guard_lacks_conditions(void *self)
+{
+    const struct guard *g = self;
+
+    return !object_store_has_conditions(g->inner);
+}
+
 struct object_store *guard_new(struct object_store **inner, guard_changed_fn *changed, void *ctx,
                                struct guard **guard)
 {
@@ -317,6 +324,7 @@ struct object_store *guard_new(struct object_store **inner, guard_changed_fn *ch
         .stop = guard_stop,
         .free = guard_free,
         .has_conditions = object_store_has_conditions(*inner),
+        .lacks_conditions = guard_lacks_conditions,
     };
     struct guard *g = xcalloc(1, sizeof(*g));
 

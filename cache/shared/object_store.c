@@ -112,7 +112,7 @@ int object_put(struct object_store *s, const char *key, const struct object_sour
     must(source->head_len == 0 || (source->fd >= 0 && source->head != NULL));
     if (check_key(key, err) != 0 || check_running(s, err) != 0)
         return -1;
-    if (!s->driver.has_conditions && (options->only_new || options->if_match != NULL))
+    if (!object_store_has_conditions(s) && (options->only_new || options->if_match != NULL))
         return err_set(err, ERR_REFUSED, "%s has no conditional writes", s->name);
     return s->driver.put(s->self, key, source, options, out != NULL ? out : &unasked, err);
 }
@@ -160,7 +160,8 @@ int object_remove(struct object_store *s, const char *key, struct err *err)
 
 bool object_store_has_conditions(const struct object_store *s)
 {
-    return s->driver.has_conditions;
+    return s->driver.has_conditions &&
+           (s->driver.lacks_conditions == NULL || !s->driver.lacks_conditions(s->self));
 }
 
 const char *object_store_name(const struct object_store *s)

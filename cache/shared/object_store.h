@@ -83,7 +83,8 @@ int object_list(struct object_store *s, const char *prefix, object_list_fn *fn, 
 /* What isn't there is fine. */
 int object_remove(struct object_store *s, const char *key, struct err *err);
 
-/* False: object_put() refuses options with a condition by ERR_REFUSED. */
+/* False: object_put() refuses options with a condition by ERR_REFUSED.  What an endpoint can't do
+ * shows with the first such put, which is refused alike; from then on this is false. */
 bool object_store_has_conditions(const struct object_store *s);
 /* "s3 http://127.0.0.1:7480/bucket", for people; no secrets. */
 const char *object_store_name(const struct object_store *s);
@@ -133,6 +134,8 @@ struct object_driver {
     void (*stop)(void *self);
     void (*free)(void *self);
     bool has_conditions;
+    /* NULL: has_conditions is the whole truth.  Else: has the far side turned out to have none? */
+    bool (*lacks_conditions)(void *self);
 };
 struct object_store *object_store_new(const struct object_driver *driver, void *self,
                                       const char *name);

@@ -419,7 +419,8 @@ int object_store_open_s3(const struct object_store_config *config, struct object
         .remove = s3_remove,
         .stop = s3_stop,
         .free = s3_free,
-        .has_conditions = true, /* who has none says 501 to one */
+        .has_conditions = true,
+        .lacks_conditions = s3_lacks_conditions,
     };
     struct object_store_config c = *config;
     struct s3 *s;

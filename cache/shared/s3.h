@@ -36,7 +36,8 @@ struct s3 {
     struct s3_credentials *credentials;
     /* Learnt as we go. */
     atomic_bool bucket_seen;
-    atomic_bool bare_etags; /* compares If-Match without quotes, as RGW does */
+    atomic_bool bare_etags;    /* compares If-Match without quotes, as RGW does */
+    atomic_bool no_conditions; /* on a PUT, as Swift */
 };
 
 struct s3_ask {
@@ -99,6 +100,7 @@ void s3_copy_etag(const char *from, char out[OBJECT_ETAG_MAX]);
 
 int s3_put(void *self, const char *key, const struct object_source *source,
            const struct object_put_options *options, struct object_info *out, struct err *err);
+bool s3_lacks_conditions(void *self);
 int s3_get(void *self, const char *key, uint64_t offset, uint64_t length, struct object_info *info,
            object_sink_fn *fn, void *ctx, struct err *err);
 int s3_head(void *self, const char *key, struct object_info *out, struct err *err);

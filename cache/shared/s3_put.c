@@ -81,6 +81,24 @@ static bool is_ours(struct put *p, struct object_info *out)
     return true;
 }
 
+/* An endpoint that says 501 to a condition says so each time, while the same put without one would
+ * do: whoever puts has to know. */
+static void learn_of_conditions(struct put *p, const struct s3_answer *a, struct err *err)
+{
+    if (!has_condition(p) || a->reply.status != 501)
+        return;
+    atomic_store(&p->s->no_conditions, true);
+    err_set(err, ERR_REFUSED, "s3 %s, bucket %s, %s: it has no conditional writes (501 %s)",
+            p->s->endpoint, p->s->bucket, p->key, a->code);
+}
+
+bool s3_lacks_conditions(void *self)
+{
+    const struct s3 *s = self;
+
+    return atomic_load(&s->no_conditions);
+}
+
 /* ---- in one request ---- */
 
 static int try_single(struct put *p, const struct http_body *body, struct object_info *out,
@@ -100,6 +118,8 @@ static int try_single(struct put *p, const struct http_body *body, struct object
     } else if (p->options->if_match != NULL && err->kind == ERR_NOT_FOUND) {
         err->kind = ERR_CONFLICT; /* the version that was to be replaced is gone */
     }
+    if (rc != 0)
+        learn_of_conditions(p, &a, err);
     if (rc != 0 && a.unsure && err->kind == ERR_CONFLICT && is_ours(p, out))
         rc = 0;
     s3_answer_clear(&a);
@@ -354,6 +374,8 @@ static int complete_upload(struct upload *u, uint64_t size, struct object_info *
         memcpy(out->etag, c.etag, sizeof(c.etag));
     } else if (a.unsure && is_ours(p, out)) {
         rc = 0;
+    } else {
+        learn_of_conditions(p, &a, err);
     }
     s3_answer_clear(&a);
     free(list);

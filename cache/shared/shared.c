@@ -135,12 +135,16 @@ static bool upload(void *ctx, enum entry_kind kind, const char *path)
 {
     struct shared *s = ctx;
     uint64_t started = now_us(), sent = 0;
+    bool conditions = object_store_has_conditions(s->store);
     struct err why;
     int rc =
         kind == ENTRY_ANSWER ? put_answer(s, path, &sent, &why) : put_mirror(s, path, &sent, &why);
 
     if (rc == 0 && sent > 0)
         s->listener.uploaded(s->listener.ctx, path, sent, now_us() - started);
+    /* The store knows no conditions, which shows with the first: again, without. */
+    if (rc != 0 && why.kind == ERR_REFUSED && conditions && !object_store_has_conditions(s->store))
+        return false;
     if (rc != 0 && !is_of_no_interest(&why))
         s->listener.not_uploaded(s->listener.ctx, path, &why);
     return rc == 0 || is_final(&why);

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import repository  # noqa: E402
+import shared  # noqa: E402
 import startup  # noqa: E402
+from figures import alternate, cpu_seconds, median, ratios  # noqa: E402
 from support import origin as support_origin  # noqa: E402
 from support.faulty import Faulty, reply  # noqa: E402
 from support.gitclient import Failed, Git  # noqa: E402
@@ -35,7 +36,7 @@ REPO = "public/bench"
 SLOW_RATE = 25 * MB
 READERS = (1, 16, 64)
 PACED_READERS, PACE = 1000, 100 * 1000
-PARTS = ("cold", "first-byte", "warm", "together", "paced", "startup", "upkeep")
+PARTS = ("cold", "first-byte", "warm", "together", "paced", "startup", "upkeep", "shared")
 WITHOUT_REPOSITORY = {"startup"}
 FETCHES = 500
 
@@ -98,17 +99,15 @@ class Bench:
             self.stack.callback(origin.stop)
             # fcgiwrap leaves its children behind when it is ended alone; the session is its own.
             self.stack.callback(os.killpg, origin.cgi.pid, signal.SIGTERM)
-            place = origin.folder / "repos" / f"{REPO}.git"
-            place.parent.mkdir(parents=True)
-            place.symlink_to(self.repository)
+            self.serve(origin, REPO, self.repository)
             self.origins[rate] = origin
         return self.origins[rate]
 
     @contextlib.contextmanager
-    def pannier(self, origin):
+    def pannier(self, origin, config=None):
         """A new one, with nothing in its cache."""
         folder = self.new_folder("pannier")
-        pannier = Pannier(folder, {"origin": origin.url}).start()
+        pannier = Pannier(folder, {"origin": origin.url}, config).start()
         try:
             yield pannier
         finally:
@@ -117,23 +116,29 @@ class Bench:
             until(lambda: not any(map(is_running, started)), "git programs end with pannier")
             shutil.rmtree(folder, ignore_errors=True)
 
-    def recorded(self, action):
+    @staticmethod
+    def serve(origin, name, repository):
+        place = origin.folder / "repos" / f"{name}.git"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(repository)
+
+    def recorded(self, action, repo=REPO):
         """The POST by which a real git asks for its pack, when it does action(git, url)."""
         faulty = Faulty(self.origin())
         faulty.on("fetch", reply(500))
         try:
-            action(Git(self.new_folder("home")), f"{faulty.url}/{REPO}.git")
+            action(Git(self.new_folder("home")), f"{faulty.url}/{repo}.git")
         except Failed:
             pass
         finally:
             faulty.close()
         return faulty.requests("fetch")[0]
 
-    def record(self, *command, terminal=False):
+    def record(self, *command, terminal=False, repo=REPO):
         def action(client, url):
             (client.on_terminal if terminal else client.run)(*command, url, client.place())
 
-        asked = self.recorded(action)
+        asked = self.recorded(action, repo)
         assert terminal == (b"no-progress" not in asked.body), "progress is as it should be"
         return asked
 
@@ -174,9 +179,9 @@ class Bench:
         return result
 
 
-def ask_refs(bench, pannier):
+def ask_refs(bench, pannier, repo=REPO):
     """What every git does before it asks for a pack."""
-    Git(bench.new_folder("home")).run("ls-remote", pannier.url_of(REPO))
+    Git(bench.new_folder("home")).run("ls-remote", pannier.url_of(repo))
 
 
 def is_running(pid):
@@ -184,34 +189,6 @@ def is_running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def cpu_seconds(pids):
-    """Of these processes and all their threads.  The kernel scales these ticks to what it has
-    measured in nanoseconds, so their sum is right to one tick."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def alternate(rounds, *sides):
-    """Call the sides in turn, in an order that changes from round to round; a list of results for
-    each side."""
-    results = [[] for _ in sides]
-    for n in range(rounds):
-        order = list(range(len(sides)))
-        for side in order if n % 2 == 0 else reversed(order):
-            results[side].append(sides[side]())
-    return results
-
-
-def ratios(a, b):
-    return [x / y for x, y in zip(a, b)]
-
-
-median = statistics.median
 
 
 # Cold clones ------------------------------------------------------------------------------------------
@@ -491,10 +468,9 @@ def measure_startup(bench):
 # Upkeep -----------------------------------------------------------------------------------------------
 
 
-def growing_copy(bench, commits):
+def growing_copy(bench, commits, name="public/growing"):
     """The repository as it was some commits ago, at the origin: (name, path, those commits)."""
     origin = bench.origin()
-    name = "public/growing"
     path = origin.folder / "repos" / f"{name}.git"
     git(bench.folder, "clone", "-q", "--bare", "--local", "--no-tags", str(bench.repository), str(path))
     tips = git(path, "rev-list", "--reverse", f"--max-count={commits + 1}", "main").split()
@@ -565,6 +541,11 @@ def measure_upkeep(bench):
         ratios(b, a), goal=1.3,
         note=f"{median(b):.2f} s / {median(a):.2f} s; {upkeeps} upkeeps, {packs} packs",
     ))
+
+
+def measure_shared(bench):
+    name, path, _ = growing_copy(bench, 0, "public/shared")
+    shared.measure(bench, say, name, path)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ COMMITS = 17000
 FOLDERS, FILES = 40, 25
 LINES = 120
 BLOBS, BLOB_SIZE = 480, 512 * 1024
+LARGE_FILES, LARGE_FILE_SIZE = 128, 8 << 20
 WORDS = [f"{a}{b}" for a in ("re", "un", "de", "in", "over", "pre") for b in
          ("pack", "fetch", "send", "index", "walk", "read", "write", "merge", "want", "have")]
 
@@ -82,6 +83,30 @@ def make(folder):
     for key, value in {"uploadpack.allowFilter": "true", "uploadpack.allowAnySHA1InWant": "true",
                        "gc.auto": "0"}.items():
         git(new, "config", key, value)
+    new.rename(path)
+    return path
+
+
+def make_large(folder):
+    """1 GiB that nothing compresses, in 128 files; made if it is not there."""
+    path = folder / f"large-{VERSION}.git"
+    if path.exists():
+        return path
+    new = folder / f"large-{VERSION}.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    git(new, "init", "-q", "--bare", "-b", "main", ".")
+    process = subprocess.Popen(
+        ["git", "-c", "core.bigFileThreshold=256k", "-c", "core.compression=0", "fast-import", "--quiet"],
+        cwd=new, env=ENV, stdin=subprocess.PIPE)
+    rng = random.Random("pannier bench, large")
+    writer = Writer(process.stdin)
+    for number in range(1, LARGE_FILES + 1):
+        writer.commit(number, [(b"file%03d" % number, rng.randbytes(LARGE_FILE_SIZE))])
+    process.stdin.close()
+    if process.wait() != 0:
+        raise RuntimeError("git fast-import failed")
+    git(new, "config", "gc.auto", "0")
     new.rename(path)
     return path
 

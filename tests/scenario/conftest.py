@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from support.gitclient import Git  # noqa: E402
 from support.origin import Origin  # noqa: E402
 from support.pannier import Pannier, binary  # noqa: E402
 from support.rgw import Rgw  # noqa: E402
+from support.tier import Tier  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +69,27 @@ def upstream(origin):
 
 
 @pytest.fixture(scope="session")
-def rgw():
-    """A real S3 server, started by the first test that wants it."""
+def a_rgw():
+    """A real S3 server, started by the first test of each process that wants it (8 s)."""
     rgw = Rgw()
     yield rgw
     rgw.stop()
+
+
+@pytest.fixture
+def rgw(a_rgw):
+    """The same; what a test kills of it is started again after the test."""
+    yield a_rgw
+    a_rgw.revive()
+
+
+@pytest.fixture
+def own_s3(rgw):
+    """An S3 client below a prefix that is this test's own."""
+    s3 = rgw.s3.below(f"{uuid.uuid4().hex[:12]}/")
+    yield s3
+    rgw.revive()
+    s3.clear()
 
 
 @pytest.fixture
@@ -119,6 +137,14 @@ def start(tmp_path):
 
 
 @pytest.fixture
+def tier(start, own_s3, odd_s3, tmp_path, origin):
+    """The shared tier, and nodes that share it."""
+    tier = Tier(start, own_s3, odd_s3, tmp_path, origin.url)
+    yield tier
+    tier.no_secret_was_told()
+
+
+@pytest.fixture
 def small_disk(tmp_path):
     """small_disk("1m", "ro"): a file system of its own."""
     mounted = []
@@ -151,11 +177,19 @@ def behind(start, upstream):
     return start(origin=upstream.url)
 
 
+def nodes_of(fixtures):
+    for name, fixture in fixtures.items():
+        if isinstance(fixture, Pannier):
+            yield name, fixture
+        elif isinstance(fixture, Tier):
+            yield from ((f"{name}, node {n}", node) for n, node in enumerate(fixture.nodes, 1))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failing test shows what pannier logged."""
     report = (yield).get_result()
     if report.failed and call.when in ("call", "teardown"):
-        for name, running in item.funcargs.items():
-            if isinstance(running, Pannier) and running.process:
+        for name, running in nodes_of(item.funcargs):
+            if running.process:
                 report.sections.append((f"{name}'s log", running.output()[-20000:]))

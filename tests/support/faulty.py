@@ -284,13 +284,15 @@ class Server(ThreadingHTTPServer):
 
 
 class Faulty:
+    handler = Handler
+
     def __init__(self, origin=None):
         self.origin = origin
         self.rules = []
         self.asked = []
         self.lock = threading.Lock()
         self.closing = threading.Event()
-        self.server = Server((HOST, 0), Handler)
+        self.server = Server((HOST, 0), self.handler)
         self.server.faulty = self
         self.port = self.server.server_address[1]
         self.url = f"http://{HOST}:{self.port}"

@@ -1,4 +1,5 @@
 """Loopback ports, and counting what passes them."""
+import random
 import socket
 import threading
 
@@ -11,6 +12,20 @@ def free_port():
     with socket.socket() as s:
         s.bind((HOST, 0))
         return s.getsockname()[1]
+
+
+def quiet_port():
+    """A free port that no outgoing connection is given, for servers that take it only after a while."""
+    for _ in range(1000):
+        port = random.randrange(10000, 32000)
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind((HOST, port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError("no port is free")
 
 
 def accepts(port, host=HOST):
@@ -31,11 +46,11 @@ def wait_for_port(port, process=None):
 
 
 class Tap:
-    """A relay to a port of loopback that counts the bytes that come back."""
+    """A relay to a port of loopback that counts the bytes that come back, and those that go there."""
 
     def __init__(self, port):
         self.to = port
-        self.bytes = 0
+        self.bytes = self.bytes_there = 0
         self.lock = threading.Lock()
         self.listener = socket.create_server((HOST, 0))
         self.url = f"http://{HOST}:{self.listener.getsockname()[1]}"
@@ -50,17 +65,16 @@ class Tap:
             while True:
                 client = self.listener.accept()[0]
                 server = socket.create_connection((HOST, self.to))
-                for pair in ((client, server, False), (server, client, True)):
+                for pair in ((client, server, "bytes_there"), (server, client, "bytes")):
                     threading.Thread(target=self.pump, args=pair, daemon=True).start()
         except OSError:
             return  # closed
 
-    def pump(self, source, target, counted):
+    def pump(self, source, target, counter):
         try:
             while data := source.recv(65536):
-                if counted:
-                    with self.lock:
-                        self.bytes += len(data)
+                with self.lock:
+                    setattr(self, counter, getattr(self, counter) + len(data))
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:

@@ -219,6 +219,10 @@ class Pannier:
         """What it says that it takes, and may take: total, limit, filling, ..."""
         return json.loads(self.health()[1])["space"]
 
+    def shared(self):
+        """How it fares with the shared tier: status, reason, hits, misses, uploads, ..."""
+        return json.loads(self.health()[1])["shared"]
+
     # What it keeps --------------------------------------------------------------------------------
 
     def usage(self):

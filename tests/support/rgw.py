@@ -3,13 +3,19 @@
 
     rgw = Rgw()                  a whole cluster of one monitor, one disk and one gateway
     rgw.s3                       an S3 client with the right keys and a bucket
-    rgw.osd.kill(); rgw.osd.start()      the disk dies, and comes back with all it had
+    rgw.osd.kill(); rgw.osd.start(); rgw.wait_usable()      the disk dies, and comes back with all it had
+    rgw.gateway.kill()                   connections are refused; what the disk has stays
+    rgw.revive()                         starts again what was killed, and waits
     rgw.stop()
+
+While the disk is away the gateway takes requests and answers none; they go on when it is back.
 
 As a command it runs another one with PANNIER_TEST_S3 set, as unit tests and benches read it:
 
     tests/support/rgw.py build/asan/tests/test_object_store
 """
+import atexit
+import http.client
 import os
 import shutil
 import signal
@@ -21,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.net import HOST, free_port, wait_for_port  # noqa: E402
+from support.net import HOST, accepts, quiet_port  # noqa: E402
 from support.s3client import S3  # noqa: E402
 from support.wait import until  # noqa: E402
 
@@ -31,6 +37,7 @@ SECRET_KEY = "testsecretkey00000000000000000000000001"
 BUCKET = "pannier"
 DNS_NAME = "s3.localhost"  # bucket.s3.localhost is the virtual host
 SIZE = 20 << 30  # of the disk; a sparse file
+START = 120  # seconds that a daemon may take to be usable
 
 # What is not the default, and why it must not be:
 #   crc, none       no keys between the daemons, hence no encryption of what they say
@@ -103,14 +110,26 @@ def missing():
 
 
 class Daemon:
+    """Ends with the thread that started it, however that ends."""
+
     def __init__(self, command, log, env):
-        self.command, self.log, self.env = command, log, env
+        self.command, self.log, self.env = ["setpriv", "--pdeathsig", "KILL", *command], log, env
         self.process = None
 
     def start(self):
+        assert not self.runs(), f"{self.command[3]} runs"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log, env=self.env, start_new_session=True)
+
+    def runs(self):
+        return self.process is not None and self.process.poll() is None
+
+    def check(self):
+        """It should run."""
+        if not self.runs():
+            said = self.log.read_text(errors="replace").strip()[-2000:]
+            raise AssertionError(f"{self.command[3]} ended: {said}")
 
     def kill(self):
         """As a power failure does."""
@@ -126,10 +145,11 @@ class Rgw:
             raise AssertionError(f"not installed: {', '.join(missing())} (tests/run installs them)")
         # Not below pytest's folders: the path of a unix socket has at most 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="rgw-"))
-        self.port = free_port()
+        self.port = quiet_port()
         self.endpoint = f"http://{HOST}:{self.port}"
         self.env = dict(os.environ, CEPH_CONF=str(self.folder / "ceph.conf"))
         self.daemons = []
+        atexit.register(self.stop)
         try:
             self.configure()
             self.start()
@@ -160,7 +180,7 @@ class Rgw:
         for name in ("mon", "osd", "run", "log", "rgw"):
             (self.folder / name).mkdir()
         self.fsid = uuid.uuid4()
-        self.mon_v2, self.mon_v1 = free_port(), free_port()
+        self.mon_v2, self.mon_v1 = quiet_port(), quiet_port()
         classes = next(iter(Path("/usr/lib").glob("*/rados-classes")), "/usr/lib/rados-classes")
         (self.folder / "ceph.conf").write_text(CONFIG.format(
             folder=self.folder, fsid=self.fsid, mon_v2=self.mon_v2, mon_v1=self.mon_v1,
@@ -189,19 +209,35 @@ class Rgw:
         self.s3.make_bucket()
 
     def wait(self):
-        """Until the gateway answers; it does not before the disk is there."""
-        wait_for_port(self.port, self.gateway.process)
+        """Until the gateway listens; it does not before the disk is there."""
+        def listens():
+            for daemon in self.daemons:
+                daemon.check()
+            return accepts(self.port)
+        until(listens, "the gateway listens", START)
 
     def wait_usable(self):
         """Until an object can be put: after a daemon was started again."""
         def put():
+            for daemon in self.daemons:
+                daemon.check()
             try:
                 return self.s3.put("wait-usable", b"x").status == 200
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 return False
-        until(put, "the gateway takes an object", 120)
+        until(put, "the gateway takes an object", START)
+        self.s3.remove("wait-usable")
+
+    def revive(self):
+        """For the end of a test: all runs and works again, whatever was done to it."""
+        dead = [daemon for daemon in self.daemons if not daemon.runs()]
+        for daemon in dead:
+            daemon.start()
+        if dead:
+            self.wait_usable()
 
     def stop(self):
+        atexit.unregister(self.stop)
         for daemon in reversed(self.daemons):
             daemon.kill()
         shutil.rmtree(self.folder, ignore_errors=True)

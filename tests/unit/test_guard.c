@@ -20,7 +20,7 @@ struct bench {
     atomic_int list_kind; /* of a list; -1: as the others */
     atomic_uint asked;
     atomic_uint opened, closed; /* as was told */
-    atomic_bool freed, stopped;
+    atomic_bool freed, stopped, lacks_conditions;
     pthread_barrier_t *gate; /* a get waits there, twice */
     struct err why;          /* the last that was told */
 };
@@ -97,6 +97,13 @@ static int fake_remove(void *self, const char *key, struct err *err)
     return answer(b, b->kind, err);
 }
 
+static bool fake_lacks_conditions(void *self)
+{
+    struct bench *b = self;
+
+    return b->lacks_conditions;
+}
+
 static void fake_stop(void *self)
 {
     struct bench *b = self;
@@ -133,6 +140,7 @@ static int set_up(void **state)
         .stop = fake_stop,
         .free = fake_free,
         .has_conditions = true,
+        .lacks_conditions = fake_lacks_conditions,
     };
     struct bench *b = xcalloc(1, sizeof(*b));
     struct object_store *inner = object_store_new(&driver, b, "fake");
@@ -348,6 +356,22 @@ static void a_put_that_alone_is_refused_opens_nothing(void **state)
     assert_int_equal(b->why.kind, ERR_REFUSED);
 }
 
+static void a_store_that_turns_out_to_have_no_conditions_is_asked_for_none(void **state)
+{
+    struct object_put_options only_new = {.only_new = true};
+    struct object_source source = {.fd = -1, .read = break_off};
+    struct bench *b = *state;
+    struct err err;
+
+    assert_true(object_store_has_conditions(b->store));
+    b->lacks_conditions = true;
+    assert_false(object_store_has_conditions(b->store));
+    assert_int_equal(object_put(b->store, "k", &source, &only_new, NULL, &err), -1);
+    assert_int_equal(err.kind, ERR_REFUSED);
+    assert_int_equal(b->asked, 0);
+    expect_told(b, 0, 0);
+}
+
 /* How often the store was asked by a probe at each of these times. */
 static void expect_probe(struct bench *b, uint64_t now, bool asks)
 {
@@ -529,6 +553,7 @@ int main(void)
         TEST(what_the_sink_says_opens_nothing),
         TEST(what_the_source_says_opens_nothing),
         TEST(a_put_that_alone_is_refused_opens_nothing),
+        TEST(a_store_that_turns_out_to_have_no_conditions_is_asked_for_none),
         TEST(probes_come_ever_more_rarely),
         TEST(who_fails_again_soon_is_asked_as_rarely_as_before),
         TEST(the_first_question_is_asked_whatever_the_state),

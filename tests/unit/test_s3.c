@@ -463,6 +463,33 @@ static void an_etag_without_quotes_is_learnt(void **state)
     assert_int_equal(odd_s3_count(&b->odd, "if-match: old\r\n"), 2);
 }
 
+static void an_endpoint_without_conditions_is_known_from_its_first_refusal_on(void **state)
+{
+    const struct object_put_options only_new = {.only_new = true}, match = {.if_match = "e"};
+    struct bench *b = *state;
+
+    odd_s3_on(&b->odd, "PUT /b/k", REFUSED("501 No", "NotImplemented"), 1);
+    odd_s3_on(&b->odd, "PUT /b/k", STORED, ALWAYS);
+    open_store(b);
+    assert_true(object_store_has_conditions(b->store));
+    expect(b, put_text(b, "k", &only_new), ERR_REFUSED,
+           "no conditional writes (501 NotImplemented)");
+    assert_false(object_store_has_conditions(b->store));
+    expect(b, put_text(b, "k", &match), ERR_REFUSED, "no conditional writes");
+    assert_int_equal(odd_s3_count(&b->odd, "PUT /b/k"), 1);
+    assert_int_equal(put_text(b, "k", NULL), 0);
+}
+
+static void a_refusal_of_something_else_says_nothing_of_conditions(void **state)
+{
+    struct bench *b = *state;
+
+    odd_s3_on(&b->odd, "PUT /b/k", REFUSED("501 No", "NotImplemented"), ALWAYS);
+    open_store(b);
+    expect(b, put_text(b, "k", NULL), ERR_REFUSED, "can't do this");
+    assert_true(object_store_has_conditions(b->store));
+}
+
 static void a_version_that_is_gone_is_a_conflict(void **state)
 {
     struct object_put_options over = {.if_match = "old"};
@@ -984,6 +1011,8 @@ int main(void)
         TEST(a_head_that_is_refused_asks_again_for_the_words),
         TEST(an_answer_that_is_lost_does_not_make_a_conflict_of_ours),
         TEST(an_etag_without_quotes_is_learnt),
+        TEST(an_endpoint_without_conditions_is_known_from_its_first_refusal_on),
+        TEST(a_refusal_of_something_else_says_nothing_of_conditions),
         TEST(a_version_that_is_gone_is_a_conflict),
         TEST(a_large_file_goes_in_parts_some_of_them_twice),
         TEST(what_is_sent_again_has_its_head_again),
