@@ -38,8 +38,16 @@ const struct setting setting_table[SETTINGS_TOTAL] = {
 
 const char *section_name(enum setting_section section)
 {
-    static const char *const names[SECTION_COUNT] = {"",      "upstreams", "limits",
-                                                     "cache", "shared",    "log"};
+    static const char *const names[SECTION_COUNT] = {
+        [SECTION_top] = "",
+        [SECTION_upstreams] = "upstreams",
+        [SECTION_limits] = "limits",
+        [SECTION_cache] = "cache",
+        [SECTION_shared] = "shared",
+        [SECTION_redis] = "redis",
+        [SECTION_cluster] = "cluster",
+        [SECTION_log] = "log",
+    };
 
     return names[section];
 }
