@@ -14,9 +14,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <hiredis/hiredis.h>
+#include <hiredis.h>
 #ifdef PANNIER_REDIS_TLS
-#include <hiredis/hiredis_ssl.h>
+#include <hiredis_ssl.h>
 #endif
 
 #include "cache/lock.h"
