@@ -100,7 +100,8 @@ static uint64_t alive_ms(const struct nodes *n)
     return n->ttl_ms - n->ttl_ms / 10; /* clocks differ in rate */
 }
 
-static void take_beat(struct nodes *n, int64_t answer, uint64_t sent)
+/* applied: as it went out. */
+static void take_beat(struct nodes *n, int64_t answer, const char *applied, uint64_t sent)
 {
     uint64_t now = now_ms();
 
@@ -116,6 +117,9 @@ static void take_beat(struct nodes *n, int64_t answer, uint64_t sent)
             n->since_ms = now;
         n->alive_until_ms = sent + alive_ms(n);
     }
+    /* A newer one may have been told meanwhile, and been overwritten by this. */
+    if (strcmp(applied, n->applied_id) != 0)
+        n->beat_at_ms = 0;
     lock_drop(&n->lock);
 }
 
@@ -142,7 +146,7 @@ static void beat(struct nodes *n)
                                redis_number(load.disk_limit, limit), applied),
                    &reply, &err);
     if (rc == 0)
-        take_beat(n, reply->integer, sent);
+        take_beat(n, reply->integer, applied, sent);
     redis_reply_free(&reply);
 }
 
