@@ -130,7 +130,8 @@ int event_read(const struct redis_reply *fields, struct event *out, struct err *
     if (kind == ARRAY_LEN(kinds))
         return err_set(err, ERR_REFUSED, "an event has a kind that this version doesn't know");
     out->kind = (enum event_kind)kind;
-    out->scope = scope < ARRAY_LEN(scopes) ? (enum event_scope)scope : SCOPE_EVERYTHING;
+    if (out->kind == EVENT_INVALIDATE)
+        out->scope = scope < ARRAY_LEN(scopes) ? (enum event_scope)scope : SCOPE_EVERYTHING;
     if (!copy_hex(fields, "repo_id", out->repo_id) || !copy_hex(fields, "refs", out->refs) ||
         !read_generation(field(fields, "generation"), &out->generation))
         return err_set(err, ERR_CORRUPT, "an event has a field that is too long, or no number");

@@ -273,13 +273,16 @@ int redis_run(struct redis *r, const struct redis_script *s, const char *const *
     const char *words[REDIS_WORDS_MAX] = {"EVALSHA", s->sha1};
     char number[REDIS_NUMBER_SIZE];
     size_t n = append_words(words, 3, keys);
+    struct err unknown;
 
     words[2] = redis_number(n - 3, number);
     words[append_words(words, n, args)] = NULL;
-    if (redis_ask(r, words, out, err) == 0)
+    if (redis_ask(r, words, out, &unknown) == 0)
         return 0;
-    if (err->kind != ERR_NOT_FOUND)
+    if (unknown.kind != ERR_NOT_FOUND) {
+        *err = unknown;
         return -1;
+    }
     words[0] = "EVAL";
     words[1] = s->text;
     return redis_ask(r, words, out, err);
