@@ -31,6 +31,7 @@ enum {
     KEEPALIVE_IDLE_S = 15,
     KEEPALIVE_EACH_S = 5,
     KEEPALIVE_PROBES = 3,
+    TLS_LOOK_AGAIN_MS = 5,
 };
 
 struct redis_place {
@@ -353,6 +354,13 @@ static int flush_tls(redisContext *tls, int *done)
     return rc;
 }
 
+static int fail_tls(const redisContext *tls, struct err *err)
+{
+    return err_set(err, ERR_UPSTREAM,
+                   "TLS failed (%s); redis.ca_file must hold the authority of its certificate",
+                   tls->errstr);
+}
+
 static int send_tls(struct redis_connection *c, const char *text, size_t len, uint64_t deadline_ms,
                     struct err *err)
 {
@@ -361,13 +369,16 @@ static int send_tls(struct redis_connection *c, const char *text, size_t len, ui
     if (redisAppendFormattedCommand(c->tls, text, len) != REDIS_OK)
         return err_set(err, ERR_UPSTREAM, "%s", c->tls->errstr);
     for (;;) {
+        struct pollfd p = {.fd = c->fd, .events = POLLIN};
+
         if (flush_tls(c->tls, &done) != REDIS_OK)
-            return err_set(err, ERR_UPSTREAM, "TLS: %s", c->tls->errstr);
+            return fail_tls(c->tls, err);
         if (done)
             return 0;
-        /* It may want to read first, for its handshake. */
-        if (wait_for(c->fd, POLLIN | POLLOUT, deadline_ms, "sending a command", err) != 0)
-            return -1;
+        if (now_ms() >= deadline_ms)
+            return err_set(err, ERR_TIMEOUT, "sending a command took longer than its deadline");
+        /* For its handshake it wants to read, and doesn't say so; a full socket is rare. */
+        poll(&p, 1, TLS_LOOK_AGAIN_MS);
     }
 }
 #endif
@@ -437,7 +448,7 @@ static int receive_tls(struct redis_connection *c, struct err *err)
     size_t before = c->reader->len;
 
     if (redisBufferRead(c->tls) != REDIS_OK)
-        return err_set(err, ERR_UPSTREAM, "TLS: %s", c->tls->errstr);
+        return fail_tls(c->tls, err);
     c->pending += c->reader->len - before;
     return 0;
 }
@@ -686,7 +697,7 @@ static int start_tls(struct redis_connection *c, const struct redis_place *p, st
     redisReaderFree(c->tls->reader);
     c->tls->reader = c->reader;
     if (redisInitiateSSLWithContext(c->tls, p->tls) != REDIS_OK)
-        return err_set(err, ERR_UPSTREAM, "TLS: %s", c->tls->errstr);
+        return fail_tls(c->tls, err);
 #else
     (void)c;
     (void)p;
