@@ -125,6 +125,18 @@ void answer_set_digest(struct answer *a, const uint8_t sha256[SHA256_SIZE])
         memcpy(a->known_sha256, sha256, SHA256_SIZE);
 }
 
+bool answer_digest_so_far(struct answer *a, uint8_t out[SHA256_SIZE])
+{
+    if (a->passing || a->sha256 == NULL)
+        return false;
+    digest_final(a->sha256, a->known_sha256);
+    digest_free(a->sha256);
+    a->sha256 = NULL;
+    a->digest_known = true;
+    memcpy(out, a->known_sha256, SHA256_SIZE);
+    return true;
+}
+
 /* From here on bytes pass through memory.  What the file holds can still be read from it. */
 static void start_passing(struct answer *a, uint64_t file_len, const struct err *why)
 {

@@ -50,6 +50,7 @@ enum answer_source {
     SOURCE_REFRESH,  /* the same, after the mirror was brought forward */
     SOURCE_UPSTREAM, /* streamed from upstream */
     SOURCE_SHARED,   /* from the shared tier */
+    SOURCE_PEER,     /* from another node, as it grew there */
 };
 
 enum {
@@ -103,6 +104,9 @@ bool answer_storage_trouble(struct answer *a, struct err *why);
 /* SHA-256 of the body of a WHOLE one.  False: it is not known, as the bytes did not lie in a file.
  */
 bool answer_digest(struct answer *a, uint8_t out[SHA256_SIZE]);
+/* Producer, before the end: of all that was appended, which is all that will be.  False: as above.
+ */
+bool answer_digest_so_far(struct answer *a, uint8_t out[SHA256_SIZE]);
 /* A duplicate of the file's descriptor when the answer is WHOLE and lies in a file: the body is its
  * first answer_size() bytes.  -1 otherwise.  Yours to close. */
 int answer_dup_fd(struct answer *a);

@@ -707,6 +707,15 @@ void answers_fail(struct answers *all, const struct key *key, struct answer *a,
     answer_fail(a, why);
 }
 
+void answers_remove(struct answers *all, const struct key *key)
+{
+    char *name = name_of(key);
+    struct err ignored;
+
+    local_remove(all->local, name, &ignored);
+    free(name);
+}
+
 void answers_count(struct answers *all, struct answers_counts *out)
 {
     struct slot *s;

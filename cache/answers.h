@@ -68,6 +68,9 @@ void answers_end(struct answers *all, const struct key *key, struct answer *a);
 void answers_fail(struct answers *all, const struct key *key, struct answer *a,
                   const struct err *why);
 
+/* It must not be served any more: also when it is read just now. */
+void answers_remove(struct answers *all, const struct key *key);
+
 /* Reads the file at an entry's path against its digest.  0: it is what was written, or is gone.
  * -1: ERR_CORRUPT, or ERR_STORAGE when it can't be told. */
 int answers_verify(struct answers *all, const char *path, struct err *err);

@@ -28,6 +28,7 @@ struct cache {
     struct local *local;
     struct answers *answers;
     struct mirrors *mirrors;
+    atomic_uint_fast64_t epoch; /* invalidate.h's */
     struct shared *shared; /* what nodes have in common (shared.h), which whoever serves opens and
                             * closes; NULL: there is none */
 };

@@ -6,6 +6,7 @@
 
 #define LOCK_TABLE(X)                                                                              \
     X(SERVER, "the list of connections and exchanges")                                             \
+    X(FLEET, "the claims of this node")                                                            \
     X(FLIGHTS, "questions to upstream that several requests share")                                \
     X(REFS, "the flights of questions about refs")                                                 \
     X(REPOSITORIES, "how often each repository was asked for")                                     \

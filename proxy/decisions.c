@@ -631,15 +631,26 @@ char *decisions_moved(struct decisions *d, const struct subject *s, uint64_t now
     return moved;
 }
 
-void decisions_forget(struct decisions *d, const struct key *repo_id)
+/* repo_id NULL: of all. */
+static void forget(struct decisions *d, const struct key *repo_id)
 {
     struct decision *r, *next;
 
     lock_take(&d->lock);
     DL_FOREACH_SAFE(d->order, r, next)
     {
-        if (key_equal(&r->subject.repo_id, repo_id))
+        if (repo_id == NULL || key_equal(&r->subject.repo_id, repo_id))
             remove_locked(d, r);
     }
     lock_drop(&d->lock);
+}
+
+void decisions_forget(struct decisions *d, const struct key *repo_id)
+{
+    forget(d, repo_id);
+}
+
+void decisions_forget_all(struct decisions *d)
+{
+    forget(d, NULL);
 }

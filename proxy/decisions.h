@@ -109,5 +109,6 @@ char *decisions_moved(struct decisions *d, const struct subject *s, uint64_t now
 
 /* After a push: forget what is known of the repository, for all credentials. */
 void decisions_forget(struct decisions *d, const struct key *repo_id);
+void decisions_forget_all(struct decisions *d);
 
 #endif

@@ -13,6 +13,7 @@
 #include "protocol/pkt.h"
 #include "proxy/access.h"
 #include "proxy/fill.h"
+#include "proxy/fleet.h"
 #include "proxy/flights.h"
 #include "proxy/mirroring.h"
 #include "proxy/refs.h"
@@ -242,6 +243,7 @@ static void describe_result(const struct fetch *f, enum answer_source source, co
     } words[] = {
         {SOURCE_LOCAL, "hit, local", "pannier; hit; detail=local"},
         {SOURCE_SHARED, "hit, shared", "pannier; hit; detail=shared"},
+        {SOURCE_PEER, "hit, peer", "pannier; hit; detail=peer"},
         {SOURCE_MIRROR, "miss, mirror", "pannier; fwd=miss; detail=mirror"},
         {SOURCE_REFRESH, "miss, refresh", "pannier; fwd=miss; detail=refresh"},
         {SOURCE_UPSTREAM, "miss, upstream", "pannier; fwd=miss; detail=upstream"},
@@ -430,7 +432,8 @@ static bool could_leak(const struct exchange *x, const struct fetch *f, struct m
     if (answers_have(x->proxy->cache.answers, &f->key) || (m != NULL && mirror_ready(m)))
         return true;
     key_to_hex(&f->asker.repo_id, repo_id);
-    return shared != NULL && shared_can_answer(shared, repo_id, &f->key);
+    return (shared != NULL && shared_can_answer(shared, repo_id, &f->key)) ||
+           fleet_can_follow(x->proxy->fleet, &f->key);
 }
 
 /* True when x is answered or follows whoever asked upstream with the same credential. */
@@ -467,7 +470,7 @@ static void serve_fetch(struct exchange *x, struct fetch *f)
     struct mirror *m = mirror_of(x, f);
 
     if (f->req.unknown || f->req.command != COMMAND_FETCH || !entry_can_name(f->asker.name) ||
-        !settle_tags(f)) {
+        !fleet_may_serve(x->proxy->fleet, x->config) || !settle_tags(f)) {
         pass_on(x);
     } else if (fetch_request_keepable(&f->req)) {
         settle_key(f);

@@ -4,12 +4,15 @@
 #include <string.h>
 #include <time.h>
 
+#include "cache/invalidate.h"
 #include "cache/lock.h"
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/fleet.h"
 #include "proxy/flights.h"
 #include "proxy/log.h"
 #include "proxy/mirroring.h"
+#include "proxy/peer.h"
 #include "proxy/pull.h"
 #include "proxy/stream.h"
 
@@ -17,6 +20,7 @@ enum {
     HAVES_MAX = 256, /* tips that upstream is told of: more than that adds little */
     IDLE_MS = 1000,
     WRITER_WAIT_MS = 20 * 1000,
+    PEERS_TRIED = 3,
 };
 
 /* What is kept is made for those to come; a round is for one reader, who may have gone. */
@@ -54,36 +58,51 @@ static void describe(const struct fill *f, struct entry *e)
     };
 }
 
-/* objects: in its pack. */
-static void succeed(struct fill *f, uint32_t objects)
+/* Other nodes need not wait for it any more, or follow it here. */
+static void unclaim(struct fill *f, bool kept)
 {
-    struct answers *answers = f->asker.proxy->cache.answers;
-    struct entry entry;
-
-    if (!f->kept) {
-        answer_end(f->answer);
-        return;
-    }
-    describe(f, &entry);
-    entry.objects = objects;
-    answers_keep(answers, &f->key, f->answer, &entry);
-    entry_clear(&entry);
-}
-
-static void give_up(struct fill *f, const struct err *why)
-{
-    if (f->kept)
-        answers_fail(f->asker.proxy->cache.answers, &f->key, f->answer, why);
-    else
-        answer_fail(f->answer, why);
+    if (f->claimed)
+        fleet_unclaim(f->asker.proxy->fleet, &f->key, kept);
+    f->claimed = false;
 }
 
 static void end_unkept(struct fill *f)
 {
+    unclaim(f, false);
     if (f->kept)
         answers_end(f->asker.proxy->cache.answers, &f->key, f->answer);
     else
         answer_end(f->answer);
+}
+
+/* objects: in its pack. */
+static void succeed(struct fill *f, uint32_t objects)
+{
+    struct cache *cache = &f->asker.proxy->cache;
+    struct entry entry;
+    bool kept;
+
+    if (!f->kept || cache_epoch(cache) != f->epoch) {
+        end_unkept(f);
+        return;
+    }
+    describe(f, &entry);
+    entry.objects = objects;
+    kept = answers_keep(cache->answers, &f->key, f->answer, &entry);
+    entry_clear(&entry);
+    /* Invalidated while it was published: who did that has looked for it in vain. */
+    if (kept && cache_epoch(cache) != f->epoch)
+        answers_remove(cache->answers, &f->key);
+    unclaim(f, kept);
+}
+
+static void give_up(struct fill *f, const struct err *why)
+{
+    unclaim(f, false);
+    if (f->kept)
+        answers_fail(f->asker.proxy->cache.answers, &f->key, f->answer, why);
+    else
+        answer_fail(f->answer, why);
 }
 
 /* What the source has said is all; decide what becomes of the answer. */
@@ -229,6 +248,7 @@ static bool wait_for_writer(struct mirror *m, struct stream *s)
 static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
 {
     struct mirror *m = f->mirror;
+    struct lease *lease;
     struct oid_list missing = {0}, missing_tags = {0};
     uint64_t started = now_us();
     struct err why = {0};
@@ -242,6 +262,7 @@ static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
     }
     if (!wait_for_writer(m, s))
         return false;
+    lease = fleet_lease(f->asker.proxy->fleet, &f->asker.repo_id);
     mirror_missing(m, &f->req.wants, &missing);
     rc = pull_missing(f, &missing, s, pulled, &why);
     /* Only now is it known which tags point into what the mirror has. */
@@ -249,6 +270,7 @@ static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
         mirror_missing_tags(m, &f->tags, &f->targets, &missing_tags);
         rc = pull_missing(f, &missing_tags, s, pulled, &why);
     }
+    lease_release(&lease);
     mirror_write_end(m);
     if (rc != 0) {
         mirroring_warn(&f->asker, "mirror not refreshed", FOLDER_MIRRORS, &why);
@@ -320,6 +342,85 @@ static bool try_shared(struct fill *f, struct stream *s)
     give_up(f, &why);
     return true;
 }
+
+/* ---- from another node ---- */
+
+static int on_followed(void *ctx, int64_t note_offset, struct err *err)
+{
+    struct delivery *d = ctx;
+
+    (void)err;
+    answer_set_source(d->fill->answer, SOURCE_PEER);
+    stream_begin_kept(d->stream, note_offset);
+    return 0;
+}
+
+/* All of it has come; it is kept if it is what the other has. */
+static int judge_followed(struct fill *f, struct stream *s, const uint8_t sha256[SHA256_SIZE],
+                          bool kept, struct err *err)
+{
+    uint8_t own[SHA256_SIZE];
+
+    if (stream_finish_kept(s, err) != 0)
+        return -1;
+    if (!kept || !answer_digest_so_far(f->answer, own)) {
+        end_unkept(f);
+        return 0;
+    }
+    if (memcmp(own, sha256, SHA256_SIZE) != 0)
+        return err_set(err, ERR_CORRUPT, "another node's answer is not what it has");
+    succeed(f, 0);
+    return 0;
+}
+
+/* True when the answer is settled; false: nothing of it was handed on, and *why says why. */
+static bool follow(struct fill *f, struct stream *s, const struct filling *theirs, struct err *why)
+{
+    struct delivery d = {f, s, 0};
+    const struct peer_sink sink = {on_followed, on_delivered, &d};
+    uint8_t sha256[SHA256_SIZE];
+    bool kept = false;
+
+    if (peer_follow(f->asker.proxy, theirs->address, &f->key, &sink, sha256, &kept, why) == 0 &&
+        judge_followed(f, s, sha256, kept, why) == 0)
+        return true;
+    if (stream_restart(s))
+        return false;
+    log_line(LOG_WARN, "another node broke off", "repository", LOG_STR, f->asker.name, "node",
+             LOG_STR, theirs->node, "reason", LOG_STR, why->text, NULL);
+    stream_break(s, why);
+    give_up(f, why);
+    return true;
+}
+
+/* True when the answer is settled, well or badly; false: it is ours to make. */
+static bool try_peer(struct fill *f, struct stream *s)
+{
+    struct fleet *fleet = f->asker.proxy->fleet;
+    struct filling theirs;
+    struct err why;
+
+    for (unsigned i = 0; f->kept && i < PEERS_TRIED; i++) {
+        switch (fleet_claim(fleet, &f->key, &theirs)) {
+        case CLAIM_NONE: return false;
+        case CLAIM_OURS: f->claimed = true; return false;
+        case CLAIM_THEIRS: break;
+        }
+        if (f->asker.proxy->peers == NULL)
+            return false;
+        if (follow(f, s, &theirs, &why))
+            return true;
+        log_line(LOG_DEBUG, "another node can't be followed", "repository", LOG_STR, f->asker.name,
+                 "node", LOG_STR, theirs.node, "reason", LOG_STR, why.text, NULL);
+        /* What it had may have gone up meanwhile; else one of those who ask makes it anew. */
+        if (try_shared(f, s))
+            return true;
+        fleet_disclaim(fleet, &theirs);
+    }
+    return false;
+}
+
+/* ---- mirrors ---- */
 
 /* What waits for a mirror out of the shared tier must hear something meanwhile. */
 static int on_restoring(void *ctx, uint64_t done, uint64_t total, struct err *err)
@@ -399,7 +500,8 @@ static void run(void *ctx)
 
     answers_begin(f->asker.proxy->cache.answers, f->kept ? &f->key : NULL, f->answer);
     stream_init(&s, f->answer, &f->req);
-    if (f->only_upstream || (!try_shared(f, &s) && !try_mirror(f, &s)))
+    f->epoch = cache_epoch(&f->asker.proxy->cache);
+    if (f->only_upstream || (!try_shared(f, &s) && !try_peer(f, &s) && !try_mirror(f, &s)))
         from_upstream(f, &s);
     stream_clear(&s);
     fill_free(f);

@@ -1,6 +1,7 @@
 /* Making an answer: the slow part of a fetch, in a worker, for everyone who follows.
  *
  *     the shared tier has it ..... hand it on, keep it here ...... SOURCE_SHARED
+ *     another node makes it ...... follow it as it grows ......... SOURCE_PEER
  *     mirror has all the wants ... `git upload-pack` on it ....... SOURCE_MIRROR
  *     mirror lacks some .......... fetch the difference, then so . SOURCE_REFRESH
  *     no mirror, or unsuited ..... forward upstream, stream it ... SOURCE_UPSTREAM
@@ -26,6 +27,10 @@ struct fill {
     struct mirror *mirror; /* a reference; NULL: it has none, and is to have none */
     struct key leading;    /* with only_upstream: what to give to flights_landed() */
     bool only_upstream;    /* the wants are upstream's to judge for this credential */
+
+    /* fill.c's own. */
+    uint64_t epoch; /* cache_epoch() when it began: what was invalidated since isn't kept */
+    bool claimed;   /* others may follow it here */
 };
 
 /* Take what *f holds and make its answer in a worker.  When no worker takes it the answer fails

@@ -11,6 +11,7 @@
 
 struct control;
 struct decisions;
+struct fleet;
 struct flights;
 struct origins;
 struct peers;
@@ -24,6 +25,7 @@ struct proxy {
     struct origins *origins;
     struct peers *peers; /* NULL: other nodes can't be followed */
     struct decisions *decisions;
+    struct fleet *fleet;
     struct flights *flights;
     struct refs *refs;
     struct repositories *repositories;

@@ -7,6 +7,7 @@
 #include "protocol/base.h"
 #include "proxy/access.h"
 #include "proxy/encoded.h"
+#include "proxy/fleet.h"
 #include "proxy/log.h"
 #include "proxy/refs.h"
 #include "proxy/stream.h"
@@ -124,6 +125,7 @@ static void forget_refs(const struct relay *r)
 {
     decisions_forget(r->asker.proxy->decisions, &r->asker.repo_id);
     refs_forget(r->asker.proxy->refs, &r->asker.repo_id);
+    fleet_tell_update(r->asker.proxy->fleet, &r->asker.repo_id);
 }
 
 static int transfer(struct relay *r, struct err *err)

@@ -16,9 +16,11 @@
 #include "proxy/commands.h"
 #include "proxy/control.h"
 #include "proxy/decisions.h"
+#include "proxy/fleet.h"
 #include "proxy/flights.h"
 #include "proxy/log.h"
 #include "proxy/mirroring.h"
+#include "proxy/peer.h"
 #include "proxy/proxy.h"
 #include "proxy/refs.h"
 #include "proxy/routes.h"
@@ -141,6 +143,8 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
         return -1;
     p->origins = origins_new();
     p->decisions = decisions_new();
+    if (peers_new(c, &p->peers, err) != 0 || fleet_new(p, c, &p->fleet, err) != 0)
+        return -1;
     p->flights = flights_new();
     p->refs = refs_new();
     p->repositories = repositories_new();
@@ -150,6 +154,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->background = workers_new("mirror", BACKGROUND_THREADS, BACKGROUND_QUEUE);
     p->janitor = janitor_start(&p->cache, &options, &cache_log_janitor);
     start_control(p, c);
+    fleet_start(p->fleet);
     return 0;
 }
 
@@ -158,6 +163,8 @@ static void tear_down(struct proxy *p)
 {
     if (p->origins != NULL)
         origins_cancel(p->origins);
+    if (p->fleet != NULL)
+        fleet_stop(p->fleet);
     cache_stop(&p->cache);
     if (p->cache.shared != NULL)
         shared_stop(p->cache.shared);
@@ -167,13 +174,59 @@ static void tear_down(struct proxy *p)
     workers_free(&p->fills);
     workers_free(&p->relays);
     workers_free(&p->background);
+    fleet_free(&p->fleet);
     repositories_free(&p->repositories);
     refs_free(&p->refs);
     flights_free(&p->flights);
     decisions_free(&p->decisions);
     origins_free(&p->origins);
+    peers_free(&p->peers);
     shared_close(&p->cache.shared);
     cache_close(&p->cache);
+}
+
+/* ---- what is listened on ---- */
+
+enum { SERVERS_MAX = 2 };
+
+struct servers {
+    struct server *list[SERVERS_MAX]; /* the clients' is the first */
+    size_t count;
+};
+
+static void stop_servers(struct servers *s)
+{
+    while (s->count > 0)
+        server_stop(&s->list[--s->count]);
+}
+
+static int start_servers(struct proxy *p, struct config *c, struct servers *out, struct err *err)
+{
+    const struct server_listener listeners[SERVERS_MAX] = {
+        {.host = c->listen.host, .port = c->listen.port, .plan = routes_plan},
+        {.host = c->cluster.listen.host, .port = c->cluster.listen.port, .plan = peer_plan},
+    };
+
+    *out = (struct servers){.count = 0};
+    for (size_t i = 0; i < SERVERS_MAX; i++) {
+        if (listeners[i].host == NULL)
+            continue;
+        if (server_start(p, c, &listeners[i], &out->list[out->count], err) != 0) {
+            stop_servers(out);
+            return -1;
+        }
+        out->count++;
+    }
+    return 0;
+}
+
+static size_t active(const struct servers *s)
+{
+    size_t sum = 0;
+
+    for (size_t i = 0; i < s->count; i++)
+        sum += server_active(s->list[i]);
+    return sum;
 }
 
 /* ---- signals ---- */
@@ -215,7 +268,7 @@ static void catch_signals(sigset_t *while_waiting)
     pthread_sigmask(SIG_BLOCK, &blocked, while_waiting);
 }
 
-static void reload(struct server *s, struct config **config, const struct serve_origin *origin)
+static void reload(struct servers *s, struct config **config, const struct serve_origin *origin)
 {
     struct local_limits limits;
     struct keeper_limits shared_limits;
@@ -232,7 +285,8 @@ static void reload(struct server *s, struct config **config, const struct serve_
     if (restart != NULL)
         log_line(LOG_WARN, "these settings need a restart", "settings", LOG_STR, restart, NULL);
     free(restart);
-    server_configure(s, loaded);
+    for (size_t i = 0; i < s->count; i++)
+        server_configure(s->list[i], loaded);
     limits_of(loaded, &limits);
     local_configure(the_proxy.cache.local, &limits);
     shared_limits_of(loaded, &shared_limits);
@@ -245,7 +299,7 @@ static void reload(struct server *s, struct config **config, const struct serve_
 }
 
 /* Waits for SIGTERM or SIGINT. */
-static void attend(struct server *s, struct config **config, const struct serve_origin *origin,
+static void attend(struct servers *s, struct config **config, const struct serve_origin *origin,
                    const sigset_t *open)
 {
     while (stop_signals == 0) {
@@ -258,13 +312,19 @@ static void attend(struct server *s, struct config **config, const struct serve_
 }
 
 /* True when all requests ended by themselves. */
-static bool drain(struct server *s, const struct config *config, const sigset_t *open)
+static bool drain(struct servers *s, const struct config *config, const sigset_t *open)
 {
-    log_line(LOG_INFO, "stopping", "active", LOG_U64, (uint64_t)server_active(s), NULL);
-    server_drain(s);
+    uint64_t deadline_ms = now_ms() + config->shutdown_grace_ms;
+    bool idle = true;
+
+    log_line(LOG_INFO, "stopping", "active", LOG_U64, (uint64_t)active(s), NULL);
+    for (size_t i = 0; i < s->count; i++)
+        server_drain(s->list[i]);
     /* From here on the handler itself must run in this thread. */
     pthread_sigmask(SIG_SETMASK, open, NULL);
-    return server_wait_idle(s, now_ms() + config->shutdown_grace_ms, &hurry);
+    for (size_t i = 0; i < s->count; i++)
+        idle &= server_wait_idle(s->list[i], deadline_ms, &hurry);
+    return idle;
 }
 
 static void leave_at_once(struct proxy *p)
@@ -272,23 +332,16 @@ static void leave_at_once(struct proxy *p)
     /* What is being filled lies in incoming/ and is swept at the next start; what is whole is
      * published.  So there is nothing to wait for, and much that could hang. */
     log_line(LOG_WARN, "stopped with requests under way", NULL);
+    fleet_stop(p->fleet);
     processes_kill_all(p->cache.processes);
     log_stop();
     _exit(0);
 }
 
-static int start_server(struct proxy *p, struct config *c, struct server **out, struct err *err)
-{
-    const struct server_listener clients = {
-        .host = c->listen.host, .port = c->listen.port, .plan = routes_plan};
-
-    return server_start(p, c, &clients, out, err);
-}
-
 int serve_run(struct config *config, const struct serve_origin *origin)
 {
     struct config *current = (struct config *)config_ref(config);
-    struct server *server = NULL;
+    struct servers servers = {.count = 0};
     sigset_t open;
     struct err why;
 
@@ -299,20 +352,21 @@ int serve_run(struct config *config, const struct serve_origin *origin)
     /* Before the first request can want to say something. */
     log_start(current->log.format, current->log.level);
     if (build(&the_proxy, current, &why) != 0 ||
-        start_server(&the_proxy, current, &server, &why) != 0) {
+        start_servers(&the_proxy, current, &servers, &why) != 0) {
         fprintf(stderr, "pannier: %s\n", why.text);
         tear_down(&the_proxy);
         log_stop();
         config_unref(&current);
         return 1;
     }
-    log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(server), "data", LOG_STR,
-             folder_path(the_proxy.cache.folder), "version", LOG_STR, PANNIER_VERSION, NULL);
-    attend(server, &current, origin, &open);
+    log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(servers.list[0]), "data",
+             LOG_STR, folder_path(the_proxy.cache.folder), "version", LOG_STR, PANNIER_VERSION,
+             NULL);
+    attend(&servers, &current, origin, &open);
     control_drain(the_proxy.control);
-    if (!drain(server, current, &open))
+    if (!drain(&servers, current, &open))
         leave_at_once(&the_proxy);
-    server_stop(&server);
+    stop_servers(&servers);
     tear_down(&the_proxy);
     log_line(LOG_INFO, "stopped", NULL);
     log_stop();

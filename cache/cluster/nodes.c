@@ -30,7 +30,7 @@ static const char BEAT[] =
         "           'started', ARGV[6], 'requests', ARGV[7], 'disk_used', ARGV[8],\n"
         "           'disk_limit', ARGV[9], 'applied', ARGV[10])\n"
         "redis.call('PEXPIRE', KEYS[1], ARGV[2])\n"
-        "redis.call('SADD', KEYS[3], ARGV[1])\n"
+        "redis.call('HSET', KEYS[3], ARGV[1], string.format('%.0f', now))\n"
         "if since == now then\n"
         "  redis.call('HSET', KEYS[2], 'run', run, 'since', string.format('%.0f', now))\n"
         "end\n"
@@ -45,27 +45,32 @@ static const char APPLIED[] =
     "return 1\n";
 static const char LEAVE[] = "if redis.call('HGET', KEYS[1], 'boot') ~= ARGV[1] then return 0 end\n"
                             "redis.call('DEL', KEYS[1])\n"
-                            "redis.call('SREM', KEYS[2], ARGV[2])\n"
+                            "redis.call('HDEL', KEYS[2], ARGV[2])\n"
                             "redis.call('PUBLISH', KEYS[3], '')\n"
                             "return 1\n";
-/* {age, {{id, fields}...}} */
-static const char LIST[] = AGE "local out = {}\n"
-                               "for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do\n"
-                               "  local node = redis.call('HGETALL', ARGV[1] .. id)\n"
-                               "  if #node == 0 then\n"
-                               "    redis.call('SREM', KEYS[1], id)\n"
-                               "  else\n"
-                               "    out[#out + 1] = {id, node}\n"
-                               "  end\n"
-                               "end\n"
-                               "return {now - since, out}\n";
+/* {age, {{id, fields}...}}; of one that is silent there are no fields but for how long. */
+static const char LIST[] =
+    AGE "local out = {}\n"
+        "local all = redis.call('HGETALL', KEYS[1])\n"
+        "for i = 1, #all, 2 do\n"
+        "  local node = redis.call('HGETALL', ARGV[1] .. all[i])\n"
+        "  local silent = now - tonumber(all[i + 1])\n"
+        "  if #node > 0 then\n"
+        "    out[#out + 1] = {all[i], node}\n"
+        "  elseif silent < tonumber(ARGV[2]) then\n"
+        "    out[#out + 1] = {all[i], {'silent', string.format('%.0f', silent)}}\n"
+        "  else\n"
+        "    redis.call('HDEL', KEYS[1], all[i])\n"
+        "  end\n"
+        "end\n"
+        "return {now - since, out}\n";
 
 struct nodes {
     struct redis *redis; /* NULL: alone */
     char *id, *address, *version;
     char boot[REDIS_TOKEN_SIZE]; /* tells this start from another with our id */
     int64_t started;
-    uint64_t heartbeat_ms, ttl_ms;
+    uint64_t heartbeat_ms, ttl_ms, remember_ms;
     char *key, *set_key, *since_key, *prefix, *channel;
     struct redis_script beat, applied, leave, list;
     pthread_t thread;
@@ -281,6 +286,7 @@ static bool read_node(const struct redis_reply *item, struct node *out)
     out->load.requests = read_number(fields, "requests");
     out->load.disk_used = read_number(fields, "disk_used");
     out->load.disk_limit = read_number(fields, "disk_limit");
+    out->silent_ms = read_number(fields, "silent");
     return true;
 }
 
@@ -308,14 +314,15 @@ int nodes_list(struct nodes *n, struct node_list *out, struct err *err)
 {
     const struct redis_reply *items;
     struct redis_reply *reply = NULL;
+    char remember[REDIS_NUMBER_SIZE];
 
     *out = (struct node_list){0};
     if (n->redis == NULL) {
         list_self(n, out);
         return 0;
     }
-    if (redis_run(n->redis, &n->list, REDIS_WORDS(n->set_key, n->since_key), REDIS_WORDS(n->prefix),
-                  &reply, err) != 0)
+    if (redis_run(n->redis, &n->list, REDIS_WORDS(n->set_key, n->since_key),
+                  REDIS_WORDS(n->prefix, redis_number(n->remember_ms, remember)), &reply, err) != 0)
         return -1;
     out->complete = redis_item_integer(reply, 0) >= (int64_t)n->ttl_ms;
     items = redis_item(reply, 1);
@@ -325,6 +332,20 @@ int nodes_list(struct nodes *n, struct node_list *out, struct err *err)
     qsort(out->nodes, out->count, sizeof(out->nodes[0]), by_id);
     redis_reply_free(&reply);
     return 0;
+}
+
+int nodes_forget(struct nodes *n, const char *id, struct err *err)
+{
+    struct redis_reply *reply = NULL;
+    bool known;
+
+    if (n->redis == NULL)
+        return err_set(err, ERR_NOT_FOUND, "this node is alone");
+    if (redis_ask(n->redis, REDIS_WORDS("HDEL", n->set_key, id), &reply, err) != 0)
+        return -1;
+    known = reply->integer > 0;
+    redis_reply_free(&reply);
+    return known ? 0 : err_set(err, ERR_NOT_FOUND, "there is no node %s", id);
 }
 
 void node_list_clear(struct node_list *l)
@@ -340,9 +361,12 @@ const struct node *node_list_choose(const struct node_list *l, const char *key)
 
     /* Each one's score for the key is by chance and always the same; the highest has it. */
     for (size_t i = 0; i < l->count; i++) {
-        char *text = xasprintf("%s %s", l->nodes[i].id, key);
         struct key score;
+        char *text;
 
+        if (l->nodes[i].silent_ms > 0)
+            continue;
+        text = xasprintf("%s %s", l->nodes[i].id, key);
         key_of(text, strlen(text), &score);
         free(text);
         if (best == NULL || memcmp(score.raw, best_score.raw, sizeof(score.raw)) > 0) {
@@ -393,6 +417,7 @@ int nodes_new(struct redis *redis, const struct nodes_config *config, struct nod
     n->version = xstrdup(config->version);
     n->heartbeat_ms = config->heartbeat_ms != 0 ? config->heartbeat_ms : HEARTBEAT_DEFAULT_MS;
     n->ttl_ms = config->ttl_ms != 0 ? config->ttl_ms : TTL_DEFAULT_MS;
+    n->remember_ms = config->remember_ms;
     must(n->ttl_ms > n->heartbeat_ms);
     n->started = time(NULL);
     redis_token(n->boot);

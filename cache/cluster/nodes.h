@@ -5,8 +5,8 @@
  * &list, &err)            those alive nodes_leave(n)                        before redis_stop():
  * gone at once, not only after the ttl nodes_free(&n)                        after redis_stop()
  *
- * In Redis `node:<id>` is a hash that runs out after ttl_ms, and `nodes` the set of ids.  Joining
- * is starting; nobody else has to be told.
+ * In Redis `node:<id>` is a hash that runs out after ttl_ms, and `nodes` says when each was heard.
+ * Joining is starting; nobody else has to be told.
  *
  * To be alive is also a duty: whoever sends an invalidation waits for all that are, and for no
  * others (events.h).  So a node must know when it isn't any more, without being told:
@@ -34,6 +34,9 @@ struct nodes_config {
     const char *version;
     uint64_t heartbeat_ms; /* 0: 1000 */
     uint64_t ttl_ms;       /* 0: 5000; over heartbeat_ms */
+    /* How long one that fell silent without taking its leave is still listed: it may be cut off,
+     * and serve what it has.  0: not at all, as nodes that are cut off serve nothing then. */
+    uint64_t remember_ms;
 };
 
 /* redis is borrowed, and lives longer.  -1: ERR_INPUT, that is no id or address. */
@@ -65,6 +68,8 @@ struct node {
     char applied[NODE_ID_MAX]; /* the last event it has applied, "": none */
     struct node_load load;
     int64_t started; /* seconds since 1970 */
+    uint64_t
+        silent_ms; /* over 0: nothing but its id is known, and that it said nothing for so long */
 };
 struct node_list {
     struct node *nodes; /* by their ids */
@@ -73,9 +78,13 @@ struct node_list {
      * still count themselves as alive, and serve. */
     bool complete;
 };
-/* 0: *out is yours to clear.  -1: as redis_ask().  Worker threads. */
+/* Those alive, and those that are silent (remember_ms).  0: *out is yours to clear.  -1: as
+ * redis_ask().  Worker threads. */
 int nodes_list(struct nodes *n, struct node_list *out, struct err *err);
 void node_list_clear(struct node_list *l);
+/* A silent one is gone for good: nobody waits for it any more.  (One that lives is listed again at
+ * its next heartbeat.)  -1: ERR_NOT_FOUND; or as redis_ask(). */
+int nodes_forget(struct nodes *n, const char *id, struct err *err);
 
 /* Which of them is to do what key names, when one has to; all nodes choose alike as long as they
  * see the same list, and when one joins or leaves only its share moves.  NULL: the list is empty.

@@ -231,6 +231,49 @@ static bool remove_unused(void *ctx, const char *path, bool force)
     return !used || force;
 }
 
+static void doom(struct mirror *m)
+{
+    lock_take(&m->all->lock);
+    m->doomed = true;
+    lock_drop(&m->all->lock);
+    remove_doomed(m);
+}
+
+void mirrors_remove_unborn(struct mirrors *all, const char *name)
+{
+    struct mirror *m;
+
+    lock_take(&all->lock);
+    HASH_FIND_STR(all->by_name, name, m); /* who makes it has a handle */
+    if (m != NULL)
+        m->refs++;
+    lock_drop(&all->lock);
+    if (m != NULL && access(m->path, F_OK) != 0)
+        doom(m);
+    mirror_unref(&m);
+}
+
+void mirrors_remove_all(struct mirrors *all)
+{
+    struct mirror *m, *next;
+    struct mirror **held;
+    size_t count = 0;
+
+    lock_take(&all->lock);
+    held = xcalloc(HASH_COUNT(all->by_name) + 1, sizeof(struct mirror *));
+    HASH_ITER(hh, all->by_name, m, next)
+    {
+        m->refs++;
+        held[count++] = m;
+    }
+    lock_drop(&all->lock);
+    for (size_t i = 0; i < count; i++) {
+        doom(held[i]);
+        mirror_unref(&held[i]);
+    }
+    free(held);
+}
+
 struct mirror *mirror_ref(struct mirror *m)
 {
     lock_take(&m->all->lock);

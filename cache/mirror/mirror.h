@@ -140,6 +140,12 @@ int mirror_read_entry(const char *mirror_path, struct entry *out, struct err *er
  * -1: ERR_CORRUPT when it is damaged (it is still there), others when it can't be told. */
 int mirror_verify(struct mirror *m, struct err *err);
 
+/* As by force: nobody new gets any of them, and they go with their last users; one that is being
+ * made isn't published.  All; or the one of this name ("<upstream>/<path>") if it isn't there yet.
+ */
+void mirrors_remove_all(struct mirrors *all);
+void mirrors_remove_unborn(struct mirrors *all, const char *name);
+
 /* The mirror at an entry's path ("mirrors/<upstream>/<repo>.git"); NULL when that is none. */
 struct mirror *mirrors_at(struct mirrors *all, const char *path);
 

@@ -7,7 +7,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cache/invalidate.h"
 #include "cache/lock.h"
+#include "cache/shared/invalidations.h"
 #include "cache/shared/manifest.h"
 #include "cache/workers.h"
 #include "protocol/base.h"
@@ -249,6 +251,41 @@ int shared_remove_repository(struct shared *s, const struct key *repo_id,
                              struct shared_removed *out, struct err *err)
 {
     return shared_remove(s->store, repo_id, &s->stop, out, err);
+}
+
+int shared_remove_everything(struct shared *s, struct shared_removed *out, struct err *err)
+{
+    return shared_remove_all(s->store, &s->stop, out, err);
+}
+
+int shared_invalidation_note(struct shared *s, const struct event *e, struct err *err)
+{
+    return invalidations_note(s->store, e, now_s() * 1000, err);
+}
+
+struct replay {
+    struct shared *shared;
+    uint64_t count;
+};
+
+static int apply_noted(void *ctx, const struct event *e, struct err *err)
+{
+    struct replay *r = ctx;
+    const struct invalidation what = {
+        .scope = e->scope, .repo_id = e->repo_id, .repo = e->repo, .object = e->name};
+    struct invalidated gone;
+
+    r->count++;
+    return cache_invalidate(r->shared->cache, &what, &gone, err);
+}
+
+int shared_invalidations_apply(struct shared *s, uint64_t *count, struct err *err)
+{
+    struct replay r = {.shared = s};
+    int rc = invalidations_each(s->store, &s->stop, apply_noted, &r, err);
+
+    *count = r.count;
+    return rc;
 }
 
 /* ---- the clock ---- */

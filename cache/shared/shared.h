@@ -20,6 +20,7 @@
 #define PANNIER_CACHE_SHARED_SHARED_H
 
 #include "cache/cache.h"
+#include "cache/cluster/event.h"
 #include "cache/shared/guard.h"
 #include "cache/shared/keeper.h"
 #include "cache/shared/shared_answer.h"
@@ -79,6 +80,14 @@ int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id
 /* As shared_remove(). */
 int shared_remove_repository(struct shared *s, const struct key *repo_id,
                              struct shared_removed *out, struct err *err);
+
+/* As shared_remove_all(). */
+int shared_remove_everything(struct shared *s, struct shared_removed *out, struct err *err);
+
+/* As invalidations_note() and, what all nodes have noted, cache_invalidate() here; *count of them.
+ */
+int shared_invalidation_note(struct shared *s, const struct event *e, struct err *err);
+int shared_invalidations_apply(struct shared *s, uint64_t *count, struct err *err);
 
 /* ---- for people ---- */
 

@@ -19,14 +19,16 @@ struct batch {
     struct found items[BATCH];
     size_t count;
     char last[OBJECT_KEY_MAX + 1]; /* of the batch before; what isn't behind it had its turn */
+    const char *ending;            /* only keys that end so; "": all */
     const atomic_bool *stop;
 };
 
 static int collect(void *ctx, const char *key, const struct object_info *info)
 {
     struct batch *b = ctx;
+    size_t len = strlen(key), end = strlen(b->ending);
 
-    if (strcmp(key, b->last) > 0)
+    if (strcmp(key, b->last) > 0 && len >= end && strcmp(key + len - end, b->ending) == 0)
         b->items[b->count++] = (struct found){xstrdup(key), info->size};
     return b->count == BATCH || (b->stop != NULL && *b->stop);
 }
@@ -60,12 +62,13 @@ static int remove_batch(struct object_store *store, struct batch *b, struct shar
     return rc;
 }
 
-static int remove_below(struct object_store *store, const char *prefix, const atomic_bool *stop,
-                        struct shared_removed *out, struct err *err)
+static int remove_below(struct object_store *store, const char *prefix, const char *ending,
+                        const atomic_bool *stop, struct shared_removed *out, struct err *err)
 {
     struct batch *b = xcalloc(1, sizeof(*b));
     int rc;
 
+    b->ending = ending;
     b->stop = stop;
     do {
         b->count = 0;
@@ -109,7 +112,7 @@ int shared_remove_mirror(struct object_store *store, const struct key *repo_id,
     key_to_hex(repo_id, hex);
     snprintf(prefix, sizeof(prefix), "mirrors/%s/", hex);
     if (cancelled(stop, err) != 0 || remove_manifest(store, repo_id, out, err) != 0 ||
-        remove_below(store, prefix, stop, out, err) != 0)
+        remove_below(store, prefix, "", stop, out, err) != 0)
         return -1;
     return remove_manifest(store, repo_id, out, err);
 }
@@ -123,5 +126,14 @@ int shared_remove(struct object_store *store, const struct key *repo_id, const a
     snprintf(prefix, sizeof(prefix), "answers/%s/", hex);
     if (shared_remove_mirror(store, repo_id, stop, out, err) != 0)
         return -1;
-    return remove_below(store, prefix, stop, out, err);
+    return remove_below(store, prefix, "", stop, out, err);
+}
+
+int shared_remove_all(struct object_store *store, const atomic_bool *stop,
+                      struct shared_removed *out, struct err *err)
+{
+    if (remove_below(store, "mirrors/", "/manifest.json", stop, out, err) != 0 ||
+        remove_below(store, "mirrors/", "", stop, out, err) != 0)
+        return -1;
+    return remove_below(store, "answers/", "", stop, out, err);
 }

@@ -25,6 +25,9 @@ struct shared_removed {
  * become true.  That there is nothing is fine. */
 int shared_remove(struct object_store *store, const struct key *repo_id, const atomic_bool *stop,
                   struct shared_removed *out, struct err *err);
+/* All answers and mirrors, manifests first. */
+int shared_remove_all(struct object_store *store, const atomic_bool *stop,
+                      struct shared_removed *out, struct err *err);
 int shared_remove_mirror(struct object_store *store, const struct key *repo_id,
                          const atomic_bool *stop, struct shared_removed *out, struct err *err);
 

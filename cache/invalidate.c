@@ -1,0 +1,97 @@
+#include "cache/invalidate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "protocol/base.h"
+
+/* What is to go: first all, then away with them, as what is walked stays as it is meanwhile. */
+struct removal {
+    const struct invalidation *what;
+    struct entry *entries; /* their number is bounded by what the disk holds */
+    size_t count, room;
+};
+
+static int collect(void *ctx, const struct entry *e)
+{
+    struct removal *r = ctx;
+
+    if (r->what->scope != SCOPE_EVERYTHING &&
+        (e->repo_id == NULL || strcmp(e->repo_id, r->what->repo_id) != 0))
+        return 0;
+    if (r->count == r->room) {
+        r->room = r->room > 0 ? 2 * r->room : 64;
+        r->entries = xrealloc(r->entries, r->room * sizeof(*r->entries));
+    }
+    entry_copy(e, &r->entries[r->count++]);
+    return 0;
+}
+
+/* True when the mirror is whole and lacks the object: then it may stay. */
+static bool is_without(struct cache *c, const struct entry *e, const char *object)
+{
+    struct mirror *m = mirrors_at(c->mirrors, e->path);
+    struct oid_list wanted = {0};
+    bool without = false;
+    struct oid oid;
+
+    if (m != NULL && oid_from_hex(HASH_SHA1, object, strlen(object), &oid) && mirror_ready(m)) {
+        oid_list_add(&wanted, &oid);
+        without = !mirror_has_all(m, &wanted);
+        oid_list_clear(&wanted);
+    }
+    mirror_unref(&m);
+    return without;
+}
+
+static int remove_one(struct cache *c, const struct invalidation *what, const struct entry *e,
+                      struct invalidated *out, struct err *err)
+{
+    if (what->scope == SCOPE_OBJECT && e->kind == ENTRY_MIRROR && is_without(c, e, what->object))
+        return 0;
+    if (local_remove(c->local, e->path, err) != 0)
+        return err->kind == ERR_NOT_FOUND ? 0 : -1;
+    out->answers += e->kind == ENTRY_ANSWER;
+    out->mirrors += e->kind == ENTRY_MIRROR;
+    out->bytes += e->stored_size;
+    return 0;
+}
+
+/* Mirrors that are not there yet. */
+static void remove_unborn(struct cache *c, const struct invalidation *what)
+{
+    if (what->scope == SCOPE_EVERYTHING)
+        mirrors_remove_all(c->mirrors);
+    else if (what->repo[0] != '\0')
+        mirrors_remove_unborn(c->mirrors, what->repo);
+}
+
+int cache_invalidate(struct cache *c, const struct invalidation *what, struct invalidated *out,
+                     struct err *err)
+{
+    struct removal r = {.what = what};
+    struct err why;
+    int rc;
+
+    *out = (struct invalidated){0};
+    atomic_fetch_add(&c->epoch, 1);
+    if (what->scope == SCOPE_REF)
+        return 0;
+    remove_unborn(c, what);
+    rc = local_each(c->local, collect, &r, err);
+    for (size_t i = 0; i < r.count; i++) {
+        /* What can't be removed keeps nothing else here. */
+        if (remove_one(c, what, &r.entries[i], out, &why) != 0 && rc == 0) {
+            *err = why;
+            rc = -1;
+        }
+        entry_clear(&r.entries[i]);
+    }
+    free(r.entries);
+    return rc;
+}
+
+uint64_t cache_epoch(const struct cache *c)
+{
+    return atomic_load(&c->epoch);
+}

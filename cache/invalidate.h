@@ -1,0 +1,36 @@
+/* What must not be served any more goes from this node.
+ *
+ * A repository's answers and mirror go by force: who reads them reads on, nobody new gets them, and
+ * what is being made of it just now is not kept: a mirror by its handle, an answer by the epoch,
+ * which whoever makes one notes before it begins and looks at before it keeps (cache_epoch()).
+ *
+ *     SCOPE_REPOSITORY   all of it
+ *     SCOPE_REF          nothing lies here by the name of a ref; what is known of refs is the
+ * caller's SCOPE_OBJECT       all of the repository, unless its mirror is here, whole, and lacks
+ * the object and there are no answers: which answers hold it can't be told SCOPE_EVERYTHING
+ * everything
+ *
+ * Worker threads: removes files. */
+#ifndef PANNIER_CACHE_INVALIDATE_H
+#define PANNIER_CACHE_INVALIDATE_H
+
+#include "cache/cache.h"
+#include "cache/cluster/event.h"
+
+struct invalidation {
+    enum event_scope scope;
+    const char *repo_id; /* hex; "" with SCOPE_EVERYTHING */
+    const char *repo; /* "<upstream>/<path>", for a mirror that is only being made; "": not known */
+    const char *object; /* SCOPE_OBJECT: its id in hex */
+};
+struct invalidated {
+    uint64_t answers, mirrors, bytes; /* bytes on the disk */
+};
+/* 0: it is gone.  -1: as local_each() and local_remove(); what could be removed is gone. */
+int cache_invalidate(struct cache *c, const struct invalidation *what, struct invalidated *out,
+                     struct err *err);
+
+/* Grows with each invalidation, before anything is removed.  Any thread. */
+uint64_t cache_epoch(const struct cache *c);
+
+#endif

@@ -1,0 +1,491 @@
+#include "proxy/fleet.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <utlist.h>
+
+#include "cache/invalidate.h"
+#include "cache/lock.h"
+#include "cache/shared/shared.h"
+#include "protocol/base.h"
+#include "proxy/decisions.h"
+#include "proxy/log.h"
+#include "proxy/refs.h"
+
+enum {
+    TICK_MS = 1000,
+    CLAIM_TTL_MS = 10 * 1000, /* a node that dies leaves what it was making to others */
+    CLAIM_RENEW_MS = 3 * 1000,
+    /* What is whole can be followed here until the shared tier has it; a transfer of some GB. */
+    CLAIM_KEPT_MS = 60 * 1000,
+    LEASE_WAIT_MS = 5000,
+    APPLIED_WAIT_MS = 5000,
+    REMEMBER_MS = 24 * 3600 * 1000, /* nodes that may be cut off and serve */
+};
+
+/* An answer that we are making, or have, and others may follow. */
+struct held {
+    struct filling filling;
+    bool kept;
+    struct held *prev, *next;
+};
+
+struct fleet {
+    struct proxy *proxy;
+    struct cluster *cluster;
+    bool alone;
+    char *node, *address;
+    uint64_t node_ttl_ms;
+
+    struct lock lock;
+    pthread_cond_t stop_wanted;
+    struct held *held;
+    bool stopping;
+    pthread_t thread;
+    bool started;
+};
+
+/* ---- events ---- */
+
+static void describe(const struct event *e, struct invalidation *out)
+{
+    *out = (struct invalidation){
+        .scope = e->scope, .repo_id = e->repo_id, .repo = e->repo, .object = e->name};
+}
+
+static void log_invalidated(const struct event *e, const struct invalidated *what)
+{
+    log_line(LOG_INFO, "invalidated", "scope", LOG_STR, event_scope_name(e->scope), "repository",
+             LOG_STR, e->repo[0] != '\0' ? e->repo : NULL, "name", LOG_STR,
+             e->name[0] != '\0' ? e->name : NULL, "node", LOG_STR, e->node, "reason", LOG_STR,
+             e->reason[0] != '\0' ? e->reason : NULL, "answers", LOG_U64, what->answers, "mirrors",
+             LOG_U64, what->mirrors, "bytes", LOG_U64, what->bytes, NULL);
+}
+
+static void forget_all_refs(struct fleet *f)
+{
+    decisions_forget_all(f->proxy->decisions);
+    refs_forget(f->proxy->refs, NULL);
+}
+
+static void forget_refs(struct fleet *f, const struct event *e)
+{
+    struct key repo_id;
+
+    if (key_from_hex(e->repo_id, &repo_id)) {
+        decisions_forget(f->proxy->decisions, &repo_id);
+        refs_forget(f->proxy->refs, &repo_id);
+    } else {
+        forget_all_refs(f);
+    }
+}
+
+static int apply_event(void *ctx, const char *id, const struct event *e, struct err *err)
+{
+    struct fleet *f = ctx;
+    struct invalidation what;
+    struct invalidated gone;
+    int rc;
+
+    (void)id;
+    switch (e->kind) {
+    case EVENT_UPDATE:
+        if (e->generation == 0) /* a push: what is known of the refs is old */
+            forget_refs(f, e);
+        return 0;
+    case EVENT_INVALIDATE:
+        forget_refs(f, e);
+        describe(e, &what);
+        rc = cache_invalidate(&f->proxy->cache, &what, &gone, err);
+        if (rc == 0)
+            log_invalidated(e, &gone);
+        return rc;
+    case EVENT_WARMUP: return 0;
+    }
+    return 0;
+}
+
+/* Nobody can tell which: what the shared tier has a record of goes; without one, everything. */
+static int take_for_invalidated(void *ctx, const char *why, struct err *err)
+{
+    struct fleet *f = ctx;
+    const struct invalidation everything = {
+        .scope = SCOPE_EVERYTHING, .repo_id = "", .repo = "", .object = ""};
+    struct invalidated gone;
+    uint64_t count = 0;
+    int rc;
+
+    forget_all_refs(f);
+    if (f->proxy->cache.shared != NULL)
+        rc = shared_invalidations_apply(f->proxy->cache.shared, &count, err);
+    else
+        rc = cache_invalidate(&f->proxy->cache, &everything, &gone, err);
+    if (rc == 0)
+        log_line(LOG_WARN, "events of other nodes may have been missed", "reason", LOG_STR, why,
+                 "invalidations", LOG_STR,
+                 f->proxy->cache.shared != NULL ? "those that the shared tier has"
+                                                : "everything was dropped",
+                 "count", LOG_U64, count, NULL);
+    return rc;
+}
+
+/* ---- the thread: heartbeats' contents, renewals ---- */
+
+static void describe_load(struct fleet *f)
+{
+    struct local_usage usage;
+
+    local_usage(f->proxy->cache.local, &usage);
+    nodes_describe(cluster_nodes(f->cluster),
+                   &(struct node_load){.requests = workers_load(f->proxy->queries) +
+                                                   workers_load(f->proxy->fills),
+                                       .disk_used = usage.total,
+                                       .disk_limit = usage.limit});
+}
+
+static size_t copy_held(struct fleet *f, struct filling **out)
+{
+    const struct held *h;
+    size_t count = 0, n;
+
+    lock_take(&f->lock);
+    DL_COUNT(f->held, h, n);
+    *out = xcalloc(n + 1, sizeof(**out));
+    DL_FOREACH(f->held, h)
+    (*out)[count++] = h->filling;
+    lock_drop(&f->lock);
+    return count;
+}
+
+static void renew_claims(struct fleet *f)
+{
+    struct filling *all;
+    size_t count = copy_held(f, &all);
+
+    for (size_t i = 0; i < count; i++)
+        filling_renew(cluster_redis(f->cluster), &all[i], CLAIM_TTL_MS);
+    free(all);
+}
+
+static void *keep_up(void *ctx)
+{
+    struct fleet *f = ctx;
+    uint64_t renew_ms = 0;
+
+    lock_take(&f->lock);
+    while (!f->stopping) {
+        lock_drop(&f->lock);
+        describe_load(f);
+        if (now_ms() >= renew_ms) {
+            renew_claims(f);
+            renew_ms = now_ms() + CLAIM_RENEW_MS;
+        }
+        lock_take(&f->lock);
+        if (!f->stopping)
+            lock_wait_until(&f->lock, &f->stop_wanted, now_ms() + TICK_MS);
+    }
+    lock_drop(&f->lock);
+    return NULL;
+}
+
+/* ---- its life ---- */
+
+static char *listening_on(const struct config *c)
+{
+    bool v6 = strchr(c->cluster.listen.host, ':') != NULL;
+
+    return xasprintf("%s%s%s:%u", v6 ? "[" : "", c->cluster.listen.host, v6 ? "]" : "",
+                     c->cluster.listen.port);
+}
+
+static int check(const struct config *c, struct err *err)
+{
+    if (c->cluster.listen.host != NULL && c->cluster.secret_file == NULL)
+        return err_set(err, ERR_INPUT, "cluster.listen needs cluster.secret_file");
+    if (c->cluster.listen.host != NULL && c->cluster.listen.port == 0 &&
+        c->cluster.advertise == NULL)
+        return err_set(err, ERR_INPUT, "cluster.listen needs a port, or cluster.advertise");
+    return 0;
+}
+
+int fleet_new(struct proxy *p, const struct config *c, struct fleet **out, struct err *err)
+{
+    struct fleet *f = xcalloc(1, sizeof(*f));
+    char *position = folder_pathf(p->cache.folder, "events");
+    struct cluster_config config = {
+        .redis = {.url = c->redis.url,
+                  .password_file = c->redis.password_file,
+                  .prefix = c->redis.prefix,
+                  .ca_file = c->redis.ca_file,
+                  .timeout_ms = c->redis.timeout_ms},
+        .node = {.id = c->node,
+                 .version = PANNIER_VERSION,
+                 .ttl_ms = c->cluster.node_ttl_ms,
+                 .heartbeat_ms = c->cluster.node_ttl_ms / 5,
+                 .remember_ms = c->cluster.when_away == AWAY_SERVE ? REMEMBER_MS : 0},
+        .handler = {.apply = apply_event, .missed = take_for_invalidated, .ctx = f},
+        .position_file = position,
+        .lease_ttl_ms = c->cluster.lease_ttl_ms,
+    };
+    int rc = check(c, err);
+
+    f->proxy = p;
+    f->alone = c->redis.url == NULL;
+    f->node = xstrdup(c->node);
+    f->node_ttl_ms = c->cluster.node_ttl_ms;
+    f->address = c->cluster.listen.host == NULL ? xstrdup("")
+                 : c->cluster.advertise != NULL ? xstrdup(c->cluster.advertise)
+                                                : listening_on(c);
+    config.node.address = f->address;
+    lock_init(&f->lock, LOCK_FLEET);
+    lock_cond_init(&f->stop_wanted);
+    if (rc == 0)
+        rc = cluster_open(&config, &f->cluster, err);
+    free(position);
+    if (rc == 0)
+        *out = f;
+    else
+        fleet_free(&f);
+    return rc;
+}
+
+void fleet_start(struct fleet *f)
+{
+    cluster_start(f->cluster);
+    must(pthread_create(&f->thread, NULL, keep_up, f) == 0);
+    f->started = true;
+}
+
+void fleet_stop(struct fleet *f)
+{
+    lock_take(&f->lock);
+    f->stopping = true;
+    pthread_cond_signal(&f->stop_wanted);
+    lock_drop(&f->lock);
+    if (f->started)
+        cluster_stop(f->cluster);
+}
+
+void fleet_free(struct fleet **fp)
+{
+    struct fleet *f = *fp;
+    struct held *h, *next;
+
+    *fp = NULL;
+    if (f == NULL)
+        return;
+    if (f->started) {
+        fleet_stop(f);
+        pthread_join(f->thread, NULL);
+    }
+    cluster_free(&f->cluster);
+    DL_FOREACH_SAFE(f->held, h, next)
+    free(h);
+    pthread_cond_destroy(&f->stop_wanted);
+    lock_clear(&f->lock);
+    free(f->address);
+    free(f->node);
+    free(f);
+}
+
+struct cluster *fleet_cluster(struct fleet *f)
+{
+    return f->cluster;
+}
+
+bool fleet_is_alone(struct fleet *f)
+{
+    return f->alone;
+}
+
+bool fleet_may_serve(struct fleet *f, const struct config *c)
+{
+    if (f->alone || cluster_may_serve(f->cluster, now_ms()))
+        return true;
+    return c->cluster.when_away == AWAY_SERVE && !redis_is_up(cluster_redis(f->cluster), NULL);
+}
+
+/* ---- claims ---- */
+
+static bool can_be_followed(const struct fleet *f)
+{
+    return !f->alone && f->address[0] != '\0';
+}
+
+static void hold(struct fleet *f, const struct filling *filling)
+{
+    struct held *h = xcalloc(1, sizeof(*h));
+
+    h->filling = *filling;
+    lock_take(&f->lock);
+    DL_APPEND(f->held, h);
+    lock_drop(&f->lock);
+}
+
+enum fleet_claim fleet_claim(struct fleet *f, const struct key *key, struct filling *theirs)
+{
+    struct err ignored;
+
+    if (!can_be_followed(f))
+        return CLAIM_NONE;
+    for (;;) {
+        struct redis *redis = cluster_redis(f->cluster);
+
+        if (filling_claim(redis, key, f->node, f->address, CLAIM_TTL_MS, theirs, &ignored) == 0) {
+            hold(f, theirs);
+            return CLAIM_OURS;
+        }
+        if (ignored.kind != ERR_CONFLICT)
+            return CLAIM_NONE;
+        if (strcmp(theirs->node, f->node) != 0)
+            return CLAIM_THEIRS;
+        /* Of ours from before: who asks here has not found it, so it is nothing to follow. */
+        filling_clear(redis, theirs);
+    }
+}
+
+void fleet_unclaim(struct fleet *f, const struct key *key, bool kept)
+{
+    struct held *h, *found = NULL;
+
+    lock_take(&f->lock);
+    DL_FOREACH(f->held, h)
+    {
+        if (key_equal(&h->filling.key, key))
+            found = h;
+    }
+    if (found != NULL)
+        DL_DELETE(f->held, found);
+    lock_drop(&f->lock);
+    if (found == NULL)
+        return;
+    if (kept)
+        filling_renew(cluster_redis(f->cluster), &found->filling, CLAIM_KEPT_MS);
+    else
+        filling_clear(cluster_redis(f->cluster), &found->filling);
+    free(found);
+}
+
+void fleet_disclaim(struct fleet *f, const struct filling *theirs)
+{
+    filling_clear(cluster_redis(f->cluster), theirs);
+}
+
+bool fleet_can_follow(struct fleet *f, const struct key *key)
+{
+    struct filling found;
+    struct err ignored;
+
+    return can_be_followed(f) &&
+           filling_find(cluster_redis(f->cluster), key, &found, &ignored) == 0 &&
+           strcmp(found.node, f->node) != 0;
+}
+
+/* ---- leases ---- */
+
+struct lease *fleet_lease(struct fleet *f, const struct key *repo_id)
+{
+    char hex[KEY_HEX_SIZE];
+    struct lease *lease = NULL;
+    struct err ignored;
+    char *name;
+
+    if (f->alone)
+        return NULL; /* the mirror's own writers come one at a time */
+    key_to_hex(repo_id, hex);
+    name = xasprintf("repo:%s", hex);
+    if (leases_take(cluster_leases(f->cluster), name, LEASE_WAIT_MS, &lease, &ignored) != 0)
+        lease = NULL;
+    free(name);
+    return lease;
+}
+
+/* ---- telling ---- */
+
+void fleet_tell_update(struct fleet *f, const struct key *repo_id)
+{
+    struct event e = {.kind = EVENT_UPDATE, .repo = "", .name = "", .reason = "push", .node = ""};
+    char id[EVENT_ID_SIZE];
+    struct err why;
+
+    if (f->alone)
+        return;
+    key_to_hex(repo_id, e.repo_id);
+    if (events_send(cluster_events(f->cluster), &e, id, &why) != 0)
+        log_line(LOG_WARN, "a push was not told to the other nodes", "reason", LOG_STR, why.text,
+                 NULL);
+}
+
+static int remove_shared(struct fleet *f, const struct fleet_invalidation *what,
+                         struct fleet_invalidated *out, struct err *err)
+{
+    struct shared *shared = f->proxy->cache.shared;
+    struct shared_removed gone = {0};
+    int rc = 0;
+
+    if (shared == NULL || what->scope == SCOPE_REF)
+        return 0;
+    if (what->scope == SCOPE_EVERYTHING)
+        rc = shared_remove_everything(shared, &gone, err);
+    else
+        rc = shared_remove_repository(shared, &what->repo_id, &gone, err);
+    out->shared_objects += gone.objects;
+    out->shared_bytes += gone.bytes;
+    return rc;
+}
+
+static int tell(struct fleet *f, const struct event *e, struct fleet_invalidated *out,
+                struct err *err)
+{
+    struct events *events = cluster_events(f->cluster);
+    char id[EVENT_ID_SIZE];
+    struct err late;
+
+    if (events_send(events, e, id, err) != 0)
+        return -1;
+    /* A node that died just now counts as alive for its ttl. */
+    if (events_wait_applied(events, id, f->node_ttl_ms + APPLIED_WAIT_MS, &out->late, &late) == 0)
+        out->acknowledged = true;
+    else if (late.kind != ERR_TIMEOUT)
+        *err = late;
+    return out->acknowledged || late.kind == ERR_TIMEOUT ? 0 : -1;
+}
+
+int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
+                     struct fleet_invalidated *out, struct err *err)
+{
+    struct event e = {.kind = EVENT_INVALIDATE,
+                      .scope = what->scope,
+                      .repo = what->repo,
+                      .name = what->name,
+                      .reason = what->reason,
+                      .node = f->node};
+    struct invalidation here;
+    struct invalidated gone;
+    struct err why;
+    int rc = 0, told;
+
+    *out = (struct fleet_invalidated){0};
+    if (what->scope != SCOPE_EVERYTHING)
+        key_to_hex(&what->repo_id, e.repo_id);
+    /* Written down first: a node that misses the event finds it there. */
+    if (f->proxy->cache.shared != NULL && what->scope != SCOPE_REF)
+        rc = shared_invalidation_note(f->proxy->cache.shared, &e, err);
+    if (rc == 0)
+        rc = remove_shared(f, what, out, err);
+    told = tell(f, &e, out, &why);
+    if (told != 0) { /* here at least */
+        forget_refs(f, &e);
+        describe(&e, &here);
+        cache_invalidate(&f->proxy->cache, &here, &gone, &why);
+    }
+    /* Once more: some of it may have been on its way up. */
+    if (rc == 0)
+        rc = remove_shared(f, what, out, err);
+    if (rc == 0 && told != 0)
+        *err = why;
+    out->acknowledged &= rc == 0;
+    return rc != 0 || told != 0 ? -1 : 0;
+}

@@ -1,0 +1,79 @@
+/* This node among others, as requests meet it: what of cache/cluster/ the proxy uses, and what it
+ * does where that is away.
+ *
+ *     fleet_new(proxy, config, &f, &err)    always there; without redis.url this node is alone
+ *     fleet_start(f)                        events come from here on
+ *     fleet_stop(f)                         this node leaves; who waits gives up
+ *     fleet_free(&f)                        when nobody asks any more
+ *
+ * Redis away is slower and nothing else: claims and leases are not to be had, and whoever asks goes
+ * on without. */
+#ifndef PANNIER_PROXY_FLEET_H
+#define PANNIER_PROXY_FLEET_H
+
+#include "cache/cluster/cluster.h"
+#include "cache/cluster/filling.h"
+#include "proxy/proxy.h"
+
+struct fleet;
+
+/* -1: ERR_INPUT, one sentence about a setting. */
+int fleet_new(struct proxy *p, const struct config *c, struct fleet **out, struct err *err);
+void fleet_start(struct fleet *f);
+void fleet_stop(struct fleet *f);
+void fleet_free(struct fleet **f);
+
+struct cluster *fleet_cluster(struct fleet *f);
+
+/* May what was kept be served?  False while events are being caught up with, and, with
+ * cluster.when_away: pass, while Redis is away: then upstream makes every answer.  Any thread,
+ * HTTP's too. */
+bool fleet_may_serve(struct fleet *f, const struct config *c);
+
+/* ---- who makes which answer; worker threads ---- */
+
+enum fleet_claim {
+    CLAIM_NONE,   /* nobody's: make it */
+    CLAIM_OURS,   /* make it, and say when that is over: fleet_unclaim() */
+    CLAIM_THEIRS, /* follow *theirs, or when that fails: fleet_disclaim() it, and claim again */
+};
+enum fleet_claim fleet_claim(struct fleet *f, const struct key *key, struct filling *theirs);
+/* kept: others may still follow it here, until the shared tier has it. */
+void fleet_unclaim(struct fleet *f, const struct key *key, bool kept);
+/* Whoever had it doesn't answer. */
+void fleet_disclaim(struct fleet *f, const struct filling *theirs);
+/* Does another node make, or have, key's answer? */
+bool fleet_can_follow(struct fleet *f, const struct key *key);
+
+/* ---- one at a time ---- */
+
+/* The lease on a repository, for who changes what all have of it; NULL: none is to be had, go on
+ * without.  Waits a little for another node.  Worker threads. */
+struct lease *fleet_lease(struct fleet *f, const struct key *repo_id);
+bool fleet_is_alone(struct fleet *f);
+
+/* ---- telling ---- */
+
+/* A push went through here: what other nodes know of the refs is old.  Worker threads. */
+void fleet_tell_update(struct fleet *f, const struct key *repo_id);
+
+/* What is not to be served any more, anywhere: goes from the shared tier and from all nodes. */
+struct fleet_invalidation {
+    enum event_scope scope;
+    const char *repo;   /* "<upstream>/<path>"; "" with SCOPE_EVERYTHING */
+    const char *name;   /* of the ref, or the object's id; "" otherwise */
+    const char *reason; /* the operator's; may be "" */
+    struct key repo_id;
+};
+struct fleet_invalidated {
+    uint64_t shared_objects, shared_bytes;
+    struct node_list late; /* nodes that have not applied it; yours to clear */
+    bool acknowledged;     /* no node serves it any more */
+};
+/* 0: it has been told, and *out says how far it has come.  -1: it could not be told (Redis is
+ * away); on this node and in the shared tier it is gone nevertheless, as far as that went.  Worker
+ * threads: waits for all nodes, a few seconds at most. */
+int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
+                     struct fleet_invalidated *out, struct err *err);
+
+#endif
