@@ -710,8 +710,8 @@ static int open_at(const struct redis_place *p, const struct redis_host *host, b
                    uint64_t deadline_ms, struct redis_connection **out, struct err *err)
 {
     struct redis_connection *c;
-    int fd, rc = host == NULL ? connect_unix(p->url.path, deadline_ms, &fd, err)
-                              : connect_tcp(host, deadline_ms, &fd, err);
+    int fd = -1, rc = host == NULL ? connect_unix(p->url.path, deadline_ms, &fd, err)
+                                   : connect_tcp(host, deadline_ms, &fd, err);
 
     if (rc != 0)
         return -1;
