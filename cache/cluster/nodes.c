@@ -155,8 +155,18 @@ static void beat(struct nodes *n)
     redis_reply_free(&reply);
 }
 
+static void forget_us(struct nodes *n)
+{
+    struct err ignored;
+
+    redis_run(n->redis, &n->leave, REDIS_WORDS(n->key, n->set_key, n->channel),
+              REDIS_WORDS(n->boot, n->id), NULL, &ignored);
+}
+
 static void *beat_main(void *arg)
 {
+    bool left;
+
     struct nodes *n = arg;
 
     lock_take(&n->lock);
@@ -172,6 +182,11 @@ static void *beat_main(void *arg)
         n->beat_at_ms = now_ms() + n->heartbeat_ms;
         lock_drop(&n->lock);
         beat(n); /* when it fails: hear_change() has it done again as soon as Redis is back */
+        lock_take(&n->lock);
+        left = n->left;
+        lock_drop(&n->lock);
+        if (left)
+            forget_us(n); /* we left while that beat was under way, and may be listed again */
         lock_take(&n->lock);
     }
     lock_drop(&n->lock);
@@ -244,15 +259,12 @@ int nodes_applied(struct nodes *n, const char *event_id, bool tell, struct err *
 
 void nodes_leave(struct nodes *n)
 {
-    struct err ignored;
-
     lock_take(&n->lock);
     n->left = true;
     n->alive_until_ms = 0;
     lock_drop(&n->lock);
     if (n->redis != NULL)
-        redis_run(n->redis, &n->leave, REDIS_WORDS(n->key, n->set_key, n->channel),
-                  REDIS_WORDS(n->boot, n->id), NULL, &ignored);
+        forget_us(n);
 }
 
 /* ---- the list ---- */

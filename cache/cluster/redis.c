@@ -307,30 +307,37 @@ static void hand_out(struct redis *r, const struct redis_reply *reply)
             r->subscriptions[i].fn(r->subscriptions[i].ctx, redis_item_text(reply, 2));
 }
 
+/* A message on an earlier channel may come before this one's answer: who reads the stream looks
+ * there anyway once it is up. */
+static int subscribe_one(struct redis_connection *c, const char *channel, uint64_t deadline_ms,
+                         struct err *err)
+{
+    struct redis_reply *reply = NULL;
+    bool message;
+    int rc = 0;
+
+    if (redis_connection_send(c, REDIS_WORDS("SUBSCRIBE", channel), deadline_ms, err) != 0)
+        return -1;
+    do {
+        redis_reply_free(&reply);
+        if (redis_connection_read(c, deadline_ms, &reply, err) != 0)
+            return -1;
+        message = strcmp(redis_item_text(reply, 0), "message") == 0;
+    } while (message);
+    if (reply->type == REDIS_ERROR) {
+        redis_judge(reply, err);
+        rc = -1;
+    }
+    redis_reply_free(&reply);
+    return rc;
+}
+
 static int subscribe(struct redis *r, struct redis_connection *c, uint64_t deadline_ms,
                      struct err *err)
 {
-    for (size_t i = 0; i < r->subscription_count; i++) {
-        struct redis_reply *reply = NULL;
-        int rc;
-
-        if (redis_connection_send(c, REDIS_WORDS("SUBSCRIBE", r->subscriptions[i].full),
-                                  deadline_ms, err) != 0 ||
-            redis_connection_read(c, deadline_ms, &reply, err) != 0)
+    for (size_t i = 0; i < r->subscription_count; i++)
+        if (subscribe_one(c, r->subscriptions[i].full, deadline_ms, err) != 0)
             return -1;
-        rc = 0;
-        if (reply->type == REDIS_ERROR) {
-            redis_judge(reply, err);
-            rc = -1;
-        } else if (strcmp(redis_item_text(reply, 0), "message") == 0) {
-            /* On an earlier channel, before this one's answer; the reader of the stream looks
-             * there anyway once it is up. */
-            i--;
-        }
-        redis_reply_free(&reply);
-        if (rc != 0)
-            return -1;
-    }
     return 0;
 }
 

@@ -522,6 +522,17 @@ static void copy_code(const struct redis_reply *error, char code[CODE_MAX])
     strcpy(code + len, len > 0 ? "" : "?");
 }
 
+/* Redis 6 wraps what a script's command was refused with: "ERR Error running script ... -OOM ...".
+ */
+static bool is_wrapped(const struct redis_reply *error, const char *code)
+{
+    char wrapped[CODE_MAX + 4];
+
+    snprintf(wrapped, sizeof(wrapped), ": -%s ", code);
+    return strncmp(error->text, "ERR Error running script", 24) == 0 &&
+           strstr(error->text, wrapped) != NULL;
+}
+
 bool redis_judge(const struct redis_reply *error, struct err *err)
 {
     static const struct {
@@ -546,7 +557,7 @@ bool redis_judge(const struct redis_reply *error, struct err *err)
     copy_code(error, code);
     err_set(err, ERR_REFUSED, "Redis said: %s", error->text);
     for (size_t i = 0; i < ARRAY_LEN(meanings); i++) {
-        if (strcmp(code, meanings[i].code) != 0)
+        if (strcmp(code, meanings[i].code) != 0 && !is_wrapped(error, meanings[i].code))
             continue;
         err->kind = meanings[i].kind;
         return meanings[i].away;
@@ -710,8 +721,8 @@ static int open_at(const struct redis_place *p, const struct redis_host *host, b
                    uint64_t deadline_ms, struct redis_connection **out, struct err *err)
 {
     struct redis_connection *c;
-    int fd, rc = host == NULL ? connect_unix(p->url.path, deadline_ms, &fd, err)
-                              : connect_tcp(host, deadline_ms, &fd, err);
+    int fd = -1, rc = host == NULL ? connect_unix(p->url.path, deadline_ms, &fd, err)
+                                   : connect_tcp(host, deadline_ms, &fd, err);
 
     if (rc != 0)
         return -1;

@@ -274,6 +274,58 @@ static void alone_all_of_it_works_without_redis(void **state)
     cluster_free(&m->cluster);
 }
 
+/* As docs/cluster.md says. */
+static void a_user_with_few_rights_is_enough(void **state)
+{
+    struct cluster_config config = {
+        .node = {.id = "n", .address = "", .version = "0.1", .heartbeat_ms = 50, .ttl_ms = 300},
+        .handler = {.apply = apply, .missed = missed},
+    };
+    struct world w = {0};
+    struct member *m = &w.members[0];
+    struct lease *lease = NULL;
+    struct queue_job *job = NULL;
+    struct filling filling;
+    struct shared_version version;
+    struct redis *admin;
+    struct key key;
+    struct err err;
+    char *file, url[64];
+
+    (void)state;
+    m->world = &w;
+    real_redis_init(&w.server, NULL);
+    admin = real_redis_open(w.server.unix_url);
+    real_redis_connect(admin);
+    free(real_redis_ask(admin,
+                        REDIS_WORDS("ACL", "SETUSER", "pannier", "on", ">made-up", "~pannier:*",
+                                    "&pannier:*", "+@read", "+@write", "+@stream", "+@pubsub",
+                                    "+@scripting", "+@connection", "+time", "+info", "+role")));
+    file = scratch_path(&w.server.scratch, "password");
+    put_file(file, "made-up\n", 8);
+    snprintf(url, sizeof(url), "redis://pannier@127.0.0.1:%u", w.server.port);
+    config.redis = (struct redis_config){.url = url, .password_file = file};
+    config.handler.ctx = m;
+    assert_int_equal(cluster_open(&config, &m->cluster, &err), 0);
+    cluster_start(m->cluster);
+    AWAIT(cluster_may_serve(m->cluster, now_ms()));
+    assert_true(invalidate(&w, m, LONG_MS));
+    assert_int_equal(leases_take(cluster_leases(m->cluster), "repo:x", 0, &lease, &err), 0);
+    lease_release(&lease);
+    assert_int_equal(queue_add(cluster_queue(m->cluster), QUEUE_LOW, "x", "", &err), 0);
+    assert_int_equal(queue_take(cluster_queue(m->cluster), 0, &job, &err), 0);
+    queue_done(&job);
+    key_of("x", 1, &key);
+    assert_int_equal(filling_claim(cluster_redis(m->cluster), &key, "n", "", 1000, &filling, &err),
+                     0);
+    assert_int_equal(
+        shared_version_put(cluster_index(m->cluster), REPO, REPO, 0, 1, &version, &err), 0);
+    cluster_free(&m->cluster);
+    redis_free(&admin);
+    free(file);
+    real_redis_clear(&w.server);
+}
+
 /* ---- many faults ---- */
 
 struct sender {
@@ -367,6 +419,7 @@ int main(void)
         cmocka_unit_test(a_node_that_is_cut_off_without_a_word_stops_serving_first),
         cmocka_unit_test(a_redis_that_has_forgotten_a_node_does_not_speak_for_it),
         cmocka_unit_test(a_node_that_restarts_goes_on_where_it_was),
+        cmocka_unit_test(a_user_with_few_rights_is_enough),
         cmocka_unit_test(alone_all_of_it_works_without_redis),
         cmocka_unit_test(whatever_fails_nobody_serves_what_was_invalidated_and_acknowledged),
     };

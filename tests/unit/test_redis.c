@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "cache/cluster/redis_connection.h"
 #include "real_redis.h"
 
 /* ---- listeners that are waited for ---- */
@@ -657,15 +658,60 @@ static void tls_is_refused_where_hiredis_has_none(void **state)
 }
 #endif
 
+static void a_full_redis_is_busy_and_not_away(void **state)
+{
+    const char *const options[] = {"--maxmemory", "1", NULL};
+    struct redis_script script;
+    struct real_redis s;
+    struct redis *r;
+    struct err err;
+
+    (void)state;
+    real_redis_init(&s, options);
+    r = real_redis_open(s.unix_url);
+    real_redis_connect(r);
+    assert_int_equal(ask_and_fail(r, REDIS_WORDS("SET", "a", "b"), &err), ERR_BUSY);
+    redis_script_init(&script, "return redis.call('SET', KEYS[1], 'b')");
+    assert_int_equal(redis_run(r, &script, REDIS_WORDS("a"), NULL, NULL, &err), -1);
+    assert_int_equal(err.kind, ERR_BUSY);
+    assert_true(redis_is_up(r, NULL));
+    redis_free(&r);
+    real_redis_clear(&s);
+}
+
+static void what_redis_6_says_of_a_script_is_understood(void **state)
+{
+    static char text[] = "ERR Error running script (call to f_1): @user_script:1: "
+                         "@user_script: 1: -READONLY You can't write against a read only replica.";
+    struct redis_reply reply = {.type = REDIS_ERROR, .text = text};
+    struct err err;
+
+    (void)state;
+    assert_true(redis_judge(&reply, &err));
+    assert_int_equal(err.kind, ERR_UPSTREAM);
+    reply.text = (char[]){"ERR no such thing as -READONLY here"};
+    assert_false(redis_judge(&reply, &err));
+    assert_int_equal(err.kind, ERR_REFUSED);
+}
+
 /* ---- servers that are no Redis ---- */
 
-/* Listens, and gives every connection the same bytes after it has said something. */
+/* Listens, and gives every connection the same bytes after it has said something; or one after the
+ * other for as long as somebody listens. */
 struct liar {
     int fd;
-    unsigned port;
     const char *bytes;
+    bool drips;
     pthread_t thread;
 };
+
+static void drip(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+
+    while (poll(&p, 1, 5) == 0 && send(fd, "+", 1, MSG_NOSIGNAL) == 1)
+        ;
+}
 
 static void *lie(void *ctx)
 {
@@ -674,49 +720,67 @@ static void *lie(void *ctx)
     int fd;
 
     while ((fd = accept(l->fd, NULL, NULL)) >= 0) {
-        if (read(fd, buf, sizeof(buf)) > 0)
+        if (read(fd, buf, sizeof(buf)) <= 0) {
+        } else if (l->drips) {
+            drip(fd);
+        } else {
             (void)!send(fd, l->bytes, strlen(l->bytes), MSG_NOSIGNAL);
+        }
         close(fd);
     }
     return NULL;
 }
 
+/* How a client with so long a deadline fares with such a server. */
+static struct err ask_liar(struct liar *l, uint64_t timeout_ms)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(a);
+    struct heard h;
+    struct redis *r;
+    char url[64];
+
+    l->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(l->fd, (struct sockaddr *)&a, sizeof(a)), 0);
+    assert_int_equal(listen(l->fd, 8), 0);
+    assert_int_equal(getsockname(l->fd, (struct sockaddr *)&a, &len), 0);
+    assert_int_equal(pthread_create(&l->thread, NULL, lie, l), 0);
+    snprintf(url, sizeof(url), "redis://127.0.0.1:%u", ntohs(a.sin_port));
+    heard_init(&h);
+    r = open_with(&(struct redis_config){.url = url, .timeout_ms = timeout_ms});
+    redis_watch(r, hear_change, &h);
+    redis_start(r);
+    await_heard(&h, &h.away, 1);
+    redis_free(&r);
+    shutdown(l->fd, SHUT_RDWR);
+    pthread_join(l->thread, NULL);
+    close(l->fd);
+    heard_clear(&h);
+    return h.why;
+}
+
 static void what_is_no_reply_is_called_so(void **state)
 {
     static const char *const lies[] = {
-        "HTTP/1.1 400 Bad Request\r\n\r\n",
-        "*2000000000\r\n",
-        "$-7\r\n",
-        "\r\n",
+        "HTTP/1.1 400 Bad Request\r\n\r\n", "*2000000000\r\n", "$-7\r\n", "\r\n",
+        "$999999999999999999999\r\n",
     };
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(lies); i++) {
-        struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
         struct liar l = {.bytes = lies[i]};
-        socklen_t len = sizeof(a);
-        struct heard h;
-        struct redis *r;
-        char url[64];
 
-        l.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        assert_int_equal(bind(l.fd, (struct sockaddr *)&a, sizeof(a)), 0);
-        assert_int_equal(listen(l.fd, 8), 0);
-        assert_int_equal(getsockname(l.fd, (struct sockaddr *)&a, &len), 0);
-        assert_int_equal(pthread_create(&l.thread, NULL, lie, &l), 0);
-        snprintf(url, sizeof(url), "redis://127.0.0.1:%u", ntohs(a.sin_port));
-        heard_init(&h);
-        r = real_redis_open(url);
-        redis_watch(r, hear_change, &h);
-        redis_start(r);
-        await_heard(&h, &h.away, 1);
-        redis_free(&r);
-        assert_int_equal(h.why.kind, ERR_UPSTREAM);
-        shutdown(l.fd, SHUT_RDWR);
-        pthread_join(l.thread, NULL);
-        close(l.fd);
-        heard_clear(&h);
+        assert_int_equal(ask_liar(&l, 20000).kind, ERR_UPSTREAM);
     }
+}
+
+/* A deadline for each read would never pass. */
+static void one_that_drips_does_not_outlast_the_deadline(void **state)
+{
+    struct liar l = {.drips = true};
+
+    (void)state;
+    assert_int_equal(ask_liar(&l, 200).kind, ERR_TIMEOUT);
 }
 
 int main(void)
@@ -744,7 +808,10 @@ int main(void)
 #ifndef PANNIER_REDIS_TLS
         cmocka_unit_test(tls_is_refused_where_hiredis_has_none),
 #endif
+        cmocka_unit_test(a_full_redis_is_busy_and_not_away),
+        cmocka_unit_test(what_redis_6_says_of_a_script_is_understood),
         cmocka_unit_test(what_is_no_reply_is_called_so),
+        cmocka_unit_test(one_that_drips_does_not_outlast_the_deadline),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
