@@ -798,6 +798,15 @@ static enum MHD_Result receive(struct server_part *p, const char *data, size_t *
     return p->body_seen > p->x.config->limits.body_bytes + DISCARD_MAX ? MHD_NO : MHD_YES;
 }
 
+/* On a busy machine a worker's turn comes late, and then the HTTP thread's. */
+static bool decided_at_once(struct server_part *p)
+{
+    if (p->plan.quick == NULL || !p->plan.quick(&p->x))
+        return false;
+    commit_phase(p);
+    return true;
+}
+
 /* The request is all there: go on from phase to phase until one has to wait. */
 static enum MHD_Result advance(struct server_part *p)
 {
@@ -807,7 +816,7 @@ static enum MHD_Result advance(struct server_part *p)
     lock_take(&p->lock);
     phase = p->phase;
     lock_drop(&p->lock);
-    if (phase == RECEIVING)
+    if (phase == RECEIVING && !decided_at_once(p))
         start_work(p, p->plan.handler);
     lock_take(&p->lock);
     if (p->upload != NULL && !p->upload->ended) {
