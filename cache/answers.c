@@ -312,7 +312,7 @@ void answers_stop(struct answers *all)
 
 /* ---- by key ---- */
 
-struct answer *answers_peek(struct answers *all, const struct key *key)
+static struct answer *glance(struct answers *all, const struct key *key, bool only_kept)
 {
     struct file_identity identity;
     struct answer *a = NULL;
@@ -321,7 +321,7 @@ struct answer *answers_peek(struct answers *all, const struct key *key)
 
     lock_take(&all->lock);
     s = find_locked(all, key);
-    if (s != NULL && s->answer != NULL) {
+    if (s != NULL && s->answer != NULL && (s->published || !only_kept)) {
         a = answer_ref(s->answer);
         published = s->published;
         apart = s->apart;
@@ -335,6 +335,11 @@ struct answer *answers_peek(struct answers *all, const struct key *key)
         answer_unref(&a);
     }
     return a;
+}
+
+struct answer *answers_peek(struct answers *all, const struct key *key)
+{
+    return glance(all, key, false);
 }
 
 bool answers_have(struct answers *all, const struct key *key)
@@ -359,6 +364,15 @@ static void touch(struct answers *all, const struct key *key)
 
     local_touch(all->local, name);
     free(name);
+}
+
+struct answer *answers_at_hand(struct answers *all, const struct key *key)
+{
+    struct answer *a = glance(all, key, true);
+
+    if (a != NULL)
+        touch(all, key);
+    return a;
 }
 
 struct answer *answers_join(struct answers *all, const struct key *key, bool *leads)

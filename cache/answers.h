@@ -51,6 +51,10 @@ struct answer *answers_join(struct answers *all, const struct key *key, bool *le
 /* The answer if it is at hand, filling or whole, without ever leading; NULL otherwise. */
 struct answer *answers_peek(struct answers *all, const struct key *key);
 
+/* The same, if it is whole and kept, and counted as used like one that is joined.  Only a glance at
+ * its file: what an HTTP thread may do. */
+struct answer *answers_at_hand(struct answers *all, const struct key *key);
+
 /* Is there anything under the key, at hand or on disk?  A glance; looks at the disk. */
 bool answers_have(struct answers *all, const struct key *key);
 

@@ -5,7 +5,7 @@
 
 #include "protocol/base.h"
 
-/* The ranks that this thread holds, as bits: there are fewer than 32. */
+/* The ranks that this thread holds, as bits: there are fewer than 64. */
 static _Thread_local uint64_t held;
 
 void lock_init(struct lock *l, enum lock_rank rank)

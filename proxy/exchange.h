@@ -2,7 +2,8 @@
  *
  *      phase       who holds it        what happens
  *      RECEIVING   HTTP thread         headers and body come in
- *      WORKING     one worker          handler(x) decides; the connection sleeps
+ *      WORKING     one worker          handler(x) decides; the connection sleeps; left out where
+ *                                      a quick_fn could decide
  *      FOLLOWING   HTTP thread         waits for the first byte, end or failure of x->answer, then
  *                                      calls ready(x), which starts the reply or asks for WORKING
  *      REPLYING    HTTP thread         the reply goes out
@@ -33,6 +34,9 @@
 
 struct exchange;
 typedef void exchange_fn(struct exchange *x);
+/* What an HTTP thread tries before it hands x to a worker: it decides from memory and never blocks.
+ * True: it has done as a handler does.  False: it has called nothing of the sort. */
+typedef bool quick_fn(struct exchange *x);
 
 enum { NOTE_MAX = 160, REPLY_HEADERS_MAX = 24 };
 

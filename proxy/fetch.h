@@ -14,5 +14,8 @@
 
 /* A handler, with the body kept. */
 void fetch_serve(struct exchange *x);
+/* Its quick_fn: the same for what needs no one else.  The decision is fresh, the objects were
+ * advertised or handed to this credential, and the answer is at hand, whole. */
+bool fetch_serve_quickly(struct exchange *x);
 
 #endif

@@ -221,7 +221,7 @@ struct plan peer_plan(struct exchange *x)
     else if (strcmp(x->method, "GET") != 0 || !parse_target(x->target, &key, &digest))
         reply_absent(x);
     else
-        return (struct plan){PLAN_KEEP_BODY, serve_peer, x->proxy->queries};
+        return (struct plan){PLAN_KEEP_BODY, serve_peer, x->proxy->queries, NULL};
     return (struct plan){.kind = PLAN_REPLIED};
 }
 

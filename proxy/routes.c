@@ -40,9 +40,9 @@ struct route {
 static struct plan route(struct exchange *x)
 {
     const struct proxy *p = x->proxy;
-    const struct plan refs = {PLAN_KEEP_BODY, refs_serve_advertisement, p->queries};
-    const struct plan fetch = {PLAN_KEEP_BODY, fetch_serve, p->queries};
-    const struct plan relay = {PLAN_STREAM_BODY, relay_serve, p->queries};
+    const struct plan refs = {PLAN_KEEP_BODY, refs_serve_advertisement, p->queries, NULL};
+    const struct plan fetch = {PLAN_KEEP_BODY, fetch_serve, p->queries, fetch_serve_quickly};
+    const struct plan relay = {PLAN_STREAM_BODY, relay_serve, p->queries, NULL};
     const struct route routes[] = {
         {SERVICE_UPLOAD_PACK_REFS, true, refs},
         {SERVICE_UPLOAD_PACK, false, fetch},

@@ -109,7 +109,8 @@ struct server {
     char address[128];
 
     struct lock lock;
-    pthread_cond_t changed; /* an exchange ended, or stopping */
+    pthread_cond_t idle;     /* the last exchange has ended */
+    pthread_cond_t stop_now; /* for the watchman, who has no business with each request's end */
     struct config *config;
     struct connection *connections;
     struct server_part *exchanges;
@@ -178,8 +179,8 @@ static void part_unref(struct server_part *p)
     part_free(p);
     /* Counted down last: server_stop() may follow at once. */
     lock_take(&s->lock);
-    s->active--;
-    pthread_cond_broadcast(&s->changed);
+    if (--s->active == 0)
+        pthread_cond_broadcast(&s->idle);
     lock_drop(&s->lock);
 }
 
@@ -797,6 +798,15 @@ static enum MHD_Result receive(struct server_part *p, const char *data, size_t *
     return p->body_seen > p->x.config->limits.body_bytes + DISCARD_MAX ? MHD_NO : MHD_YES;
 }
 
+/* On a busy machine a worker's turn comes late, and then the HTTP thread's. */
+static bool decided_at_once(struct server_part *p)
+{
+    if (p->plan.quick == NULL || !p->plan.quick(&p->x))
+        return false;
+    commit_phase(p);
+    return true;
+}
+
 /* The request is all there: go on from phase to phase until one has to wait. */
 static enum MHD_Result advance(struct server_part *p)
 {
@@ -806,7 +816,7 @@ static enum MHD_Result advance(struct server_part *p)
     lock_take(&p->lock);
     phase = p->phase;
     lock_drop(&p->lock);
-    if (phase == RECEIVING)
+    if (phase == RECEIVING && !decided_at_once(p))
         start_work(p, p->plan.handler);
     lock_take(&p->lock);
     if (p->upload != NULL && !p->upload->ended) {
@@ -921,7 +931,7 @@ static void *watchman_main(void *arg)
                 c->awaiting = BUSY;
             }
         }
-        lock_wait_until(&s->lock, &s->changed, now + WATCH_INTERVAL_MS);
+        lock_wait_until(&s->lock, &s->stop_now, now + WATCH_INTERVAL_MS);
     }
     lock_drop(&s->lock);
     return NULL;
@@ -1009,7 +1019,8 @@ int server_start(struct proxy *proxy, struct config *config, const struct server
     }
     s->config = (struct config *)config_ref(config);
     lock_init(&s->lock, LOCK_SERVER);
-    lock_cond_init(&s->changed);
+    lock_cond_init(&s->idle);
+    lock_cond_init(&s->stop_now);
     name_address(s);
     s->daemon = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
@@ -1025,7 +1036,8 @@ int server_start(struct proxy *proxy, struct config *config, const struct server
         close(s->listen_fd);
         config_unref(&s->config);
         lock_clear(&s->lock);
-        pthread_cond_destroy(&s->changed);
+        pthread_cond_destroy(&s->idle);
+        pthread_cond_destroy(&s->stop_now);
         free(s);
         return -1;
     }
@@ -1079,7 +1091,7 @@ bool server_wait_idle(struct server *s, uint64_t deadline_ms, const volatile int
 
     lock_take(&s->lock);
     while (s->active > 0 && !*stop_waiting && now_ms() < deadline_ms)
-        lock_wait_until(&s->lock, &s->changed, now_ms() + WATCH_INTERVAL_MS);
+        lock_wait_until(&s->lock, &s->idle, now_ms() + WATCH_INTERVAL_MS);
     idle = s->active == 0;
     lock_drop(&s->lock);
     return idle;
@@ -1092,18 +1104,19 @@ void server_stop(struct server **sp)
     *sp = NULL;
     lock_take(&s->lock);
     s->stopping = true;
-    pthread_cond_broadcast(&s->changed);
+    pthread_cond_signal(&s->stop_now);
     lock_drop(&s->lock);
     pthread_join(s->watchman, NULL);
     /* A request that slipped in before `stopping` was seen: libmicrohttpd aborts when it is stopped
      * with a connection asleep. */
     lock_take(&s->lock);
     for (uint64_t until = now_ms() + STOP_WAIT_MS; s->active > 0 && now_ms() < until;)
-        lock_wait_until(&s->lock, &s->changed, until);
+        lock_wait_until(&s->lock, &s->idle, until);
     lock_drop(&s->lock);
     MHD_stop_daemon(s->daemon);
     config_unref(&s->config);
-    pthread_cond_destroy(&s->changed);
+    pthread_cond_destroy(&s->idle);
+    pthread_cond_destroy(&s->stop_now);
     lock_clear(&s->lock);
     free(s);
 }

@@ -15,6 +15,7 @@ struct plan {
     enum { PLAN_REPLIED, PLAN_KEEP_BODY, PLAN_STREAM_BODY } kind;
     exchange_fn *handler;    /* not for PLAN_REPLIED, where a reply_...() was called */
     struct workers *workers; /* where it runs */
+    quick_fn *quick;         /* tried first, where there is a kept body; or NULL */
 };
 typedef struct plan plan_fn(struct exchange *x);
 

@@ -69,6 +69,7 @@ def machine():
     nginx = next((p for p in ("nginx-light", "nginx-core", "nginx") if package(p) != "?"), "nginx")
     libraries = ", ".join(f"{name} {package(name)}" for name in
                           ("libmicrohttpd12", "libcurl4", "libgit2-1.5", "libssl3"))
+    tcp = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     return [f"{os.cpu_count()} cores ({cpu}), {memory:.0f} GB of memory, virtual, shared with others",
-            f"Linux {platform.release()}, Debian {debian}",
+            f"Linux {platform.release()}, Debian {debian}; loopback's TCP: {tcp}",
             f"{first_line(['git', '--version'])}, nginx {package(nginx)}, {libraries}"]

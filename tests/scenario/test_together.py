@@ -181,6 +181,22 @@ def test_beyond_the_queue_there_is_503_with_retry_after(start, upstream, own):
     assert pktline.pack_is_whole(ask(pannier.url_of(two), pktline.fetch([second.oid()])).body)
 
 
+def test_a_warm_answer_needs_no_worker(start, upstream, own):
+    pannier = start(origin=upstream.url, config={"limits": {"queries": 1}})
+    (warm, repo), (cold, _) = own(), own()
+    asked = pktline.fetch([repo.oid()])
+    assert pktline.pack_is_whole(ask(pannier.url_of(warm), asked).body)
+    pannier.wait_answers()
+    gate = upstream.on("refs", Gate())
+    waiting = Reader(pannier.port).send(f"GET /origin/{cold}.git/info/refs?service=git-upload-pack HTTP/1.1\r\n"
+                                        f"Host: pannier\r\nGit-Protocol: version=2\r\n\r\n".encode())
+    gate.wait_held()  # and with it the only one who answers questions
+    assert pktline.pack_is_whole(ask(pannier.url_of(warm), asked).body)
+    assert pannier.packs(2)[1] == "hit, local"
+    gate.open()
+    assert waiting.read_response()[0] == 200
+
+
 def test_many_readers_cost_no_threads_and_no_processes(behind, upstream, big, target):
     ask(behind.url_of("public/big"), pktline.fetch([big.oid()]))
     behind.wait_answers()

@@ -315,6 +315,9 @@ static void a_kept_answer_is_at_hand(void **state)
     a = answers_peek(f->answers, &key);
     assert_non_null(a);
     answer_unref(&a);
+    a = answers_at_hand(f->answers, &key);
+    assert_non_null(a);
+    answer_unref(&a);
     assert_int_equal(counts(f).kept, 1);
     assert_int_equal(counts(f).filling, 0);
     free(path);
@@ -367,6 +370,24 @@ static void a_digest_that_was_not_right_after_all_is_worked_out(void **state)
     restart(f);
     a = lead(f, &key);
     assert_true(answers_find_local(f->answers, &key, a));
+    answer_unref(&a);
+}
+
+static void what_is_still_filled_is_not_at_hand(void **state)
+{
+    const struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *a;
+
+    assert_null(answers_at_hand(f->answers, &key));
+    a = lead(f, &key);
+    answers_begin(f->answers, &key, a);
+    append(a, 5000);
+    assert_null(answers_at_hand(f->answers, &key));
+    assert_true(keep(f, &key, a));
+    answer_unref(&a);
+    a = answers_at_hand(f->answers, &key);
+    assert_body(a, 5000);
     answer_unref(&a);
 }
 
@@ -506,6 +527,7 @@ static void a_file_that_is_removed_or_changed_under_us_is_noticed_by_the_next(vo
             assert_int_equal(unlink(path), 0);
         else
             damage_file(f, &key, how);
+        assert_null(answers_at_hand(f->answers, &key));
         a = lead(f, &key);
         assert_false(answers_find_local(f->answers, &key, a));
         assert_int_equal(f->damaged, how < SWAP ? how + 1 : SWAP);
@@ -1031,6 +1053,7 @@ int main(void)
         TEST(a_kept_answer_is_at_hand),
         TEST(a_digest_that_is_known_is_kept_with_the_answer),
         TEST(a_digest_that_was_not_right_after_all_is_worked_out),
+        TEST(what_is_still_filled_is_not_at_hand),
         TEST(readers_come_to_the_end_before_it_is_published_or_refused),
         TEST(a_restart_finds_what_was_kept),
         TEST(what_was_half_filled_is_gone_after_a_restart),
