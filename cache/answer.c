@@ -36,7 +36,7 @@ struct answer {
     struct err storage_why;
 
     struct digest *sha256; /* producer's; of the body, while it is in file mode and not known */
-    bool digest_known;
+    bool digest_known;     /* from before the first byte, or from the end on */
     uint8_t known_sha256[SHA256_SIZE];
     struct answer_reader *readers;
 };
@@ -292,9 +292,15 @@ void answer_end(struct answer *a)
     if (!a->passing)
         flush(a);
     lock_take(&a->lock);
-    if (!a->passing) { /* unless the disk failed just now */
+    if (a->passing) { /* perhaps since just now, as the disk failed */
+        a->digest_known = false;
+    } else {
         free(a->window);
         a->window = NULL;
+    }
+    if (!a->passing && a->sha256 != NULL) {
+        digest_final(a->sha256, a->known_sha256);
+        a->digest_known = true;
     }
     lock_drop(&a->lock);
     stop_filling(a, ANSWER_WHOLE, NULL);
@@ -403,13 +409,16 @@ struct claim *answer_take_claim(struct answer *a)
     return claim;
 }
 
-void answer_body_digest(struct answer *a, uint8_t out[SHA256_SIZE])
+bool answer_digest(struct answer *a, uint8_t out[SHA256_SIZE])
 {
-    must(a->state == ANSWER_WHOLE && !a->passing);
-    if (a->digest_known)
+    bool known;
+
+    lock_take(&a->lock);
+    known = a->state == ANSWER_WHOLE && a->digest_known;
+    if (known)
         memcpy(out, a->known_sha256, SHA256_SIZE);
-    else
-        digest_final(a->sha256, out);
+    lock_drop(&a->lock);
+    return known;
 }
 
 int answer_rename_file(struct answer *a, const char *path, struct err *err)
@@ -423,7 +432,8 @@ int answer_rename_file(struct answer *a, const char *path, struct err *err)
     return 0;
 }
 
-void answer_fill_from_file(struct answer *a, int fd, uint64_t size, int64_t note_offset,
+void answer_fill_from_file(struct answer *a, int fd, uint64_t size,
+                           const uint8_t sha256[SHA256_SIZE], int64_t note_offset,
                            struct claim **claim)
 {
     struct answer_reader *woken;
@@ -436,6 +446,8 @@ void answer_fill_from_file(struct answer *a, int fd, uint64_t size, int64_t note
     a->fd = fd;
     a->total = a->file_len = size;
     a->note_offset = note_offset;
+    memcpy(a->known_sha256, sha256, SHA256_SIZE);
+    a->digest_known = true;
     a->source = SOURCE_LOCAL;
     a->state = ANSWER_WHOLE;
     woken = take_armed_locked(a);

@@ -100,6 +100,9 @@ bool answer_has_readers(struct answer *a);          /* open ones, now */
 void answer_why(struct answer *a, struct err *why); /* of a FAILED one */
 /* Why the disk refused this answer's bytes; false when it didn't. */
 bool answer_storage_trouble(struct answer *a, struct err *why);
+/* SHA-256 of the body of a WHOLE one.  False: it is not known, as the bytes did not lie in a file.
+ */
+bool answer_digest(struct answer *a, uint8_t out[SHA256_SIZE]);
 /* A duplicate of the file's descriptor when the answer is WHOLE and lies in a file: the body is its
  * first answer_size() bytes.  -1 otherwise.  Yours to close. */
 int answer_dup_fd(struct answer *a);
@@ -107,12 +110,12 @@ int answer_dup_fd(struct answer *a);
 /* For cache/answers.c: the store that keeps answers by key. */
 int answer_fd(struct answer *a); /* borrowed; -1 when not (or not wholly) in a file */
 struct claim *answer_take_claim(struct answer *a); /* for the entry that the file becomes */
-void answer_body_digest(struct answer *a, uint8_t out[SHA256_SIZE]); /* once, when WHOLE */
 /* Give the file its final name; from then on the name is the store's. */
 int answer_rename_file(struct answer *a, const char *path, struct err *err);
 /* Make a FILLING answer without bytes WHOLE from a verified file: takes fd over, and *claim (NULL
- * inside: none) until its bytes are gone. */
-void answer_fill_from_file(struct answer *a, int fd, uint64_t size, int64_t note_offset,
+ * inside: none) until its bytes are gone.  sha256: of the body. */
+void answer_fill_from_file(struct answer *a, int fd, uint64_t size,
+                           const uint8_t sha256[SHA256_SIZE], int64_t note_offset,
                            struct claim **claim);
 
 struct answer_reader {

@@ -218,11 +218,21 @@ static int read_ends(int fd, struct entry *entry, struct reading *r, struct err 
     return rc;
 }
 
-int answer_file_describe(int fd, struct entry *entry, struct err *err)
+static void tell_stored(const struct reading *r, struct answer_file_stored *out)
+{
+    out->len = r->stored_len;
+    memcpy(out->sha256, r->tail.body_sha256, SHA256_SIZE);
+}
+
+int answer_file_describe(int fd, struct entry *entry, struct answer_file_stored *stored,
+                         struct err *err)
 {
     struct reading r;
+    int rc = read_ends(fd, entry, &r, err);
 
-    return read_ends(fd, entry, &r, err);
+    if (rc == 0 && stored != NULL)
+        tell_stored(&r, stored);
+    return rc;
 }
 
 int answer_file_read(int fd, struct entry *entry, const atomic_bool *stop,
@@ -237,8 +247,7 @@ int answer_file_read(int fd, struct entry *entry, const atomic_bool *stop,
     r.fn = fn;
     r.ctx = ctx;
     if (rc == 0) {
-        stored->len = r.stored_len;
-        memcpy(stored->sha256, r.tail.body_sha256, SHA256_SIZE);
+        tell_stored(&r, stored);
         rc = check_body(fd, entry, &r, err);
     }
     if (rc != 0)
@@ -246,11 +255,12 @@ int answer_file_read(int fd, struct entry *entry, const atomic_bool *stop,
     return rc;
 }
 
-int answer_file_verify(int fd, struct entry *entry, const atomic_bool *stop, struct err *err)
+int answer_file_verify(int fd, struct entry *entry, struct answer_file_stored *stored,
+                       const atomic_bool *stop, struct err *err)
 {
     struct answer_file_stored unasked;
 
-    return answer_file_read(fd, entry, stop, &unasked, NULL, NULL, err);
+    return answer_file_read(fd, entry, stop, stored != NULL ? stored : &unasked, NULL, NULL, err);
 }
 
 int answer_file_unpack(int fd, const struct entry *entry, int to, struct err *err)

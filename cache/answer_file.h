@@ -25,16 +25,19 @@
 int answer_file_seal(int fd, uint64_t stored_len, const struct entry *entry,
                      const uint8_t body_sha256[SHA256_SIZE], struct err *err);
 
-/* Read record and tail, check them, and read the whole body against its digest.
- * 0: *entry is yours to clear.  -1: ERR_CORRUPT when the file is not what was written, ERR_STORAGE
- * when it can't be read, ERR_CANCELLED when *stop (which may be NULL) has become true meanwhile. */
-int answer_file_verify(int fd, struct entry *entry, const atomic_bool *stop, struct err *err);
-
 /* What lies in front of the record. */
 struct answer_file_stored {
     uint64_t len;                /* of the body, or its frame where entry->packed */
     uint8_t sha256[SHA256_SIZE]; /* of the body */
 };
+
+/* Read record and tail, check them, and read the whole body against its digest.
+ * 0: *entry is yours to clear; *stored (may be NULL) says what there is.  -1: ERR_CORRUPT when the
+ * file is not what was written, ERR_STORAGE when it can't be read, ERR_CANCELLED when *stop (which
+ * may be NULL) has become true meanwhile. */
+int answer_file_verify(int fd, struct entry *entry, struct answer_file_stored *stored,
+                       const atomic_bool *stop, struct err *err);
+
 /* As answer_file_verify(), and what is stored goes to fn on its way, piece by piece; what it did
  * with that is worth nothing before this has returned 0.  *stored is filled before the first. */
 int answer_file_read(int fd, struct entry *entry, const atomic_bool *stop,
@@ -43,7 +46,8 @@ int answer_file_read(int fd, struct entry *entry, const atomic_bool *stop,
                      struct err *err);
 
 /* As answer_file_verify(), but the body is not read: for a file that was verified before. */
-int answer_file_describe(int fd, struct entry *entry, struct err *err);
+int answer_file_describe(int fd, struct entry *entry, struct answer_file_stored *stored,
+                         struct err *err);
 
 /* The body of a packed one (as described: entry) into the empty file to, read against its digest on
  * the way.  -1: ERR_CORRUPT, or ERR_STORAGE when it can't be read or written. */

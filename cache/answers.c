@@ -241,7 +241,7 @@ static int describe_answer(void *ctx, const char *name, struct entry *out, struc
     if (fd < 0)
         rc = err_errno(err, ERR_STORAGE, "open %s", name);
     else
-        rc = answer_file_describe(fd, out, err);
+        rc = answer_file_describe(fd, out, NULL, err);
     if (rc == 0 && strcmp(out->path, name) != 0) {
         rc = err_set(err, ERR_CORRUPT, "an answer lies under another one's name");
         entry_clear(out);
@@ -264,7 +264,7 @@ int answers_verify(struct answers *all, const char *name, struct err *err)
     if (fd < 0 && errno != ENOENT)
         rc = err_errno(err, ERR_STORAGE, "open %s", name);
     if (fd >= 0) {
-        rc = answer_file_verify(fd, &entry, &all->stop, err);
+        rc = answer_file_verify(fd, &entry, NULL, &all->stop, err);
         close(fd);
     }
     entry_clear(&entry);
@@ -424,14 +424,15 @@ static bool known_good(struct answers *all, const struct key *key,
 /* Is the file at fd this key's answer, unchanged since it was written?  Of a packed one only the
  * ends are looked at: it is about to be unpacked, and that checks the rest. */
 static int check_file(struct answers *all, const struct key *key, int fd,
-                      const struct file_identity *identity, struct entry *entry, struct err *err)
+                      const struct file_identity *identity, struct entry *entry,
+                      struct answer_file_stored *stored, struct err *err)
 {
     char *name = name_of(key);
-    int rc = answer_file_describe(fd, entry, err);
+    int rc = answer_file_describe(fd, entry, stored, err);
 
     if (rc == 0 && !entry->packed && !known_good(all, key, identity)) {
         entry_clear(entry);
-        rc = answer_file_verify(fd, entry, &all->stop, err);
+        rc = answer_file_verify(fd, entry, stored, &all->stop, err);
     }
     if (rc == 0 && strcmp(entry->path, name) != 0)
         rc = err_set(err, ERR_CORRUPT, "an answer lies under another one's name");
@@ -488,6 +489,7 @@ bool answers_find_local(struct answers *all, const struct key *key, struct answe
     char *name = name_of(key);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct file_identity identity;
+    struct answer_file_stored stored;
     struct entry entry = {0};
     struct claim *claim = NULL;
     bool found = false;
@@ -498,12 +500,12 @@ bool answers_find_local(struct answers *all, const struct key *key, struct answe
             local_forget(all->local, name);
         goto out;
     }
-    found = check_file(all, key, fd, &identity, &entry, &why) == 0 &&
+    found = check_file(all, key, fd, &identity, &entry, &stored, &why) == 0 &&
             (!entry.packed || unpack(all, &entry, &fd, &claim, &why) == 0);
     if (found) {
         mark_published(all, key, a, &identity, entry.packed);
         local_touch(all->local, name);
-        answer_fill_from_file(a, fd, entry.size, entry.note_offset, &claim);
+        answer_fill_from_file(a, fd, entry.size, stored.sha256, entry.note_offset, &claim);
         fd = -1;
     } else if (why.kind == ERR_STORAGE) { /* that it can't be read now is no damage */
         folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
@@ -628,7 +630,7 @@ static int publish(struct answers *all, const struct key *key, struct answer *a,
     struct err ignored;
     int rc;
 
-    answer_body_digest(a, sha256);
+    must(answer_digest(a, sha256));
     choose_kept_file(all, a, &kept);
     free(entry->path);
     entry->path = name_of(key);

@@ -21,8 +21,14 @@
 #include "protocol/err.h"
 
 enum shared_driver { SHARED_OFF, SHARED_S3, SHARED_LIBS3, SHARED_FILE };
+enum when_away { AWAY_SERVE, AWAY_PASS };
 enum log_format { LOG_TEXT, LOG_JSON };
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
+
+struct address {
+    char *host; /* its first member; NULL: none */
+    uint16_t port;
+};
 
 struct upstream_config {
     char *name; /* what stands in the client's URL: a host, host:port, or a pattern with one '*' */
@@ -39,8 +45,7 @@ struct upstream_config {
 
 struct config {
     char *file; /* NULL: none */
-    char *listen_host;
-    uint16_t listen_port;
+    struct address listen;
     char *data; /* absolute path */
     char *node; /* what this node is called */
 
@@ -91,6 +96,20 @@ struct config {
         uint32_t parallel;
         uint64_t connect_timeout_ms, stall_timeout_ms, deadline_ms;
     } shared;
+
+    struct {
+        char *url; /* NULL: this node is alone */
+        char *password_file, *ca_file, *prefix;
+        uint64_t timeout_ms;
+    } redis;
+
+    struct {
+        struct address listen; /* for the other nodes; host NULL: they can't follow us */
+        char *advertise;       /* how they reach it; NULL: as listened on */
+        char *secret_file;     /* what they know each other by */
+        enum when_away when_away;
+        uint64_t node_ttl_ms, lease_ttl_ms;
+    } cluster;
 
     struct {
         enum log_format format;

@@ -14,6 +14,8 @@
 #define OFFSET_limits(field)    offsetof(struct config, field)
 #define OFFSET_cache(field)     offsetof(struct config, field)
 #define OFFSET_shared(field)    offsetof(struct config, field)
+#define OFFSET_redis(field)     offsetof(struct config, field)
+#define OFFSET_cluster(field)   offsetof(struct config, field)
 #define OFFSET_log(field)       offsetof(struct config, field)
 #define TAKES_RELOAD            false
 #define TAKES_RESTART           true
@@ -36,8 +38,16 @@ const struct setting setting_table[SETTINGS_TOTAL] = {
 
 const char *section_name(enum setting_section section)
 {
-    static const char *const names[SECTION_COUNT] = {"",      "upstreams", "limits",
-                                                     "cache", "shared",    "log"};
+    static const char *const names[SECTION_COUNT] = {
+        [SECTION_top] = "",
+        [SECTION_upstreams] = "upstreams",
+        [SECTION_limits] = "limits",
+        [SECTION_cache] = "cache",
+        [SECTION_shared] = "shared",
+        [SECTION_redis] = "redis",
+        [SECTION_cluster] = "cluster",
+        [SECTION_log] = "log",
+    };
 
     return names[section];
 }
@@ -309,7 +319,7 @@ static size_t host_span(const char *s, bool with_star)
     return n;
 }
 
-static bool address_set(const char *text, struct config *c, char why[SETTING_WHY_MAX])
+static bool address_set(const char *text, struct address *a, char why[SETTING_WHY_MAX])
 {
     size_t host = host_span(text, false), skip = text[0] == '[';
     uint64_t port;
@@ -317,9 +327,9 @@ static bool address_set(const char *text, struct config *c, char why[SETTING_WHY
     if (host == 0 || text[host] != ':' ||
         !port_ok(text + host + 1, strlen(text + host + 1), 0, &port))
         return refuse(why, "is not HOST:PORT; write for instance 127.0.0.1:8080 or [::1]:8080");
-    free(c->listen_host);
-    c->listen_host = xstrndup(text + skip, host - 2 * skip);
-    c->listen_port = (uint16_t)port;
+    free(a->host);
+    a->host = xstrndup(text + skip, host - 2 * skip);
+    a->port = (uint16_t)port;
     return true;
 }
 
@@ -468,7 +478,7 @@ bool setting_set(const struct setting *s, const char *text, void *base, char why
     void *field = (char *)base + s->offset;
 
     switch (s->type) {
-    case SETTING_ADDRESS: return address_set(text, base, why);
+    case SETTING_ADDRESS: return address_set(text, field, why);
     case SETTING_FOLDER:
     case SETTING_FILE: return path_set(text, field, why);
     case SETTING_NAME: return name_set(text, field, why);
@@ -485,11 +495,13 @@ bool setting_set(const struct setting *s, const char *text, void *base, char why
     return false;
 }
 
-static char *address_get(const struct config *c)
+static char *address_get(const struct address *a)
 {
-    bool v6 = strchr(c->listen_host, ':') != NULL;
+    bool v6 = a->host != NULL && strchr(a->host, ':') != NULL;
 
-    return xasprintf("%s%s%s:%u", v6 ? "[" : "", c->listen_host, v6 ? "]" : "", c->listen_port);
+    if (a->host == NULL)
+        return NULL;
+    return xasprintf("%s%s%s:%u", v6 ? "[" : "", a->host, v6 ? "]" : "", a->port);
 }
 
 static char *enum_get(const struct setting *s, const void *field)
@@ -511,7 +523,7 @@ char *setting_get(const struct setting *s, const void *base)
     char number[32];
 
     switch (s->type) {
-    case SETTING_ADDRESS: return address_get(base);
+    case SETTING_ADDRESS: return address_get(field);
     case SETTING_FOLDER:
     case SETTING_FILE:
     case SETTING_NAME:

@@ -10,7 +10,7 @@
 #include "proxy/config_table.h"
 
 enum setting_type {
-    SETTING_ADDRESS,  /* HOST:PORT, into listen_host and listen_port of struct config */
+    SETTING_ADDRESS,  /* struct address, HOST:PORT */
     SETTING_FOLDER,   /* char *, an absolute path */
     SETTING_FILE,     /* char * or NULL, an absolute path */
     SETTING_NAME,     /* char *, an upstream's name */
@@ -30,6 +30,8 @@ enum setting_section {
     SECTION_limits,
     SECTION_cache,
     SECTION_shared,
+    SECTION_redis,
+    SECTION_cluster,
     SECTION_log,
     SECTION_COUNT
 };

@@ -17,7 +17,7 @@
 
 /* clang-format off */
 #define CONFIG_TOP(X)                                                                              \
-    X(top, listen, listen_host, ADDRESS, NULL, NULL, "127.0.0.1:8080", RESTART, "HOST:PORT",       \
+    X(top, listen, listen, ADDRESS, NULL, NULL, "127.0.0.1:8080", RESTART, "HOST:PORT",       \
       "The address to serve on; an IPv6 address stands in brackets, port 0 takes a free one.")     \
     X(top, data, data, FOLDER, NULL, NULL, NULL, RESTART, "folder",                                \
       "Where answers and mirrors are kept, as an absolute path. Without it: "                      \
@@ -158,6 +158,36 @@
       "For a request with its retries, until its bytes flow. Beyond it the shared tier counts as " \
       "away and clients are served without it.")
 
+#define CONFIG_REDIS(X)                                                                            \
+    X(redis, url, redis.url, TEXT, NULL, NULL, NULL, RESTART,                                      \
+      "redis://, rediss://, unix:// or sentinel:// URL",                                           \
+      "What nodes coordinate through; without it this node is alone. Passwords don't belong here.")\
+    X(redis, password_file, redis.password_file, FILE, NULL, NULL, NULL, RESTART, "file",          \
+      "The password in its first line; or in two lines user and password. Read at each connect.")  \
+    X(redis, ca_file, redis.ca_file, FILE, NULL, NULL, NULL, RESTART, "file",                      \
+      "Certificates (PEM) to trust for `rediss://` in place of the system's.")                     \
+    X(redis, prefix, redis.prefix, TEXT, NULL, NULL, "pannier:", RESTART, "text",                  \
+      "Stands before every key and channel.")                                                      \
+    X(redis, timeout, redis.timeout_ms, DURATION, "10ms", "1m", "1s", RESTART, "duration",         \
+      "For one command, with connecting. Beyond it Redis counts as away.")
+
+#define CONFIG_CLUSTER(X)                                                                          \
+    X(cluster, listen, cluster.listen, ADDRESS, NULL, NULL, NULL, RESTART, "HOST:PORT",            \
+      "Where other nodes follow answers that this one makes. Without it they can't.")              \
+    X(cluster, advertise, cluster.advertise, TEXT, NULL, NULL, NULL, RESTART, "HOST:PORT",         \
+      "How other nodes reach that address. Without it: as it is listened on.")                     \
+    X(cluster, secret_file, cluster.secret_file, FILE, NULL, NULL, NULL, RESTART, "file",          \
+      "A line that all nodes have alike and nobody else: what they know each other by. Required "  \
+      "with `listen`.")                                                                            \
+    X(cluster, when_away, cluster.when_away, ENUM, NULL, NULL, "serve", RELOAD, "serve, pass",     \
+      "While Redis can't be reached: `serve` goes on with what is on this disk and in the shared " \
+      "tier; `pass` has upstream make every answer, so that nothing is served that others have "   \
+      "invalidated meanwhile.")                                                                    \
+    X(cluster, node_ttl, cluster.node_ttl_ms, DURATION, "500ms", "10m", "5s", RESTART, "duration", \
+      "A node that says nothing for so long counts as gone.")                                      \
+    X(cluster, lease_ttl, cluster.lease_ttl_ms, DURATION, "100ms", "10m", "15s", RESTART,          \
+      "duration", "A node that stalls for so long loses what it was doing for all to another.")
+
 #define CONFIG_LOG(X)                                                                              \
     X(log, format, log.format, ENUM, NULL, NULL, "text", RELOAD, "text, json",                     \
       "The form of the lines on stderr.")                                                          \
@@ -169,11 +199,13 @@
     Y(limits, CONFIG_LIMITS)                                                                       \
     Y(cache, CONFIG_CACHE)                                                                         \
     Y(shared, CONFIG_SHARED)                                                                       \
+    Y(redis, CONFIG_REDIS)                                                                         \
+    Y(cluster, CONFIG_CLUSTER)                                                                     \
     Y(log, CONFIG_LOG)
 
 #define CONFIG_TABLE(X)                                                                            \
     CONFIG_TOP(X) CONFIG_UPSTREAMS(X) CONFIG_LIMITS(X) CONFIG_CACHE(X) CONFIG_SHARED(X)            \
-    CONFIG_LOG(X)
+    CONFIG_REDIS(X) CONFIG_CLUSTER(X) CONFIG_LOG(X)
 /* clang-format on */
 
 #endif

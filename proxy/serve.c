@@ -280,7 +280,7 @@ static void leave_at_once(struct proxy *p)
 static int start_server(struct proxy *p, struct config *c, struct server **out, struct err *err)
 {
     const struct server_listener clients = {
-        .host = c->listen_host, .port = c->listen_port, .plan = routes_plan};
+        .host = c->listen.host, .port = c->listen.port, .plan = routes_plan};
 
     return server_start(p, c, &clients, out, err);
 }

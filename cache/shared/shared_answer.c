@@ -313,7 +313,7 @@ int shared_answer_put(struct object_store *store, const struct key *key, int fd,
     int rc;
 
     *sent = 0;
-    rc = answer_file_describe(fd, &entry, err);
+    rc = answer_file_describe(fd, &entry, NULL, err);
     if (rc == 0 && !key_from_hex(entry.repo_id, &repo_id))
         rc = err_set(err, ERR_CORRUPT, "an answer's record names no repository");
     if (rc == 0)

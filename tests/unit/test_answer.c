@@ -711,6 +711,8 @@ static void a_verified_file_makes_an_answer_whole_at_once(void **state)
     struct answer *a = answer_new_filling();
     struct follower f;
     struct claim *claim = NULL;
+    static const uint8_t sha256[SHA256_SIZE] = {7};
+    uint8_t known[SHA256_SIZE];
     char *path, *data = pattern(0, 1000);
 
     (void)state;
@@ -718,12 +720,15 @@ static void a_verified_file_makes_an_answer_whole_at_once(void **state)
     path = scratch_path(&scratch, "file");
     put_file(path, data, 1000);
     follower_init(&f, a, 1);
+    assert_false(answer_digest(a, known));
     assert_true(answer_reader_arm(&f.reader));
-    answer_fill_from_file(a, open(path, O_RDONLY | O_CLOEXEC), 900, 17, &claim);
+    answer_fill_from_file(a, open(path, O_RDONLY | O_CLOEXEC), 900, sha256, 17, &claim);
     assert_int_equal(f.wakes, 1);
     assert_int_equal(answer_state(a), ANSWER_WHOLE);
     assert_int_equal(answer_source(a), SOURCE_LOCAL);
     assert_int_equal(answer_note_offset(a), 17);
+    assert_true(answer_digest(a, known));
+    assert_memory_equal(known, sha256, SHA256_SIZE);
     follow(&f, UINT64_MAX);
     assert_int_equal(f.seen, 900); /* what lies behind the body is not sent */
     assert_false(f.wrong);

@@ -70,7 +70,7 @@ static enum err_kind verify(const struct fixture *f)
     struct entry entry;
     struct err err = {0};
 
-    if (answer_file_verify(f->fd, &entry, NULL, &err) == 0)
+    if (answer_file_verify(f->fd, &entry, NULL, NULL, &err) == 0)
         entry_clear(&entry);
     return err.kind;
 }
@@ -83,8 +83,8 @@ static void a_sealed_file_tells_what_it_is(void **state)
     char block[BODY];
 
     for (int whole = 0; whole < 2; whole++) {
-        assert_int_equal((whole ? answer_file_verify(f->fd, &entry, NULL, &err)
-                                : answer_file_describe(f->fd, &entry, &err)),
+        assert_int_equal((whole ? answer_file_verify(f->fd, &entry, NULL, NULL, &err)
+                                : answer_file_describe(f->fd, &entry, NULL, &err)),
                          0);
         assert_string_equal(entry.url, "https://example.org/r");
         assert_int_equal(entry.size, BODY);
@@ -146,10 +146,10 @@ static void a_glance_does_not_read_the_body(void **state)
     struct err err;
 
     flip_byte(f->path, 5);
-    assert_int_equal(answer_file_describe(f->fd, &entry, &err), 0);
+    assert_int_equal(answer_file_describe(f->fd, &entry, NULL, &err), 0);
     entry_clear(&entry);
     flip_byte(f->path, BODY + 3);
-    assert_int_equal(answer_file_describe(f->fd, &entry, &err), -1);
+    assert_int_equal(answer_file_describe(f->fd, &entry, NULL, &err), -1);
     assert_int_equal(err.kind, ERR_CORRUPT);
 }
 
@@ -213,7 +213,7 @@ static int unpack_to(const struct fixture *f, char **path, struct err *err)
 
     *path = scratch_path(&f->scratch, "unpacked");
     to = open(*path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    rc = answer_file_describe(f->fd, &entry, err);
+    rc = answer_file_describe(f->fd, &entry, NULL, err);
     if (rc == 0) {
         assert_true(entry.packed);
         assert_int_equal(entry.size, BODY);
@@ -284,7 +284,7 @@ static void what_is_not_packed_is_not_unpacked(void **state)
     struct entry entry;
     struct err err;
 
-    assert_int_equal(answer_file_describe(f->fd, &entry, &err), 0);
+    assert_int_equal(answer_file_describe(f->fd, &entry, NULL, &err), 0);
     assert_false(entry.packed);
     assert_int_equal(answer_file_unpack(f->fd, &entry, -1, &err), -1);
     assert_int_equal(err.kind, ERR_CORRUPT);

@@ -232,8 +232,8 @@ static void assert_defaults(const struct config *c)
     static const char *const names[] = {"github.com", "gitlab.com", "bitbucket.org",
                                         "codeberg.org"};
 
-    assert_string_equal(c->listen_host, "127.0.0.1");
-    assert_int_equal(c->listen_port, 8080);
+    assert_string_equal(c->listen.host, "127.0.0.1");
+    assert_int_equal(c->listen.port, 8080);
     assert_int_equal(c->upstream_count, 4);
     for (size_t i = 0; i < 4; i++) {
         const struct upstream_config *u = &c->upstreams[i];
@@ -344,8 +344,8 @@ static void every_setting_is_taken_from_the_file(void **state)
     const struct upstream_config *u = c->upstreams;
 
     (void)state;
-    assert_string_equal(c->listen_host, "::1");
-    assert_int_equal(c->listen_port, 0);
+    assert_string_equal(c->listen.host, "::1");
+    assert_int_equal(c->listen.port, 0);
     assert_string_equal(c->data, "/srv/pannier");
     assert_int_equal(c->shutdown_grace_ms, 5000);
     assert_int_equal(c->upstream_count, 2);
@@ -396,8 +396,8 @@ static void the_command_line_wins_over_the_file(void **state)
     (void)state;
     write_config(everything, strlen(everything));
     assert_int_equal(config_load(file_path, &o, &c, &err), 0);
-    assert_string_equal(c->listen_host, "0.0.0.0");
-    assert_int_equal(c->listen_port, 1);
+    assert_string_equal(c->listen.host, "0.0.0.0");
+    assert_int_equal(c->listen.port, 1);
     assert_string_equal(c->data, data);
     assert_int_equal(c->log.format, LOG_TEXT);
     assert_int_equal(c->log.level, LOG_DEBUG);
@@ -760,7 +760,7 @@ static void a_reference_keeps_a_configuration_alive(void **state)
     (void)state;
     config_unref(&c);
     assert_null(c);
-    assert_string_equal(second->listen_host, "kept");
+    assert_string_equal(second->listen.host, "kept");
     config_unref(&second);
     config_unref(&second);
 }
