@@ -26,6 +26,11 @@
     X(S3_TRANSFER, "the parts or ranges of one object under way")                                  \
     X(S3_CONNECTIONS, "idle connections to an S3 endpoint")                                        \
     X(FOLDER, "the data folder's health")                                                          \
+    X(LEASES, "the leases that this node holds or waits for")                                      \
+    X(EVENTS, "where this node is in the stream of events")                                        \
+    X(NODES, "what this node says of itself, and until when it counts as alive")                   \
+    X(QUEUE, "jobs in the process, and who waits for some")                                        \
+    X(REDIS, "the connections to Redis, and whether it is there")                                  \
     X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
     X(GUARD, "whether the object store works, and how often it was asked")                         \
     X(LOG, "the queue of log lines")

@@ -13,6 +13,7 @@ struct control;
 struct decisions;
 struct flights;
 struct origins;
+struct peers;
 struct refs;
 struct repositories;
 
@@ -21,6 +22,7 @@ struct proxy {
     struct janitor *janitor;
     struct control *control; /* NULL: there is no socket for commands */
     struct origins *origins;
+    struct peers *peers; /* NULL: other nodes can't be followed */
     struct decisions *decisions;
     struct flights *flights;
     struct refs *refs;

@@ -5,13 +5,6 @@
 #include "cache/lock.h"
 #include "protocol/base.h"
 
-enum {
-    GATHER_SIZE = 512 * 1024,
-    GATHER_US = 5000,
-    BULK_AFTER = 1 << 20,
-    RECEIVE_MAX = 128 * 1024, /* bytes that upstream.c hands out in one piece, at most */
-};
-
 static int on_head(void *ctx, const struct response_head *head, struct err *err)
 {
     struct pull *p = ctx;
@@ -28,16 +21,11 @@ static int on_head(void *ctx, const struct response_head *head, struct err *err)
                    "%s answered with HTTP status %d", name, head->status);
 }
 
-/* Into the answer in big pieces: whoever follows is woken less often. */
-static int pass_gathered(struct pull *p, struct err *err)
+static int pass_gathered(void *ctx, const void *data, size_t len, struct err *err)
 {
-    int rc = 0;
+    struct pull *p = ctx;
 
-    if (p->stream != NULL && p->gathered.len > 0)
-        rc = stream_feed(p->stream, p->gathered.data, p->gathered.len, err);
-    p->passed_us = now_us();
-    bytes_reset(&p->gathered);
-    return rc;
+    return stream_feed(p->stream, data, len, err);
 }
 
 static int on_data(void *ctx, const void *data, size_t len, struct err *err)
@@ -48,19 +36,14 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
         return -1;
     if (p->stream == NULL)
         return fetch_response_feed(p->watch, data, len, err);
-    must(bytes_add(&p->gathered, data, len) == 0);
-    return p->gathered.len >= GATHER_SIZE ? pass_gathered(p, err) : 0;
+    return gather_add(&p->gathered, data, len, err);
 }
 
-/* The first bytes go on at once.  Later, while much comes, a few milliseconds' worth is put
- * together; curl looks in at least once a second, so nothing waits for longer. */
 static int on_pause(void *ctx, struct err *err)
 {
     struct pull *p = ctx;
 
-    if (p->stream != NULL && p->stream->seen > BULK_AFTER && now_us() - p->passed_us < GATHER_US)
-        return 0;
-    return pass_gathered(p, err);
+    return gather_pause(&p->gathered, err);
 }
 
 static int on_tick(void *ctx, struct err *err)
@@ -100,12 +83,11 @@ int pull_perform(struct pull *p, const struct fetch_request *req, struct err *er
         .tick_fn = on_tick,
         .ctx = p,
     };
-    bytes_init(&p->gathered, GATHER_SIZE + RECEIVE_MAX);
+    gather_init(&p->gathered, pass_gathered, p);
     rc = upstream_perform(a->proxy->origins, a->upstream, &r, NULL, err);
-    /* The end comes without a pause before it; so may a failure. */
-    if (pass_gathered(p, rc == 0 ? err : &ignored) != 0)
+    if (gather_flush(&p->gathered, rc == 0 ? err : &ignored) != 0)
         rc = -1;
-    bytes_clear(&p->gathered);
+    gather_clear(&p->gathered);
     bytes_clear(&body);
     free(repo);
     return rc;

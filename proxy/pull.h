@@ -12,6 +12,7 @@
 #include "cache/mirror/mirror.h"
 #include "protocol/fetch_request.h"
 #include "proxy/access.h"
+#include "proxy/gather.h"
 #include "proxy/stream.h"
 
 struct pull {
@@ -24,9 +25,7 @@ struct pull {
     struct fetch_response *watch;
     struct response_head head; /* upstream's, once it has come */
 
-    /* pull.c's own. */
-    struct bytes gathered; /* on its way into the stream */
-    uint64_t passed_us;    /* when it last went there */
+    struct gather gathered; /* pull.c's own: on its way into the stream */
 };
 
 int pull_perform(struct pull *p, const struct fetch_request *req, struct err *err);

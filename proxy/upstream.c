@@ -462,6 +462,8 @@ static int run(CURL *curl, struct transfer *t, const char *url)
     curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
     curl_easy_setopt(curl, CURLOPT_XFERINFODATA, t);
     curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+    if (r->direct)
+        curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
     if (r->decode)
         curl_easy_setopt(curl, CURLOPT_ACCEPT_ENCODING, "gzip");
     if (t->config->ca_file != NULL)

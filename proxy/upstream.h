@@ -61,6 +61,7 @@ struct upstream_request {
     const char *content_encoding;
     const char *accept;
     const char *range;
+    bool direct; /* never by way of the proxy that the environment names */
     bool decode; /* accept gzip and inflate it here; else the bytes come as upstream sends them */
 
     const void *body; /* NULL: none, or read_fn */

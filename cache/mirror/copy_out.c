@@ -25,6 +25,8 @@
 enum {
     /* Each intake or upkeep that falls into it costs one. */
     SNAPSHOT_TRIES = 10,
+    /* Refs that upkeep writes anew at this moment may seem to be none that can be read. */
+    TIPS_TRIES = 3,
 };
 
 static const char MIDX[] = "pack/multi-pack-index";
@@ -222,8 +224,12 @@ static void date_tips(struct mirror_copy_out *c, const struct oid_list *refs)
 static int read_tips(struct mirror_copy_out *c, struct err *err)
 {
     struct oid_list refs = {0};
-    int rc = objects_refs(c->mirror->path, &refs, err);
+    int rc = -1;
 
+    for (unsigned i = 0; i < TIPS_TRIES && rc != 0; i++) {
+        oid_list_clear(&refs);
+        rc = objects_refs(c->mirror->path, &refs, err);
+    }
     if (rc == 0)
         date_tips(c, &refs);
     oid_list_clear(&refs);

@@ -9,9 +9,10 @@
  *
  *     to upload     read the old one and keep its etag; make the new one: each file that is
  *                   manifest_find() in the old one as it is there, all others put by object_put();
- *                   manifest_check_next(); put it with if_match (or only_new); ERR_CONFLICT:
- * another node was first, read again to restore    read it, get each file of manifest_each(), check
- * size and SHA-256, write the list of packs and the tips, and let the mirror's own check look at it
+ *                   manifest_check_next(); put it with if_match (or only_new)
+ *                   ERR_CONFLICT: another node was first, read again
+ *     to restore    read it, get each file of manifest_each(), check size and SHA-256, write the
+ *                   list of packs and the tips, and let the mirror's own check look at it
  *     to tidy up    list files/, remove what no manifest has had for longer than an upload takes
  *
  * In the mirror: the order of packs is the order of its list, of which the first `indexed` are in

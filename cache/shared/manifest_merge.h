@@ -19,8 +19,8 @@ enum {
 };
 
 /* Has there packs that mine lacks, and may they stand beside mine's?  Another node's mirror is
- * about as large as ours, so half as much again is the limit: packs of long ago would pile up, and
- * everyone would have to get them. */
+ * about as large as ours, so one and a half times ours is the limit: packs of long ago would pile
+ * up, and everyone would have to get them. */
 bool manifest_can_keep(const struct manifest *there, const struct manifest *mine);
 
 /* Would the next one be better kept: a bitmap, fewer packs beside the multi-pack index, a

@@ -4,9 +4,9 @@
  * mirror converge: a manifest is put only over the one that was read, and only if it says something
  * new: something that no tip there reaches, or a better kept state (a bitmap, fewer packs beside
  * the multi-pack index).  A node that meets packs of another's with tips that its own mirror lacks
- * keeps them in the manifest beside its own, as long as they are at most half as large again.  A
- * file is checked against its own trailing checksum and the list of packs before it goes up, and
- * against the manifest when it comes down.
+ * keeps them in the manifest beside its own, as long as they are at most one and a half times its
+ * own.  A file is checked against its own trailing checksum and the list of packs before it goes
+ * up, and against the manifest when it comes down.
  *
  * Worker threads: blocks on the network, the disk and git. */
 #ifndef PANNIER_CACHE_SHARED_SHARED_MIRROR_H

@@ -1277,33 +1277,74 @@ static void what_is_removed_leaves_nothing(void **state)
 
 /* ---- threads ---- */
 
+enum { FETCHES = 12 };
+
+/* Made before there are threads: the tests' git is started by a plain fork. */
 struct fetcher {
     struct node *node;
-    atomic_bool *over;
+    struct bytes packs[FETCHES];
+    struct oid_list tips[FETCHES];
+    atomic_bool over;
+    bool failed;
 };
+
+static void prepare(struct fetcher *fetcher, struct node *n)
+{
+    fetcher->node = n;
+    for (int i = 0; i < FETCHES; i++) {
+        char *tip = xasprintf("main~%d", FETCHES - 1 - i);
+        char *revisions = xasprintf("main~%d\n^main~%d\n", FETCHES - 1 - i, FETCHES - i);
+
+        make_pack(revisions, true, &fetcher->packs[i]);
+        fetcher->tips[i] = list_of(tip);
+        free(revisions);
+        free(tip);
+    }
+}
 
 static void *fetch_on(void *ctx)
 {
     struct fetcher *fetcher = ctx;
+    struct mirror *m = fetcher->node->f.mirror;
+    struct err err;
 
-    fetch_often(fetcher->node, 12, 0);
+    for (int i = 0; i < FETCHES; i++) {
+        struct mirror_intake *in;
+        int rc;
+
+        mirror_write_begin(m);
+        rc = mirror_intake_begin(m, &ABOUT, false, &in, &err);
+        if (rc == 0)
+            rc = mirror_intake_feed(in, fetcher->packs[i].data, fetcher->packs[i].len, &err);
+        if (rc == 0)
+            rc = mirror_intake_commit(&in, &fetcher->tips[i], &err);
+        mirror_write_end(m);
+        fetcher->failed |= rc != 0;
+        bytes_clear(&fetcher->packs[i]);
+        oid_list_clear(&fetcher->tips[i]);
+    }
     keep_up(fetcher->node);
-    atomic_store(fetcher->over, true);
+    atomic_store(&fetcher->over, true);
     return NULL;
 }
 
 static void puts_and_fetches_at_once(void **state)
 {
     struct bench *b = bench_of(state);
-    atomic_bool over = false;
-    struct fetcher fetcher = {&b->a, &over};
+    struct fetcher fetcher = {.over = false};
     pthread_t thread;
+    struct err err;
+    int rc = 0;
 
     fill(&b->a.f, "main~12\n", false, "main~12");
+    prepare(&fetcher, &b->a);
     assert_int_equal(pthread_create(&thread, NULL, fetch_on, &fetcher), 0);
-    while (!atomic_load(&over))
-        put(b, &b->a);
+    while (rc == 0 && !atomic_load(&fetcher.over))
+        rc = try_put(b, &b->a, &err);
     assert_int_equal(pthread_join(thread, NULL), 0);
+    if (rc != 0)
+        fail_msg("%s", err.text);
+    assert_false(fetcher.failed);
     put(b, &b->a);
     assert_true(store_has_all(b, &b->a));
     restore(b, &b->b);

@@ -1,0 +1,47 @@
+#include "proxy/gather.h"
+
+#include "cache/lock.h"
+#include "protocol/base.h"
+
+enum {
+    GATHER_SIZE = 512 * 1024,
+    GATHER_US = 5000,
+    BULK_AFTER = 1 << 20,
+    RECEIVE_MAX = 128 * 1024, /* bytes that upstream.c hands out in one piece, at most */
+};
+
+void gather_init(struct gather *g, gather_pass_fn *pass, void *ctx)
+{
+    *g = (struct gather){.pass = pass, .ctx = ctx};
+    bytes_init(&g->held, GATHER_SIZE + RECEIVE_MAX);
+}
+
+void gather_clear(struct gather *g)
+{
+    bytes_clear(&g->held);
+}
+
+int gather_flush(struct gather *g, struct err *err)
+{
+    int rc = 0;
+
+    if (g->held.len > 0)
+        rc = g->pass(g->ctx, g->held.data, g->held.len, err);
+    g->passed += g->held.len;
+    g->passed_us = now_us();
+    bytes_reset(&g->held);
+    return rc;
+}
+
+int gather_add(struct gather *g, const void *data, size_t len, struct err *err)
+{
+    must(bytes_add(&g->held, data, len) == 0);
+    return g->held.len >= GATHER_SIZE ? gather_flush(g, err) : 0;
+}
+
+int gather_pause(struct gather *g, struct err *err)
+{
+    if (g->passed > BULK_AFTER && now_us() - g->passed_us < GATHER_US)
+        return 0;
+    return gather_flush(g, err);
+}

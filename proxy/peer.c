@@ -1,0 +1,351 @@
+#include "proxy/peer.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cache/lock.h"
+#include "protocol/base.h"
+#include "proxy/gather.h"
+
+enum {
+    SECRET_MAX = 4096,
+    SECRET_MIN = 16, /* shorter ones can be guessed */
+    PEER_CONNECTIONS = 64,
+    PEER_CONNECT_MS = 1000, /* a node that isn't there must not hold anybody up */
+    PEER_RESPONSE_MS = 30 * 1000,
+    PEER_STALL_MS = 30 * 1000, /* the other puts in a keepalive each five seconds */
+};
+
+static const char SCHEME[] = "Pannier ";
+static const char ROOT[] = "/peer/answers/";
+static const char NOTE_HEADER[] = "X-Pannier-Note-Offset";
+
+struct peers {
+    char *secret;
+    struct upstream_config how; /* to ask: name, ca_file, timeouts */
+};
+
+/* ---- who asks ---- */
+
+void peer_sign(const char *secret, const char *method, const char *target, int64_t until_s,
+               char out[PEER_TOKEN_MAX])
+{
+    char *text = xasprintf("%s\n%s\n%" PRId64, method, target, until_s);
+    char hex[KEY_HEX_SIZE];
+    struct key mac;
+
+    key_hmac_text(secret, text, strlen(text), &mac);
+    key_to_hex(&mac, hex);
+    snprintf(out, PEER_TOKEN_MAX, "%s%" PRId64 ".%s", SCHEME, until_s, hex);
+    free(text);
+}
+
+bool peer_token_holds(const char *secret, const char *method, const char *target, const char *token,
+                      int64_t now_s)
+{
+    char right[PEER_TOKEN_MAX];
+    struct key given, expected;
+    const char *dot;
+    char *end;
+    int64_t until_s;
+
+    if (token == NULL || strncmp(token, SCHEME, sizeof(SCHEME) - 1) != 0)
+        return false;
+    until_s = strtoll(token + sizeof(SCHEME) - 1, &end, 10);
+    dot = end;
+    if (*dot != '.' || until_s < now_s || until_s - now_s > 2 * PEER_VALID_S ||
+        !key_from_hex(dot + 1, &given))
+        return false;
+    peer_sign(secret, method, target, until_s, right);
+    must(key_from_hex(strchr(right, '.') + 1, &expected));
+    return key_equal(&given, &expected);
+}
+
+static int read_secret(const char *path, char **out, struct err *err)
+{
+    char text[SECRET_MAX];
+    FILE *file = fopen(path, "re");
+    int rc = 0;
+
+    if (file == NULL)
+        return err_errno(err, ERR_INPUT, "cluster.secret_file: open %s", path);
+    if (fgets(text, sizeof(text), file) == NULL)
+        text[0] = '\0';
+    text[strcspn(text, "\r\n")] = '\0';
+    if (strlen(text) < SECRET_MIN)
+        rc = err_set(err, ERR_INPUT,
+                     "cluster.secret_file: the first line of %s has less than %d bytes", path,
+                     SECRET_MIN);
+    else
+        *out = xstrdup(text);
+    explicit_bzero(text, sizeof(text));
+    fclose(file);
+    return rc;
+}
+
+int peers_new(const struct config *c, struct peers **out, struct err *err)
+{
+    struct peers *p;
+    char *secret;
+
+    *out = NULL;
+    if (c->cluster.secret_file == NULL)
+        return 0;
+    if (read_secret(c->cluster.secret_file, &secret, err) != 0)
+        return -1;
+    p = xcalloc(1, sizeof(*p));
+    p->secret = secret;
+    p->how = (struct upstream_config){
+        .name = xstrdup("the other node"),
+        .max_connections = PEER_CONNECTIONS,
+        .connect_timeout_ms = PEER_CONNECT_MS,
+        .response_timeout_ms = PEER_RESPONSE_MS,
+        .stall_timeout_ms = PEER_STALL_MS,
+    };
+    *out = p;
+    return 0;
+}
+
+void peers_free(struct peers **pp)
+{
+    struct peers *p = *pp;
+
+    *pp = NULL;
+    if (p == NULL)
+        return;
+    explicit_bzero(p->secret, strlen(p->secret));
+    free(p->secret);
+    free(p->how.name);
+    free(p);
+}
+
+/* ---- being followed ---- */
+
+/* "/peer/answers/<key>" or ".../<key>/digest". */
+static bool parse_target(const char *target, struct key *key, bool *digest)
+{
+    static const char suffix[] = "/digest";
+    char hex[KEY_HEX_SIZE];
+    size_t len;
+
+    if (strncmp(target, ROOT, sizeof(ROOT) - 1) != 0)
+        return false;
+    target += sizeof(ROOT) - 1;
+    len = strcspn(target, "/");
+    *digest = strcmp(target + len, suffix) == 0;
+    if (len != KEY_HEX_SIZE - 1 || (target[len] != '\0' && !*digest))
+        return false;
+    memcpy(hex, target, len);
+    hex[len] = '\0';
+    return key_from_hex(hex, key);
+}
+
+static void reply_absent(struct exchange *x)
+{
+    reply_text(x, 404, "peer", "pannier: this node does not have that answer");
+}
+
+static void followed_ready(struct exchange *x)
+{
+    struct answer *a = exchange_answer(x);
+    char offset[24];
+
+    if (answer_state(a) == ANSWER_FAILED && answer_size(a) == 0) {
+        reply_absent(x);
+        return;
+    }
+    if (answer_note_offset(a) >= 0) {
+        snprintf(offset, sizeof(offset), "%" PRId64, answer_note_offset(a));
+        reply_header(x, NOTE_HEADER, offset);
+    }
+    reply_stream(x, 200, "application/octet-stream", NULL, "peer");
+}
+
+/* At hand, or whole on disk; NULL.  To join leads, and then whoever joins meanwhile hangs on us: so
+ * only where there is something. */
+static struct answer *find_answer(struct answers *answers, const struct key *key)
+{
+    struct answer *a = answers_peek(answers, key);
+    bool leads;
+
+    if (a != NULL || !answers_have(answers, key))
+        return a;
+    a = answers_join(answers, key, &leads);
+    if (leads && !answers_find_local(answers, key, a)) {
+        answers_fail(answers, key, a, &(struct err){ERR_CANCELLED, "it is gone"});
+        answer_unref(&a);
+    }
+    return a;
+}
+
+static void serve_digest(struct exchange *x, struct answer *a)
+{
+    uint8_t sha256[SHA256_SIZE];
+    char hex[KEY_HEX_SIZE];
+
+    if (a == NULL || !answer_digest(a, sha256)) {
+        reply_absent(x);
+        return;
+    }
+    hex_encode(sha256, sizeof(sha256), hex);
+    reply_bytes(x, 200, "text/plain", hex, strlen(hex), "peer");
+}
+
+static void serve_peer(struct exchange *x)
+{
+    struct answer *a;
+    struct err why;
+    struct key key;
+    bool digest;
+
+    must(parse_target(x->target, &key, &digest));
+    a = find_answer(x->proxy->cache.answers, &key);
+    if (digest)
+        serve_digest(x, a);
+    else if (a == NULL || exchange_follow(x, a, followed_ready, &why) != 0)
+        reply_absent(x);
+    answer_unref(&a);
+}
+
+struct plan peer_plan(struct exchange *x)
+{
+    struct key key;
+    bool digest;
+
+    if (!peer_token_holds(x->proxy->peers->secret, x->method, x->target, x->authorization,
+                          (int64_t)time(NULL)))
+        reply_text(x, 401, "refused", "pannier: this is for other nodes, which know a secret");
+    else if (strcmp(x->method, "GET") != 0 || !parse_target(x->target, &key, &digest))
+        reply_absent(x);
+    else
+        return (struct plan){PLAN_KEEP_BODY, serve_peer, x->proxy->queries};
+    return (struct plan){.kind = PLAN_REPLIED};
+}
+
+/* ---- following ---- */
+
+struct following {
+    const struct peer_sink *sink; /* NULL: the digest */
+    struct gather gathered;
+    bool begun;
+    int status;
+    char hex[KEY_HEX_SIZE]; /* the digest, as it comes */
+    size_t hex_len;
+};
+
+static int on_head(void *ctx, const struct response_head *head, struct err *err)
+{
+    struct following *f = ctx;
+    const char *offset = response_head_get(head, "x-pannier-note-offset");
+
+    f->status = head->status;
+    if (head->status == 404)
+        return err_set(err, ERR_NOT_FOUND, "the other node does not have that answer");
+    if (head->status == 401)
+        return err_set(err, ERR_DENIED,
+                       "the other node has another cluster.secret_file, or a clock that is off");
+    if (head->status != 200)
+        return err_set(err, ERR_UPSTREAM, "the other node answered with HTTP status %d",
+                       head->status);
+    if (f->sink == NULL)
+        return 0;
+    f->begun = true;
+    return f->sink->begin(f->sink->ctx, offset != NULL ? strtoll(offset, NULL, 10) : -1, err);
+}
+
+static int on_data(void *ctx, const void *data, size_t len, struct err *err)
+{
+    struct following *f = ctx;
+
+    if (f->sink != NULL)
+        return gather_add(&f->gathered, data, len, err);
+    if (len > sizeof(f->hex) - 1 - f->hex_len)
+        return err_set(err, ERR_UPSTREAM, "the other node tells no digest");
+    memcpy(f->hex + f->hex_len, data, len);
+    f->hex_len += len;
+    return 0;
+}
+
+static int on_pause(void *ctx, struct err *err)
+{
+    struct following *f = ctx;
+
+    return f->sink != NULL ? gather_pause(&f->gathered, err) : 0;
+}
+
+static int ask(struct proxy *proxy, const char *address, const char *target, struct following *f,
+               struct err *err)
+{
+    struct peers *peers = proxy->peers;
+    char *base_url = xasprintf("http://%s", address);
+    char token[PEER_TOKEN_MAX];
+    struct upstream_request r = {
+        .method = "GET",
+        .base_url = base_url,
+        .repo = "peer",
+        .rest = target + strlen("/peer/"),
+        .authorization = token,
+        .direct = true,
+        .head_fn = on_head,
+        .data_fn = on_data,
+        .pause_fn = on_pause,
+        .ctx = f,
+    };
+    int rc;
+
+    peer_sign(peers->secret, r.method, target, (int64_t)time(NULL) + PEER_VALID_S, token);
+    rc = upstream_perform(proxy->origins, &peers->how, &r, NULL, err);
+    free(base_url);
+    return rc;
+}
+
+static int pass(void *ctx, const void *data, size_t len, struct err *err)
+{
+    const struct following *f = ctx;
+
+    return f->sink->data(f->sink->ctx, data, len, err);
+}
+
+static int ask_digest(struct proxy *proxy, const char *address, const char *target,
+                      uint8_t sha256[SHA256_SIZE], bool *kept, struct err *err)
+{
+    struct following f = {.sink = NULL};
+    struct key digest;
+    int rc = ask(proxy, address, target, &f, err);
+
+    f.hex[f.hex_len] = '\0';
+    if (rc == 0 && !key_from_hex(f.hex, &digest))
+        rc = err_set(err, ERR_UPSTREAM, "the other node tells no digest");
+    *kept = rc == 0;
+    if (rc == 0)
+        memcpy(sha256, digest.raw, SHA256_SIZE);
+    return rc != 0 && err->kind == ERR_NOT_FOUND ? 0 : rc;
+}
+
+int peer_follow(struct proxy *proxy, const char *address, const struct key *key,
+                const struct peer_sink *sink, uint8_t sha256[SHA256_SIZE], bool *kept,
+                struct err *err)
+{
+    struct following f = {.sink = sink};
+    char hex[KEY_HEX_SIZE];
+    char *target, *digest_target;
+    struct err ignored;
+    int rc;
+
+    key_to_hex(key, hex);
+    target = xasprintf("%s%s", ROOT, hex);
+    digest_target = xasprintf("%s/digest", target);
+    gather_init(&f.gathered, pass, &f);
+    rc = ask(proxy, address, target, &f, err);
+    if (f.begun && gather_flush(&f.gathered, rc == 0 ? err : &ignored) != 0)
+        rc = -1;
+    gather_clear(&f.gathered);
+    if (rc == 0)
+        rc = ask_digest(proxy, address, digest_target, sha256, kept, err);
+    free(digest_target);
+    free(target);
+    return rc;
+}

@@ -1,0 +1,52 @@
+/* Nodes among themselves: an answer that one makes, or has, is followed by the others as it grows.
+ *
+ *     GET /peer/answers/<key>          the body; X-Pannier-Note-Offset where it is known
+ *     GET /peer/answers/<key>/digest   SHA-256 of the body, in hex, once it is whole and kept
+ *     Authorization: Pannier <until>.<mac>
+ *
+ * on the listener of `cluster.listen`.  <until> is seconds since 1970, at most PEER_VALID_S from
+ * now, <mac> the HMAC-SHA-256 of method, target and <until> under the nodes' secret.  Whoever asks
+ * has had access decided by upstream, as for anything that it serves from its own disk.
+ *
+ * A follower hands on what comes as it comes; only what ends with the digest that the other tells
+ * is kept, and what doesn't is broken off. */
+#ifndef PANNIER_PROXY_PEER_H
+#define PANNIER_PROXY_PEER_H
+
+#include "proxy/server.h"
+
+enum { PEER_VALID_S = 60 }; /* clocks may differ by so much */
+
+struct peers;
+
+/* What is needed to follow and to be followed.  *out is NULL where cluster.secret_file is not set.
+ * -1: ERR_INPUT, the file can't be read or holds nothing. */
+int peers_new(const struct config *c, struct peers **out, struct err *err);
+void peers_free(struct peers **p);
+
+/* HTTP threads; a plan_fn for the listener of other nodes. */
+struct plan peer_plan(struct exchange *x);
+
+struct peer_sink {
+    /* Once, before the first byte.  note_offset: -1, not known. */
+    int (*begin)(void *ctx, int64_t note_offset, struct err *err);
+    int (*data)(void *ctx, const void *data, size_t len, struct err *err);
+    void *ctx;
+};
+/* Follow key's answer at address ("host:port") to its end.  0: data() has had all of it, and sha256
+ * is what it must be; *kept false: the other doesn't keep it, and can't tell.
+ * -1: ERR_NOT_FOUND, it is not there (any more); ERR_UPSTREAM, ERR_TIMEOUT, ERR_DENIED (another
+ * secret, or a clock that is off); or what the sink said.  Worker threads: blocks. */
+int peer_follow(struct proxy *proxy, const char *address, const struct key *key,
+                const struct peer_sink *sink, uint8_t sha256[SHA256_SIZE], bool *kept,
+                struct err *err);
+
+/* ---- for tests: what is signed, and whether it holds ---- */
+
+enum { PEER_TOKEN_MAX = 128 };
+void peer_sign(const char *secret, const char *method, const char *target, int64_t until_s,
+               char out[PEER_TOKEN_MAX]);
+bool peer_token_holds(const char *secret, const char *method, const char *target, const char *token,
+                      int64_t now_s);
+
+#endif
