@@ -86,7 +86,7 @@ def rgw(a_rgw):
 @pytest.fixture
 def own_s3(rgw):
     """An S3 client below a prefix that is this test's own."""
-    s3 = rgw.s3.below(f"{uuid.uuid4().hex[:12]}/")
+    s3 = rgw.s3.below(f"{uuid.uuid4().hex[:12]}-own/")
     yield s3
     rgw.revive()
     s3.clear()

@@ -106,7 +106,7 @@ def test_keys_may_come_from_the_environment(tier, simple, git):
 
 
 def test_large_answers_go_up_in_parts_and_stream_down(tier, origin, own, tmp_path):
-    path, repo = own(repos.big, files=70)
+    path, repo = own(repos.big, files=70, settings=repos.NO_DELTAS)
     git = Git(tmp_path / "person")
     one = tier.node("one")
     git.clone(one.url_of(path), "--mirror")

@@ -63,7 +63,7 @@ def troubles(node):
     ("answers/", 10_000, 3), ("answers/", 1 << 20, 70), ("/files/", 10_000, 3), ("manifest.json", 100, 3),
 ], ids=["an answer", "an answer in parts", "a file of a mirror", "a manifest"])
 def test_kill_9_amid_an_upload_shows_nothing_half_and_the_next_one_succeeds(tier, own, git, what, after, files):
-    path, repo = own(repos.big, files=files)
+    path, repo = own(repos.big, files=files, settings=repos.NO_DELTAS)
     kinds = "part" if files > 64 else "put"
     gate = tier.front.on(lambda a: a.is_(kinds, what) and a.length > after,
                          Gate(after, breaks=True))

@@ -18,6 +18,8 @@ ENV = {
 }
 EPOCH = 1600000000
 PERSON = "A <a@example.com>"
+# A setting for what is big and has no deltas: upstream's git does not look for any.
+NO_DELTAS = {"core.bigFileThreshold": "256k"}
 
 
 def git(path, *args, data=None):
