@@ -451,8 +451,8 @@ static int files_put(void *self, const char *key, const struct object_source *so
     int fd = open_incoming(s, &incoming, err);
     int rc = fd >= 0 ? write_source(s, fd, incoming, source, err) : -1;
 
-    if (rc == 0)
-        rc = read_trailer(fd, incoming, out, err);
+    if (rc == 0 && (rc = read_trailer(fd, incoming, out, err)) != 0 && err->kind == ERR_CORRUPT)
+        err->kind = ERR_UPSTREAM; /* the file system lost what was written: no object is damaged */
     if (rc == 0 && options->only_new)
         rc = publish_new(s, incoming, path, key, err);
     else if (rc == 0)

@@ -321,7 +321,11 @@ int shared_answer_put(struct object_store *store, const struct key *key, int fd,
     entry_clear(&entry);
     if (rc != 0 || object_head(store, object_key, &there, err) == 0)
         return rc;
-    return err->kind == ERR_NOT_FOUND ? read_and_put(store, object_key, fd, stop, sent, err) : -1;
+    if (err->kind == ERR_CORRUPT)
+        rc = object_remove(store, object_key, err); /* or the put would find it in its way */
+    else if (err->kind != ERR_NOT_FOUND)
+        rc = -1;
+    return rc == 0 ? read_and_put(store, object_key, fd, stop, sent, err) : -1;
 }
 
 /* ---- get ---- */

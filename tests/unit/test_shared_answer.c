@@ -397,6 +397,35 @@ static void every_size_comes_back_from_a_server(void **state)
     free(words);
 }
 
+/* A folder's store sees at a glance that an object was cut.  That is nothing against the answer
+ * here, which is put in its place. */
+static void one_that_is_seen_to_be_damaged_is_put_anew(void **state)
+{
+    struct bench *b = *state;
+    struct object_store_config config = {.driver = "file", .endpoint = b->scratch.dir};
+    struct key key = key_number(1);
+    char hex[KEY_HEX_SIZE], *path;
+    struct object_store *s;
+    struct stat st;
+    uint64_t sent;
+    struct err err;
+    int fd = make_answer(b, BIG, false);
+
+    assert_int_equal(object_store_open(&config, &s, &err), 0);
+    assert_int_equal(put_answer(s, 1, fd, &sent, &err), 0);
+    key_to_hex(&key, hex);
+    path = xasprintf("%s/objects/answers,/%s,/%s=", b->scratch.dir, REPO, hex);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(truncate(path, st.st_size - 1), 0);
+    if (put_answer(s, 1, fd, &sent, &err) != 0)
+        fail_msg("%s", err.text);
+    assert_true(sent > BIG);
+    expect_whole(s, 1, BIG);
+    free(path);
+    close(fd);
+    object_store_free(&s);
+}
+
 /* ---- damage ---- */
 
 static size_t head_size(const struct bench *b)
@@ -798,6 +827,7 @@ int main(void)
         TEST(every_size_comes_back_whatever_it_comes_in),
         TEST(every_byte_may_come_alone),
         TEST(every_size_comes_back_from_a_folder),
+        TEST(one_that_is_seen_to_be_damaged_is_put_anew),
         TEST(every_size_comes_back_from_a_server),
         TEST(no_flipped_byte_of_a_head_passes),
         TEST(no_flipped_byte_of_a_piece_is_handed_on),
