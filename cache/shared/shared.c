@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cache/answer_file.h"
 #include "cache/lock.h"
 #include "cache/shared/manifest.h"
 #include "cache/workers.h"
@@ -19,6 +20,9 @@ enum {
      * and what another node puts meanwhile is found a bit later. */
     LACKS_MS = 30 * 1000,
     LACKS_MAX = 256,
+    /* Removals that uploads under way can still meet; of more at once the oldest is forgotten, and
+     * an upload that began before it may stay. */
+    REMOVALS_MAX = 64,
 };
 
 struct lack {
@@ -46,6 +50,8 @@ struct shared {
     pthread_cond_t stop_wanted;
     struct lack lacks[LACKS_MAX];
     size_t lacks_next;
+    struct key removals[REMOVALS_MAX]; /* of repositories; number n lies at n % REMOVALS_MAX */
+    uint64_t removals_count;
     struct keeper_round round;
 
     /* The clock's own. */
@@ -85,21 +91,79 @@ static bool is_of_no_interest(const struct err *why)
     return why->kind == ERR_NOT_FOUND || why->kind == ERR_CONFLICT || why->kind == ERR_CANCELLED;
 }
 
-static int put_answer(struct shared *s, const char *path, uint64_t *sent, struct err *err)
+/* ---- removed while they are on their way up ---- */
+
+static uint64_t count_removals(struct shared *s)
+{
+    uint64_t count;
+
+    lock_take(&s->lock);
+    count = s->removals_count;
+    lock_drop(&s->lock);
+    return count;
+}
+
+static void note_removal(struct shared *s, const struct key *repo_id)
+{
+    lock_take(&s->lock);
+    s->removals[s->removals_count++ % REMOVALS_MAX] = *repo_id;
+    lock_drop(&s->lock);
+}
+
+/* since: count_removals() of then. */
+static bool was_removed(struct shared *s, const struct key *repo_id, uint64_t since)
+{
+    bool found = false;
+
+    lock_take(&s->lock);
+    if (since + REMOVALS_MAX < s->removals_count)
+        since = s->removals_count - REMOVALS_MAX;
+    for (; since < s->removals_count && !found; since++)
+        found = key_equal(&s->removals[since % REMOVALS_MAX], repo_id);
+    lock_drop(&s->lock);
+    return found;
+}
+
+/* What came up when it was to be gone: nobody else will look there again. */
+static int take_back(struct shared *s, const struct key *repo_id, struct err *err)
+{
+    struct shared_removed gone = {0};
+
+    return shared_remove(s->store, repo_id, &s->stop, &gone, err);
+}
+
+/* ---- one upload ---- */
+
+struct sent {
+    uint64_t bytes; /* 0: it was there */
+    struct key repo_id;
+};
+
+static int put_file(struct shared *s, const char *path, int fd, struct sent *sent, struct err *err)
 {
     const char *slash = strrchr(path, '/');
-    char *full = folder_pathf(s->cache->folder, "%s", path);
-    int fd = open(full, O_RDONLY | O_CLOEXEC);
+    struct entry entry;
     struct key key;
     int rc;
 
-    free(full);
     if (slash == NULL || !key_from_hex(slash + 1, &key))
-        rc = err_set(err, ERR_NOT_FOUND, "%s is no answer", path);
-    else if (fd < 0)
-        rc = err_errno(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_STORAGE, "open %s", path);
-    else
-        rc = shared_answer_put(s->store, &key, fd, &s->stop, sent, err);
+        return err_set(err, ERR_NOT_FOUND, "%s is no answer", path);
+    rc = answer_file_describe(fd, &entry, err);
+    if (rc == 0 && !key_from_hex(entry.repo_id, &sent->repo_id))
+        rc = err_set(err, ERR_CORRUPT, "an answer's record names no repository");
+    entry_clear(&entry);
+    return rc == 0 ? shared_answer_put(s->store, &key, fd, &s->stop, &sent->bytes, err) : -1;
+}
+
+static int put_answer(struct shared *s, const char *path, struct sent *sent, struct err *err)
+{
+    char *full = folder_pathf(s->cache->folder, "%s", path);
+    int fd = open(full, O_RDONLY | O_CLOEXEC);
+    int rc = fd >= 0
+                 ? put_file(s, path, fd, sent, err)
+                 : err_errno(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_STORAGE, "open %s", path);
+
+    free(full);
     if (fd >= 0)
         close(fd);
     if (rc != 0 && err->kind == ERR_CORRUPT) {
@@ -111,7 +175,7 @@ static int put_answer(struct shared *s, const char *path, uint64_t *sent, struct
     return rc;
 }
 
-static int put_mirror(struct shared *s, const char *path, uint64_t *sent, struct err *err)
+static int put_mirror(struct shared *s, const char *path, struct sent *sent, struct err *err)
 {
     const struct shared_mirror_put_options options = {
         .node = s->node, .compression = s->compression, .stop = &s->stop};
@@ -126,7 +190,7 @@ static int put_mirror(struct shared *s, const char *path, uint64_t *sent, struct
         if (rc != 0 && err->kind == ERR_CORRUPT)
             mirror_drop_damaged(m, err);
     }
-    *sent = what.bytes;
+    *sent = (struct sent){what.bytes, what.repo_id};
     mirror_unref(&m);
     return rc;
 }
@@ -134,14 +198,17 @@ static int put_mirror(struct shared *s, const char *path, uint64_t *sent, struct
 static bool upload(void *ctx, enum entry_kind kind, const char *path)
 {
     struct shared *s = ctx;
-    uint64_t started = now_us(), sent = 0;
+    uint64_t started = now_us(), removals = count_removals(s);
     bool conditions = object_store_has_conditions(s->store);
+    struct sent sent = {0};
     struct err why;
     int rc =
         kind == ENTRY_ANSWER ? put_answer(s, path, &sent, &why) : put_mirror(s, path, &sent, &why);
 
-    if (rc == 0 && sent > 0)
-        s->listener.uploaded(s->listener.ctx, path, sent, now_us() - started);
+    if (rc == 0 && sent.bytes > 0)
+        s->listener.uploaded(s->listener.ctx, path, sent.bytes, now_us() - started);
+    if (sent.bytes > 0 && was_removed(s, &sent.repo_id, removals))
+        rc = take_back(s, &sent.repo_id, &why); /* also what there is of one that failed */
     /* The store knows no conditions, which shows with the first: again, without. */
     if (rc != 0 && why.kind == ERR_REFUSED && conditions && !object_store_has_conditions(s->store))
         return false;
@@ -248,6 +315,7 @@ int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id
 int shared_remove_repository(struct shared *s, const struct key *repo_id,
                              struct shared_removed *out, struct err *err)
 {
+    note_removal(s, repo_id);
     return shared_remove(s->store, repo_id, &s->stop, out, err);
 }
 

@@ -76,7 +76,7 @@ int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id
                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
                    struct err *err);
 
-/* As shared_remove(). */
+/* As shared_remove(); what is on its way up meanwhile goes as soon as it is there. */
 int shared_remove_repository(struct shared *s, const struct key *repo_id,
                              struct shared_removed *out, struct err *err);
 

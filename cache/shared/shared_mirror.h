@@ -30,6 +30,7 @@ struct shared_mirror_sent {
     unsigned files; /* put */
     uint64_t bytes; /* put, the manifest included; 0: there was nothing to do */
     uint64_t generation;
+    struct key repo_id; /* of what was looked at */
 };
 /* m is ready; serving and fetching go on.  -1: ERR_CONFLICT when others were first again and again,
  * or a newer fence is there; ERR_CORRUPT: a file of the mirror is damaged (the caller drops it);

@@ -442,6 +442,7 @@ int shared_mirror_put(struct object_store *store, struct mirror *m,
 
     *out = (struct shared_mirror_sent){0};
     rc = take_snapshot(&u, err);
+    out->repo_id = u.mine.repo_id;
     if (rc == 0)
         rc = put_once(&u, err);
     for (unsigned i = 1; i < PUT_TRIES && rc != 0 && u.was_second; i++) {

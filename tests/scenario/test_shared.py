@@ -406,3 +406,19 @@ def test_rm_reaches_what_is_only_in_the_bucket(tier, stocked, git):
                           capture_output=True, text=True, timeout=4 * DEADLINE)
     assert done.returncode == 0, done.stderr
     assert tier.answers() == tier.manifests() == [] and tier.files() == {}
+
+
+@pytest.mark.parametrize("what", ["answers/", "manifest.json"])
+def test_rm_takes_back_what_was_on_its_way_up(tier, own, git, what):
+    path, _ = own()
+    gate = tier.front.on(asks("put", what), Gate())
+    one = tier.node("one")
+    git.clone(one.url_of(path))
+    one.wait_mirror(path)
+    gate.wait_held()
+    done = subprocess.run([binary(), "rm", f"origin/{path}", "--data", str(one.data)],
+                          capture_output=True, text=True, timeout=4 * DEADLINE)
+    assert done.returncode == 0, done.stderr
+    gate.open()
+    tier.wait_idle(one)
+    assert tier.answers() == tier.manifests() == [] and tier.files() == {}
