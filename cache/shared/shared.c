@@ -16,8 +16,8 @@
 enum {
     TICK_MS = 1000,
     DEMOTE_MS = 10 * 1000, /* between two looks at what is large and cold */
-    /* How long a repository counts as having no mirror in the store.  A glance then costs nothing,
-     * and what another node puts meanwhile is found a bit later. */
+    /* How long a repository counts as having no mirror in the store (that is of use here).  A
+     * glance then costs nothing, and what another node puts meanwhile is found a bit later. */
     LACKS_MS = 30 * 1000,
     LACKS_MAX = 256,
     /* Removals that uploads under way can still meet; of more at once the oldest is forgotten, and
@@ -290,6 +290,13 @@ bool shared_may_restore(struct shared *s, const struct key *repo_id)
     return !guard_open(s->guard, NULL) && !lacks(s, repo_id);
 }
 
+/* None, one for which there is no room here, or another version's: the next request would only read
+ * its manifest again to find the same. */
+static bool is_of_no_use_here(const struct err *why)
+{
+    return why->kind == ERR_NOT_FOUND || why->kind == ERR_LIMIT || why->kind == ERR_REFUSED;
+}
+
 int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id,
                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
                    struct err *err)
@@ -304,7 +311,7 @@ int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id
     if (rc == 0) {
         atomic_fetch_add(&s->restored, 1);
         keeper_used(s->keeper, manifest, now_s());
-    } else if (err->kind == ERR_NOT_FOUND) {
+    } else if (is_of_no_use_here(err)) {
         note_lack(s, repo_id);
     } else if (err->kind == ERR_CORRUPT) {
         report_damage(s, manifest, err);

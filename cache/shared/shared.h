@@ -69,7 +69,8 @@ int shared_get_answer(struct shared *s, const char *repo_id, const struct key *k
  * can't be told. */
 bool shared_can_answer(struct shared *s, const char *repo_id, const struct key *key);
 
-/* A glance: the store works, and wasn't found without a mirror of this repository just now. */
+/* A glance: the store works, and wasn't found without a mirror of this repository, or with one that
+ * is of no use here, just now. */
 bool shared_may_restore(struct shared *s, const struct key *repo_id);
 /* As shared_mirror_restore(). */
 int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id,

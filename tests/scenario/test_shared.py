@@ -360,6 +360,20 @@ def test_two_nodes_that_put_the_same_mirror_at_once_lose_nothing(tier, own, orig
 # Room -----------------------------------------------------------------------------------------------
 
 
+def test_a_mirror_for_which_there_is_no_room_is_looked_at_once(tier, own, origin, git):
+    path, _ = own(repos.big, files=3)
+    one = tier.node("one")
+    git.clone(one.url_of(path), "--mirror")
+    one.wait_mirror(path)
+    tier.wait_up(one)
+    two = tier.node("two", cache={"local_size": "1M", "min_free": "0"})
+    tier.front.forget()
+    for depth in (1, 2):
+        git.clone(two.url_of(path), f"--depth={depth}")
+    assert two.packs(2) == ["miss, upstream"] * 2
+    assert tier.front.count("get", "manifest.json") == 1
+
+
 def test_what_is_large_and_cold_leaves_the_disk_and_comes_back(tier, own, origin, git):
     path, repo = own(repos.big, files=3)
     one = tier.node("one", hot="1s", cache={"local_size": "16M", "min_free": "0"})
