@@ -54,12 +54,22 @@ static void describe(const struct fill *f, struct entry *e)
     };
 }
 
+/* Before the answer is settled: from then on another one's may be under this key, which those who
+ * follow this credential have no right to. */
+static void land(struct fill *f)
+{
+    if (f->only_upstream)
+        flights_landed(f->asker.proxy->flights, &f->leading);
+    f->only_upstream = false;
+}
+
 /* objects: in its pack. */
 static void succeed(struct fill *f, uint32_t objects)
 {
     struct answers *answers = f->asker.proxy->cache.answers;
     struct entry entry;
 
+    land(f);
     if (!f->kept) {
         answer_end(f->answer);
         return;
@@ -72,6 +82,7 @@ static void succeed(struct fill *f, uint32_t objects)
 
 static void give_up(struct fill *f, const struct err *why)
 {
+    land(f);
     if (f->kept)
         answers_fail(f->asker.proxy->cache.answers, &f->key, f->answer, why);
     else
@@ -80,6 +91,7 @@ static void give_up(struct fill *f, const struct err *why)
 
 static void end_unkept(struct fill *f)
 {
+    land(f);
     if (f->kept)
         answers_end(f->asker.proxy->cache.answers, &f->key, f->answer);
     else
@@ -380,8 +392,7 @@ static bool try_mirror(struct fill *f, struct stream *s)
 
 static void fill_free(struct fill *f)
 {
-    if (f->only_upstream)
-        flights_landed(f->asker.proxy->flights, &f->leading);
+    land(f);
     asker_clear(&f->asker);
     fetch_request_clear(&f->req);
     oid_list_clear(&f->tags);
