@@ -40,7 +40,8 @@ int shared_mirror_put(struct object_store *store, struct mirror *m,
                       const struct shared_mirror_put_options *options,
                       struct shared_mirror_sent *out, struct err *err);
 
-/* Called about each second while bytes come, and after each file; -1 gives the restore up. */
+/* Called about each second while bytes come and while what came is read once more, and after each
+ * file; -1 gives the restore up. */
 typedef int shared_mirror_tick_fn(void *ctx, uint64_t done, uint64_t total, struct err *err);
 struct shared_mirror_got {
     unsigned files;
