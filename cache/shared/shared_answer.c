@@ -247,9 +247,9 @@ static int send_object(struct object_store *store, const char *object_key,
     struct object_put_options options = {.only_new = object_store_has_conditions(store)};
     int rc = object_put(store, object_key, source, &options, NULL, err);
 
-    /* An endpoint may lack what its driver has.  Then one of two that put it at once does so in
-     * vain, and no more. */
-    if (rc != 0 && options.only_new && err->kind == ERR_REFUSED)
+    /* An endpoint may lack what its driver has, which shows now.  Then one of two that put it at
+     * once does so in vain, and no more. */
+    if (rc != 0 && options.only_new && !object_store_has_conditions(store))
         rc = object_put(store, object_key, source, NULL, NULL, err);
     if (rc != 0 && err->kind == ERR_CONFLICT)
         return 0;
