@@ -16,6 +16,9 @@
 enum {
     TICK_MS = 1000,
     DEMOTE_MS = 10 * 1000, /* between two looks at what is large and cold */
+    /* Before what should go there and isn't there is put into the queue once more: it was when it
+     * was published, and what the store refuses costs all its reading each time. */
+    MISSING_MS = 10 * 60 * 1000,
     /* How long a repository counts as having no mirror in the store (that is of use here).  A
      * glance then costs nothing, and what another node puts meanwhile is found a bit later. */
     LACKS_MS = 30 * 1000,
@@ -56,6 +59,7 @@ struct shared {
 
     /* The clock's own. */
     uint64_t tidy_ms, demote_ms;
+    uint64_t missing_ms; /* the chores' own */
 
     atomic_uint_fast64_t hits, misses, restored, damaged, demoted;
 };
@@ -359,10 +363,14 @@ static int has_all_of_mirror(void *ctx, const char *path, bool *has, struct err 
 static void demote(void *ctx)
 {
     struct shared *s = ctx;
+    bool again = now_ms() >= s->missing_ms;
     struct keeper_demoted what;
     struct err ignored;
 
-    if (keeper_demote(s->keeper, now_s(), &s->stop, on_published, s, &what, &ignored) != 0 ||
+    if (again)
+        s->missing_ms = now_ms() + MISSING_MS;
+    if (keeper_demote(s->keeper, now_s(), &s->stop, again ? on_published : NULL, s, &what,
+                      &ignored) != 0 ||
         what.entries == 0)
         return;
     atomic_fetch_add(&s->demoted, what.entries);
@@ -467,6 +475,7 @@ int shared_open(struct cache *cache, const struct shared_options *options,
     s->chores = workers_new("shared", 1, 1);
     s->tidy_ms = now_ms() + s->tidy_interval_ms;
     s->demote_ms = now_ms();
+    s->missing_ms = now_ms() + MISSING_MS;
     local_set_listener(cache->local, on_published, s);
     must(pthread_create(&s->clock, NULL, keep_time, s) == 0);
     *out = s;

@@ -388,6 +388,19 @@ def test_what_is_large_and_cold_leaves_the_disk_and_comes_back(tier, own, origin
     assert origin.packs(since) == []
 
 
+def test_what_the_store_refuses_is_not_sent_again_and_again(tier, own, git):
+    path, _ = own(repos.big, files=3)
+    tier.front.on(asks("put", "answers/"), refused(403, "QuotaExceeded"))
+    one = tier.node("one", hot="1s", cache={"local_size": "16M", "min_free": "0"})
+    git.clone(one.url_of(path), "--mirror")
+    until(lambda: tier.front.count("put", "answers/") == 1, "it is tried")
+    tier.front.forget()
+    # Each look at what is large and cold asks for it.
+    until(lambda: tier.front.count("head", "answers/") >= 2, "it is cold", 60)
+    assert tier.front.count("put", "answers/") == 0
+    assert one.shared()["status"] == "ok" and len(one.answers()) == 1
+
+
 def test_what_is_small_stays_however_cold(tier, stocked, own, git):
     path, _ = own(repos.big, files=3)
     two = tier.node("two", hot="1s", cache={"local_size": "16M", "min_free": "0"})
