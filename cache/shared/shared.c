@@ -199,26 +199,31 @@ static int put_mirror(struct shared *s, const char *path, struct sent *sent, str
     return rc;
 }
 
-static bool upload(void *ctx, enum entry_kind kind, const char *path)
+static enum uploads_result upload(void *ctx, enum entry_kind kind, const char *path)
 {
     struct shared *s = ctx;
     uint64_t started = now_us(), removals = count_removals(s);
     bool conditions = object_store_has_conditions(s->store);
     struct sent sent = {0};
     struct err why;
-    int rc =
-        kind == ENTRY_ANSWER ? put_answer(s, path, &sent, &why) : put_mirror(s, path, &sent, &why);
+    int rc;
 
+    if (guard_open(s->guard, NULL)) /* who found that out is about to pause the queue */
+        return UPLOADS_NOT_TRIED;
+    if (kind == ENTRY_ANSWER)
+        rc = put_answer(s, path, &sent, &why);
+    else
+        rc = put_mirror(s, path, &sent, &why);
     if (rc == 0 && sent.bytes > 0)
         s->listener.uploaded(s->listener.ctx, path, sent.bytes, now_us() - started);
     if (sent.bytes > 0 && was_removed(s, &sent.repo_id, removals))
         rc = take_back(s, &sent.repo_id, &why); /* also what there is of one that failed */
     /* The store knows no conditions, which shows with the first: again, without. */
     if (rc != 0 && why.kind == ERR_REFUSED && conditions && !object_store_has_conditions(s->store))
-        return false;
+        return UPLOADS_FAILED;
     if (rc != 0 && !is_of_no_interest(&why))
         s->listener.not_uploaded(s->listener.ctx, path, &why);
-    return rc == 0 || is_final(&why);
+    return rc == 0 || is_final(&why) ? UPLOADS_DONE : UPLOADS_FAILED;
 }
 
 static void on_published(void *ctx, enum entry_kind kind, const char *path)
