@@ -65,7 +65,8 @@ static int end_object(struct listing *l)
 
     if (l->encoded[0] != '\0' && decode(l->encoded, key)) {
         strcpy(l->last, key);
-        if (strncmp(key, l->s->prefix, skip) == 0 && is_key(key + skip))
+        if (strncmp(key, l->s->prefix, skip) == 0 && is_key(key + skip) &&
+            strncmp(key + skip, l->prefix, strlen(l->prefix)) == 0)
             enough = l->fn(l->ctx, key + skip, &l->info);
     }
     l->info = (struct object_info){0};
