@@ -58,6 +58,15 @@ static void describe(const struct fill *f, struct entry *e)
     };
 }
 
+/* Before the answer is settled: from then on another one's may be under this key, which those who
+ * follow this credential have no right to. */
+static void land(struct fill *f)
+{
+    if (f->only_upstream)
+        flights_landed(f->asker.proxy->flights, &f->leading);
+    f->only_upstream = false;
+}
+
 /* Other nodes need not wait for it any more, or follow it here. */
 static void unclaim(struct fill *f, bool kept)
 {
@@ -68,6 +77,7 @@ static void unclaim(struct fill *f, bool kept)
 
 static void end_unkept(struct fill *f)
 {
+    land(f);
     unclaim(f, false);
     if (f->kept)
         answers_end(f->asker.proxy->cache.answers, &f->key, f->answer);
@@ -82,6 +92,7 @@ static void succeed(struct fill *f, uint32_t objects)
     struct entry entry;
     bool kept;
 
+    land(f);
     if (!f->kept || cache_epoch(cache) != f->epoch) {
         end_unkept(f);
         return;
@@ -98,6 +109,7 @@ static void succeed(struct fill *f, uint32_t objects)
 
 static void give_up(struct fill *f, const struct err *why)
 {
+    land(f);
     unclaim(f, false);
     if (f->kept)
         answers_fail(f->asker.proxy->cache.answers, &f->key, f->answer, why);
@@ -484,8 +496,7 @@ static bool try_mirror(struct fill *f, struct stream *s)
 
 static void fill_free(struct fill *f)
 {
-    if (f->only_upstream)
-        flights_landed(f->asker.proxy->flights, &f->leading);
+    land(f);
     asker_clear(&f->asker);
     fetch_request_clear(&f->req);
     oid_list_clear(&f->tags);

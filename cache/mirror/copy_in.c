@@ -199,11 +199,13 @@ static int check_midx(const struct mirror_copy_in *c, const struct pack_list *pa
                : err_set(err, ERR_CORRUPT, "the multi-pack index is not that of the packs");
 }
 
-static int check(struct mirror_copy_in *c, const struct mirror_content *content,
-                 const struct pack_list *packs, const struct oid_list *tips, struct err *err)
+/* The files were checked. */
+static int check_together(struct mirror_copy_in *c, const struct mirror_content *content,
+                          const struct pack_list *packs, const struct oid_list *tips,
+                          struct err *err)
 {
     struct oid_list found = {0};
-    int rc = mirror_check_folder(c->mirror, c->path, err);
+    int rc = 0;
 
     for (size_t i = 0; i < content->packs_count && rc == 0; i++)
         rc = check_pair(c, content->packs[i].hash, err);
@@ -242,7 +244,7 @@ static void trust(struct mirror *m, const struct pack_list *packs)
 }
 
 int mirror_copy_in_commit(struct mirror_copy_in **cp, const struct mirror_content *content,
-                          struct err *err)
+                          mirror_idle_fn *tick, void *ctx, struct err *err)
 {
     struct mirror_copy_in *c = *cp;
     struct pack_list packs = {0};
@@ -252,7 +254,9 @@ int mirror_copy_in_commit(struct mirror_copy_in **cp, const struct mirror_conten
     *cp = NULL;
     rc = write_lists(c, content, &packs, &tips, err);
     if (rc == 0)
-        rc = check(c, content, &packs, &tips, err);
+        rc = mirror_check_folder(c->mirror, c->path, tick, ctx, err);
+    if (rc == 0)
+        rc = check_together(c, content, &packs, &tips, err);
     if (rc == 0)
         rc = sync_folders(c, err);
     if (rc == 0 && mirror_doomed(c->mirror))

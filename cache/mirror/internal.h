@@ -135,8 +135,10 @@ extern const char MIRROR_CONFIG[], MIRROR_HEAD[];
 
 /* Is it whole?  anew: also read what was read before. */
 int mirror_check(struct mirror *m, bool anew, struct err *err);
-/* Is what lies at path, where nobody else knows of it, a whole mirror?  All of it is read. */
-int mirror_check_folder(struct mirror *m, const char *path, struct err *err);
+/* Is what lies at path, where nobody else knows of it, a whole mirror?  All of it is read, with a
+ * tick (may be NULL) before each MiB. */
+int mirror_check_folder(struct mirror *m, const char *path, mirror_idle_fn *tick, void *ctx,
+                        struct err *err);
 /* A git program that finished has written what it was given, so the bytes of what it made need no
  * reading back: a pack, or what goes with all of them. */
 void mirror_trust_pack(struct mirror *m, const struct listed_pack *pack);

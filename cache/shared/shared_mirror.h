@@ -30,6 +30,7 @@ struct shared_mirror_sent {
     unsigned files; /* put */
     uint64_t bytes; /* put, the manifest included; 0: there was nothing to do */
     uint64_t generation;
+    struct key repo_id; /* of what was looked at */
 };
 /* m is ready; serving and fetching go on.  -1: ERR_CONFLICT when others were first again and again,
  * or a newer fence is there; ERR_CORRUPT: a file of the mirror is damaged (the caller drops it);
@@ -39,7 +40,8 @@ int shared_mirror_put(struct object_store *store, struct mirror *m,
                       const struct shared_mirror_put_options *options,
                       struct shared_mirror_sent *out, struct err *err);
 
-/* Called about each second while bytes come, and after each file; -1 gives the restore up. */
+/* Called about each second while bytes come and while what came is read once more, and after each
+ * file; -1 gives the restore up. */
 typedef int shared_mirror_tick_fn(void *ctx, uint64_t done, uint64_t total, struct err *err);
 struct shared_mirror_got {
     unsigned files;

@@ -329,16 +329,21 @@ static int begin(struct download *d, struct err *err)
     return mirror_copy_in_begin(d->mirror, &about, manifest_bytes(m), &d->in, err);
 }
 
+static int on_check(void *ctx, struct err *err)
+{
+    return tick_if_due(ctx, err);
+}
+
 static int commit(struct download *d, struct err *err)
 {
     struct mirror_content content;
     int rc;
 
     to_content(&d->there.manifest, &content);
-    rc = mirror_copy_in_commit(&d->in, &content, err);
+    rc = mirror_copy_in_commit(&d->in, &content, on_check, d, err);
     mirror_content_clear(&content);
     /* Each file is what was put, but together they are no mirror. */
-    d->damaged = rc != 0 && err->kind == ERR_CORRUPT;
+    d->damaged = rc != 0 && err->kind == ERR_CORRUPT && !d->ours;
     return rc;
 }
 

@@ -952,6 +952,38 @@ static void a_long_file_ticks(void **state)
     assert_true(ticks.count > got.files);
 }
 
+/* When all is there, so that the next one is due while it is checked. */
+static int wait_at_the_end(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+    struct ticks *t = ctx;
+    uint64_t begun = now_ms();
+
+    while (done == total && t->done != total && now_ms() - begun < 1001)
+        sched_yield();
+    return on_tick(ctx, done, total, err);
+}
+
+static void the_check_of_what_came_ticks(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct ticks ticks = {0};
+    struct shared_mirror_got got;
+    struct err err;
+
+    make_whole(&b->a.f);
+    ticks.give_up_at = put(b, &b->a).files + 1;
+    mirror_write_begin(b->b.f.mirror);
+    assert_int_equal(shared_mirror_restore(b->store, b->b.f.mirror, &b->repo_id, wait_at_the_end,
+                                           &ticks, &got, &err),
+                     -1);
+    mirror_write_end(b->b.f.mirror);
+    assert_string_equal(err.text, "nobody wants it");
+    assert_int_equal(ticks.count, got.files + 1);
+    assert_true(store_has(b));
+    assert_false(exists(b->b.f.path));
+    restore(b, &b->b);
+}
+
 /* ---- damage ---- */
 
 static void change_object(struct bench *b, const char *key, size_t cut, size_t flip, bool longer)
@@ -1383,6 +1415,7 @@ int main(void)
         TEST(a_kill_in_the_middle_of_a_restore_leaves_no_mirror),
         TEST(a_restore_that_nobody_wants_any_more_leaves_nothing),
         TEST(a_long_file_ticks),
+        TEST(the_check_of_what_came_ticks),
         TEST(a_damaged_file_is_put_anew),
         TEST(a_file_that_is_missing_is_damage),
         TEST(files_that_do_not_belong_together_are_no_mirror),
