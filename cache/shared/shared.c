@@ -51,7 +51,7 @@ struct shared {
     /* The clock's own. */
     uint64_t tidy_ms, demote_ms;
 
-    atomic_uint_fast64_t hits, misses, restored, damaged, demoted;
+    atomic_uint_fast64_t hits, misses, restored, caught_up, damaged, demoted;
 };
 
 static int64_t now_s(void)
@@ -223,25 +223,48 @@ bool shared_may_restore(struct shared *s, const struct key *repo_id)
     return !guard_open(s->guard, NULL) && !lacks(s, repo_id);
 }
 
+/* A mirror was asked for (rc, err), or what is new in one. */
+static void note_result(struct shared *s, const struct key *repo_id, int rc, const struct err *err)
+{
+    char manifest[OBJECT_KEY_MAX + 1];
+
+    manifest_key(repo_id, manifest);
+    if (rc == 0)
+        keeper_used(s->keeper, manifest, now_s());
+    else if (err->kind == ERR_NOT_FOUND)
+        note_lack(s, repo_id);
+    else if (err->kind == ERR_CORRUPT)
+        report_damage(s, manifest, err);
+}
+
 int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id,
                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
                    struct err *err)
 {
-    char manifest[OBJECT_KEY_MAX + 1];
     int rc;
 
     if (!shared_may_restore(s, repo_id))
         return err_set(err, ERR_NOT_FOUND, "the shared tier has no mirror");
     rc = shared_mirror_restore(s->store, m, repo_id, tick, ctx, out, err);
-    manifest_key(repo_id, manifest);
-    if (rc == 0) {
+    if (rc == 0)
         atomic_fetch_add(&s->restored, 1);
-        keeper_used(s->keeper, manifest, now_s());
-    } else if (err->kind == ERR_NOT_FOUND) {
-        note_lack(s, repo_id);
-    } else if (err->kind == ERR_CORRUPT) {
-        report_damage(s, manifest, err);
-    }
+    note_result(s, repo_id, rc, err);
+    return rc;
+}
+
+int shared_catch_up(struct shared *s, struct mirror *m, const struct key *repo_id,
+                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
+                    struct err *err)
+{
+    int rc;
+
+    *out = (struct shared_mirror_got){0};
+    if (!shared_may_restore(s, repo_id))
+        return err_set(err, ERR_NOT_FOUND, "the shared tier has no mirror");
+    rc = shared_mirror_catch_up(s->store, m, repo_id, tick, ctx, out, err);
+    if (rc == 0 && out->bytes > 0)
+        atomic_fetch_add(&s->caught_up, 1);
+    note_result(s, repo_id, rc, err);
     return rc;
 }
 
@@ -449,6 +472,7 @@ void shared_count(struct shared *s, struct shared_counts *out)
         .hits = atomic_load(&s->hits),
         .misses = atomic_load(&s->misses),
         .restored = atomic_load(&s->restored),
+        .caught_up = atomic_load(&s->caught_up),
         .damaged = atomic_load(&s->damaged),
         .demoted = atomic_load(&s->demoted),
     };
