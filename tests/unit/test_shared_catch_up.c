@@ -483,53 +483,92 @@ static void a_tip_without_packs_is_refused(void **state)
 static void a_gap_in_the_history_is_refused(void **state)
 {
     struct bench *b = bench_of(state);
+    struct oid newest = oid_of("main");
     struct manifest m;
 
     let_a_be_ahead(b);
     read_manifest(b, &m);
     m.packs[2] = m.packs[3];
     m.packs_count = 3;
+    m.tips_count = 1;
+    m.tips[0].oid = newest; /* which is there, and its parent isn't */
     write_manifest(b, &m);
     refuses(b, ERR_CORRUPT);
     assert_false(store_has(b));
     b_is_as_before(b);
 }
 
-/* a has taken in what upstream's pack lacked, which nobody looks at there. */
+/* A commit on main~3 with one file in a folder, named deep. */
+static void make_deep_branch(void)
+{
+    assert_int_equal(REAL_GIT(&upstream, NULL, "", 0, NULL, "sh", "-c",
+                              "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@example.org "
+                              "GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@example.org;"
+                              "blob=$(echo deep | git hash-object -w --stdin);"
+                              "tree=$(printf '100644 blob %s\\tfile\\n' $blob | git mktree);"
+                              "root=$(printf '040000 tree %s\\tfolder\\n' $tree | git mktree);"
+                              "git branch -f deep $(git commit-tree -p main~3 -m deep $root)"),
+                     0);
+}
+
+/* a takes in a pack that lacks something, as nobody looks there. */
+static void take_in_filtered(struct node *n, const char *tip, const char *filter)
+{
+    char *command = xasprintf("git rev-list --objects --filter=%s %s ^main~3 |"
+                              "git pack-objects -q --stdout",
+                              filter, tip);
+    struct oid_list tips = list_of(tip);
+    struct mirror_intake *in;
+    struct bytes pack;
+    struct err err;
+
+    bytes_init(&pack, REAL_GIT_OUTPUT_MAX);
+    assert_int_equal(REAL_GIT(&upstream, NULL, "", 0, &pack, "sh", "-c", command), 0);
+    mirror_write_begin(n->f.mirror);
+    assert_int_equal(mirror_intake_begin(n->f.mirror, &ABOUT, false, &in, &err), 0);
+    assert_int_equal(mirror_intake_feed(in, pack.data, pack.len, &err), 0);
+    assert_int_equal(mirror_intake_commit(&in, &tips, &err), 0);
+    mirror_write_end(n->f.mirror);
+    oid_list_clear(&tips);
+    bytes_clear(&pack);
+    free(command);
+}
+
+static void start_anew(struct bench *b)
+{
+    struct err err;
+
+    assert_int_equal(local_remove(b->a.local, MIRROR_PATH, &err), 0);
+    assert_int_equal(local_remove(b->b.local, MIRROR_PATH, &err), 0);
+    empty_store(b->watched.inner);
+}
+
 static void trees_and_blobs_that_are_missing_are_refused(void **state)
 {
-    static const char *const filters[] = {"blob:none", "tree:0"};
+    static const char *const cases[][2] = {
+        {"main~2", "blob:none"}, {"main~2", "tree:0"}, {"deep", "blob:none"}, {"deep", "tree:1"}};
     struct bench *b = bench_of(state);
 
-    fill(&b->a.f, "main~3\n", false, "main~3");
-    put(b, &b->a);
-    restore(b, &b->b);
-    for (size_t i = 0; i < ARRAY_LEN(filters); i++) {
-        char *tip = xasprintf("main~%zu", 2 - i);
-        char *command = xasprintf("git rev-list --objects --filter=%s %s ^main~3 |"
-                                  "git pack-objects -q --stdout",
-                                  filters[i], tip);
-        struct oid_list tips = list_of(tip);
-        struct mirror_intake *in;
-        struct bytes pack;
-        struct err err;
-
-        bytes_init(&pack, REAL_GIT_OUTPUT_MAX);
-        assert_int_equal(REAL_GIT(&upstream, NULL, "", 0, &pack, "sh", "-c", command), 0);
-        mirror_write_begin(b->a.f.mirror);
-        assert_int_equal(mirror_intake_begin(b->a.f.mirror, &ABOUT, false, &in, &err), 0);
-        assert_int_equal(mirror_intake_feed(in, pack.data, pack.len, &err), 0);
-        assert_int_equal(mirror_intake_commit(&in, &tips, &err), 0);
-        mirror_write_end(b->a.f.mirror);
+    make_deep_branch();
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        fill(&b->a.f, "main~3\n", false, "main~3");
+        put(b, &b->a);
+        restore(b, &b->b);
+        take_in_filtered(&b->a, cases[i][0], cases[i][1]);
         put(b, &b->a);
         refuses(b, ERR_CORRUPT);
         assert_false(store_has(b));
         b_is_as_before(b);
-        oid_list_clear(&tips);
-        bytes_clear(&pack);
-        free(command);
-        free(tip);
+        start_anew(b);
     }
+    /* Nothing else is wrong with it. */
+    fill(&b->a.f, "main~3\n", false, "main~3");
+    put(b, &b->a);
+    restore(b, &b->b);
+    fill(&b->a.f, "deep\n^main~3\n", true, "deep");
+    put(b, &b->a);
+    catch_up(b, &b->b);
+    clone_is_sound(&b->b, "deep");
 }
 
 static void a_damaged_manifest_is_removed(void **state)
@@ -872,8 +911,6 @@ static void a_kill_while_they_are_put_in_leaves_a_mirror(void **state)
     struct bench *b = bench_of(state);
 
     for (int step = 0; step < STEPS; step++) {
-        struct err err;
-
         let_a_be_ahead(b);
         kill_at(b, step);
         is_sound(&b->b);
@@ -885,9 +922,7 @@ static void a_kill_while_they_are_put_in_leaves_a_mirror(void **state)
         is_an_entry(&b->b);
         assert_int_equal(count_packs(&b->b), 5);
         clone_is_sound(&b->b, "main");
-        assert_int_equal(local_remove(b->a.local, MIRROR_PATH, &err), 0);
-        assert_int_equal(local_remove(b->b.local, MIRROR_PATH, &err), 0);
-        empty_store(b->watched.inner);
+        start_anew(b);
     }
 }
 
