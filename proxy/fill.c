@@ -255,6 +255,35 @@ static bool wait_for_writer(struct mirror *m, struct stream *s)
     return false;
 }
 
+/* What waits for a mirror out of the shared tier must hear something meanwhile. */
+static int on_restoring(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+    const struct output *o = ctx;
+
+    (void)done;
+    (void)total;
+    return is_wanted(o->fill, err) != 0 ? -1 : stream_idle(o->stream, err);
+}
+
+/* What upstream would be asked for now another node may have fetched already. */
+static void catch_up(struct fill *f, struct stream *s)
+{
+    struct shared *shared = f->asker.proxy->cache.shared;
+    struct output output = {f, s};
+    struct shared_mirror_got got;
+    uint64_t started = now_us();
+    struct err ignored;
+
+    if (shared == NULL || fleet_is_alone(f->asker.proxy->fleet) ||
+        shared_catch_up(shared, f->mirror, &f->asker.repo_id, on_restoring, &output, &got,
+                        &ignored) != 0 ||
+        got.bytes == 0)
+        return;
+    log_line(LOG_INFO, "mirror caught up", "repository", LOG_STR, f->asker.name, "files", LOG_U64,
+             (uint64_t)got.files, "bytes", LOG_U64, got.bytes, "total_ms", LOG_MS,
+             now_us() - started, NULL);
+}
+
 /* False when the mirror couldn't be brought to where it can answer.  *pulled: upstream was needed.
  */
 static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
@@ -275,6 +304,7 @@ static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
     if (!wait_for_writer(m, s))
         return false;
     lease = fleet_lease(f->asker.proxy->fleet, &f->asker.repo_id);
+    catch_up(f, s);
     mirror_missing(m, &f->req.wants, &missing);
     rc = pull_missing(f, &missing, s, pulled, &why);
     /* Only now is it known which tags point into what the mirror has. */
@@ -436,16 +466,6 @@ static bool try_peer(struct fill *f, struct stream *s)
 }
 
 /* ---- mirrors ---- */
-
-/* What waits for a mirror out of the shared tier must hear something meanwhile. */
-static int on_restoring(void *ctx, uint64_t done, uint64_t total, struct err *err)
-{
-    const struct output *o = ctx;
-
-    (void)done;
-    (void)total;
-    return is_wanted(o->fill, err) != 0 ? -1 : stream_idle(o->stream, err);
-}
 
 /* The mirror is there, now at least. */
 static bool have_mirror(struct fill *f, struct stream *s)

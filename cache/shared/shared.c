@@ -66,7 +66,7 @@ struct shared {
     uint64_t tidy_ms, demote_ms;
     uint64_t missing_ms; /* the chores' own */
 
-    atomic_uint_fast64_t hits, misses, restored, damaged, demoted;
+    atomic_uint_fast64_t hits, misses, restored, caught_up, damaged, demoted;
 };
 
 static int64_t now_s(void)
@@ -380,25 +380,48 @@ static bool is_of_no_use_here(const struct err *why)
     return why->kind == ERR_NOT_FOUND || why->kind == ERR_LIMIT || why->kind == ERR_REFUSED;
 }
 
+/* A mirror was asked for (rc, err), or what is new in one. */
+static void note_result(struct shared *s, const struct key *repo_id, int rc, const struct err *err)
+{
+    char manifest[OBJECT_KEY_MAX + 1];
+
+    manifest_key(repo_id, manifest);
+    if (rc == 0)
+        keeper_used(s->keeper, manifest, now_s());
+    else if (is_of_no_use_here(err))
+        note_lack(s, repo_id);
+    else if (err->kind == ERR_CORRUPT)
+        report_damage(s, manifest, err);
+}
+
 int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id,
                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
                    struct err *err)
 {
-    char manifest[OBJECT_KEY_MAX + 1];
     int rc;
 
     if (!shared_may_restore(s, repo_id))
         return err_set(err, ERR_NOT_FOUND, "the shared tier has no mirror");
     rc = shared_mirror_restore(s->store, m, repo_id, tick, ctx, out, err);
-    manifest_key(repo_id, manifest);
-    if (rc == 0) {
+    if (rc == 0)
         atomic_fetch_add(&s->restored, 1);
-        keeper_used(s->keeper, manifest, now_s());
-    } else if (is_of_no_use_here(err)) {
-        note_lack(s, repo_id);
-    } else if (err->kind == ERR_CORRUPT) {
-        report_damage(s, manifest, err);
-    }
+    note_result(s, repo_id, rc, err);
+    return rc;
+}
+
+int shared_catch_up(struct shared *s, struct mirror *m, const struct key *repo_id,
+                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
+                    struct err *err)
+{
+    int rc;
+
+    *out = (struct shared_mirror_got){0};
+    if (!shared_may_restore(s, repo_id))
+        return err_set(err, ERR_NOT_FOUND, "the shared tier has no mirror");
+    rc = shared_mirror_catch_up(s->store, m, repo_id, tick, ctx, out, err);
+    if (rc == 0 && out->bytes > 0)
+        atomic_fetch_add(&s->caught_up, 1);
+    note_result(s, repo_id, rc, err);
     return rc;
 }
 
@@ -659,6 +682,7 @@ void shared_count(struct shared *s, struct shared_counts *out)
         .hits = atomic_load(&s->hits),
         .misses = atomic_load(&s->misses),
         .restored = atomic_load(&s->restored),
+        .caught_up = atomic_load(&s->caught_up),
         .damaged = atomic_load(&s->damaged),
         .demoted = atomic_load(&s->demoted),
     };

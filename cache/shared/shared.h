@@ -85,6 +85,10 @@ bool shared_may_restore(struct shared *s, const struct key *repo_id);
 int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id,
                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
                    struct err *err);
+/* As shared_mirror_catch_up(), of a store of which that is true; else ERR_NOT_FOUND at once. */
+int shared_catch_up(struct shared *s, struct mirror *m, const struct key *repo_id,
+                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
+                    struct err *err);
 
 /* As shared_remove(); what is on its way up meanwhile goes as soon as it is there. */
 int shared_remove_repository(struct shared *s, const struct key *repo_id,
@@ -111,6 +115,7 @@ bool shared_troubled(struct shared *s, struct err *why);
 struct shared_counts {
     uint64_t hits, misses; /* answers asked for here */
     uint64_t restored;     /* mirrors */
+    uint64_t caught_up;    /* times that a mirror got something new */
     uint64_t damaged;      /* objects */
     uint64_t demoted;      /* entries that left the local disk */
     struct uploads_counts uploads;

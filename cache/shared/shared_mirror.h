@@ -59,6 +59,20 @@ int shared_mirror_restore(struct object_store *store, struct mirror *m, const st
                           shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
                           struct err *err);
 
+/* Bring m, which is ready, forward by what the store has and it lacks; between mirror_write_begin()
+ * and _end().  Where all of that is here already, only the manifest travels.  Packs that come stand
+ * beside those that are here, and tips are added; serving goes on.
+ *
+ * *out: files and bytes that came (0: nothing was new there), and generation is the manifest's,
+ * also on failure where that was read. -1: ERR_LIMIT: the store has it in so many other bytes that
+ * upstream is nearer, or there is no room, as ERR_STORAGE says, too; ERR_CORRUPT: something there
+ * is damaged or missing, or is not all that its tips reach (removed as in shared_mirror_restore());
+ * ERR_BUSY: m is gone, or being removed; others as in shared_mirror_restore().  The mirror is as it
+ * was; only what the disk did in the very end may leave it with packs and without their tips. */
+int shared_mirror_catch_up(struct object_store *store, struct mirror *m, const struct key *repo_id,
+                           shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
+                           struct err *err);
+
 /* Does the store have one?  0: *has says so. */
 int shared_mirror_has(struct object_store *store, const struct key *repo_id, bool *has,
                       struct err *err);
