@@ -1,5 +1,6 @@
 #include "proxy/fill.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -21,6 +22,9 @@ enum {
     IDLE_MS = 1000,
     WRITER_WAIT_MS = 20 * 1000,
     PEERS_TRIED = 3,
+    /* Of a client's time; the mirror comes down in the background then, however long that takes. */
+    RESTORE_MS = 60 * 1000,
+    CATCH_UP_MS = 10 * 1000,
 };
 
 /* What is kept is made for those to come; a round is for one reader, who may have gone. */
@@ -151,6 +155,7 @@ static void conclude(struct fill *f, struct stream *s)
 struct output {
     struct fill *fill;
     struct stream *stream;
+    uint64_t until_ms; /* how long a client waits for the shared tier */
 };
 
 static int on_output(void *ctx, const void *data, size_t len, struct err *err)
@@ -191,7 +196,7 @@ static bool says_damage(const struct err *why)
 /* True when the answer is settled, well or badly; false: try the next source. */
 static bool from_mirror(struct fill *f, struct stream *s)
 {
-    struct output output = {f, s};
+    struct output output = {.fill = f, .stream = s};
     struct err why;
     int rc;
 
@@ -260,8 +265,10 @@ static int on_restoring(void *ctx, uint64_t done, uint64_t total, struct err *er
 {
     const struct output *o = ctx;
 
-    (void)done;
-    (void)total;
+    if (now_ms() > o->until_ms)
+        return err_set(err, ERR_TIMEOUT,
+                       "only %" PRIu64 " of %" PRIu64 " bytes have come; upstream may be faster",
+                       done, total);
     return is_wanted(o->fill, err) != 0 ? -1 : stream_idle(o->stream, err);
 }
 
@@ -269,7 +276,7 @@ static int on_restoring(void *ctx, uint64_t done, uint64_t total, struct err *er
 static void catch_up(struct fill *f, struct stream *s)
 {
     struct shared *shared = f->asker.proxy->cache.shared;
-    struct output output = {f, s};
+    struct output output = {f, s, now_ms() + CATCH_UP_MS};
     struct shared_mirror_got got;
     uint64_t started = now_us();
     struct err ignored;
@@ -334,11 +341,20 @@ struct delivery {
     struct entry entry; /* what the shared tier says that it is */
 };
 
+/* Another node may mean another host by this name. */
+static bool is_of_host(const char *url, const char *base_url)
+{
+    size_t len = strlen(base_url);
+
+    return strncmp(url, base_url, len) == 0 && url[len] == '/';
+}
+
 static int on_delivery(void *ctx, const struct shared_answer *what, struct err *err)
 {
     struct delivery *d = ctx;
 
-    (void)err;
+    if (!is_of_host(what->entry.url, d->fill->asker.base_url))
+        return err_set(err, ERR_NOT_FOUND, "what the shared tier has is another host's");
     entry_copy(&what->entry, &d->entry);
     answer_set_source(d->fill->answer, SOURCE_SHARED);
     answer_set_digest(d->fill->answer, what->sha256);
@@ -470,7 +486,7 @@ static bool try_peer(struct fill *f, struct stream *s)
 /* The mirror is there, now at least. */
 static bool have_mirror(struct fill *f, struct stream *s)
 {
-    struct output output = {f, s};
+    struct output output = {f, s, now_ms() + RESTORE_MS};
 
     if (f->mirror == NULL || mirror_ready(f->mirror))
         return f->mirror != NULL;

@@ -82,14 +82,16 @@ static void report_damage(struct shared *s, const char *what, const struct err *
 
 /* ---- up ---- */
 
-/* Our failure, or one that another try would meet again. */
-static bool is_final(const struct err *why)
+/* Our failure, or one that another try would meet again.  Keys that are refused altogether open the
+ * circuit, and may be mended; those that may only read never put. */
+static bool is_final(struct shared *s, const struct err *why)
 {
+    if (why->kind == ERR_DENIED)
+        return !guard_open(s->guard, NULL);
     switch (why->kind) {
     case ERR_BUSY:
     case ERR_TIMEOUT:
-    case ERR_UPSTREAM:
-    case ERR_DENIED: return false;
+    case ERR_UPSTREAM: return false;
     default: return true;
     }
 }
@@ -297,7 +299,7 @@ static enum uploads_result upload(void *ctx, enum entry_kind kind, const char *p
         return UPLOADS_FAILED;
     if (rc != 0 && !is_of_no_interest(&why))
         s->listener.not_uploaded(s->listener.ctx, path, &why);
-    return rc == 0 || is_final(&why) ? UPLOADS_DONE : UPLOADS_FAILED;
+    return rc == 0 || is_final(s, &why) ? UPLOADS_DONE : UPLOADS_FAILED;
 }
 
 static void on_published(void *ctx, enum entry_kind kind, const char *path)
