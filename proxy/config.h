@@ -19,6 +19,7 @@
 #include "cache/local/local.h"
 #include "cache/shared/object_store.h"
 #include "protocol/err.h"
+#include "proxy/tls.h"
 
 enum shared_driver { SHARED_OFF, SHARED_S3, SHARED_LIBS3, SHARED_FILE };
 enum log_format { LOG_TEXT, LOG_JSON };
@@ -43,6 +44,11 @@ struct config {
     uint16_t listen_port;
     char *data; /* absolute path */
     char *node; /* what this node is called */
+
+    struct {
+        char *certificate, *key, *client_ca; /* or NULL; certificate NULL: plain HTTP */
+        enum tls_client client;
+    } tls;
 
     struct upstream_config *upstreams;
     size_t upstream_count;
@@ -123,6 +129,9 @@ void config_unref(struct config **c);
  * *base_url is yours to free: the URL with its '*' replaced. */
 const struct upstream_config *config_find_upstream(const struct config *c, const char *name,
                                                    char **base_url);
+
+/* The settings of `tls`, borrowed from c; false: none, plain HTTP. */
+bool config_tls(const struct config *c, struct tls_files *out);
 
 /* The settings of `shared` as object_store_open() takes them, borrowed from c; only where a driver
  * is set. */

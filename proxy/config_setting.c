@@ -10,6 +10,7 @@
 #include "protocol/base.h"
 
 #define OFFSET_top(field)       offsetof(struct config, field)
+#define OFFSET_tls(field)       offsetof(struct config, field)
 #define OFFSET_upstreams(field) offsetof(struct upstream_config, field)
 #define OFFSET_limits(field)    offsetof(struct config, field)
 #define OFFSET_cache(field)     offsetof(struct config, field)
@@ -36,8 +37,8 @@ const struct setting setting_table[SETTINGS_TOTAL] = {
 
 const char *section_name(enum setting_section section)
 {
-    static const char *const names[SECTION_COUNT] = {"",      "upstreams", "limits",
-                                                     "cache", "shared",    "log"};
+    static const char *const names[SECTION_COUNT] = {"",      "tls",    "upstreams", "limits",
+                                                     "cache", "shared", "log"};
 
     return names[section];
 }

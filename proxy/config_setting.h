@@ -26,6 +26,7 @@ enum setting_type {
 
 enum setting_section {
     SECTION_top,
+    SECTION_tls,
     SECTION_upstreams,
     SECTION_limits,
     SECTION_cache,

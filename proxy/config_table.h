@@ -27,6 +27,19 @@
     X(top, shutdown_grace, shutdown_grace_ms, DURATION, "0s", "1d", "30s", RELOAD, "duration",     \
       "How long running transfers may go on after SIGTERM.")
 
+#define CONFIG_TLS(X)                                                                              \
+    X(tls, certificate, tls.certificate, FILE, NULL, NULL, NULL, RELOAD, "file",                   \
+      "Serve https with this certificate (PEM, with those that lead to a root behind it); an "     \
+      "absolute path. Read again on each reload. Without it: http.")                               \
+    X(tls, key, tls.key, FILE, NULL, NULL, NULL, RELOAD, "file",                                   \
+      "The certificate's key (PEM, without a password); an absolute path.")                        \
+    X(tls, client_ca, tls.client_ca, FILE, NULL, NULL, NULL, RELOAD, "file",                       \
+      "Ask clients for a certificate that one of these (PEM) has signed; an absolute path. "       \
+      "Without it: they are asked for none.")                                                      \
+    X(tls, client, tls.client, ENUM, NULL, NULL, "required", RELOAD, "required, optional",         \
+      "With `client_ca`: whether who has no certificate is turned away. One that isn't signed "    \
+      "by them is turned away in any case.")
+
 #define CONFIG_UPSTREAMS(X)                                                                        \
     X(upstreams, name, name, NAME, NULL, NULL, NULL, RELOAD, "host, host:port or pattern",         \
       "What stands first in the path of a client's URL. One `*` matches one or more letters, "     \
@@ -166,14 +179,15 @@
 
 /* The mappings below the top; `upstreams` is a list and stands apart. */
 #define CONFIG_SECTIONS(Y)                                                                         \
+    Y(tls, CONFIG_TLS)                                                                             \
     Y(limits, CONFIG_LIMITS)                                                                       \
     Y(cache, CONFIG_CACHE)                                                                         \
     Y(shared, CONFIG_SHARED)                                                                       \
     Y(log, CONFIG_LOG)
 
 #define CONFIG_TABLE(X)                                                                            \
-    CONFIG_TOP(X) CONFIG_UPSTREAMS(X) CONFIG_LIMITS(X) CONFIG_CACHE(X) CONFIG_SHARED(X)            \
-    CONFIG_LOG(X)
+    CONFIG_TOP(X) CONFIG_TLS(X) CONFIG_UPSTREAMS(X) CONFIG_LIMITS(X) CONFIG_CACHE(X)               \
+    CONFIG_SHARED(X) CONFIG_LOG(X)
 /* clang-format on */
 
 #endif

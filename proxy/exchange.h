@@ -42,6 +42,7 @@ struct exchange {
     const struct config *config;
     char id[17];
     char client[64];
+    char *tls_subject; /* of the client's verified certificate, as RFC 4514 writes it; or NULL */
     char *method, *target;
     struct smart_path path; /* valid when upstream is set */
     const struct upstream_config *upstream;

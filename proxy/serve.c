@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cache/lock.h"
@@ -23,6 +24,7 @@
 #include "proxy/refs.h"
 #include "proxy/routes.h"
 #include "proxy/server.h"
+#include "proxy/systemd.h"
 
 enum {
     BACKGROUND_THREADS = 2, /* each builds a mirror, which takes a processor */
@@ -30,6 +32,7 @@ enum {
     /* Descriptors per client: its socket, a file, and a share of pipes and upstream sockets. */
     DESCRIPTORS_PER_CLIENT = 3,
     DESCRIPTORS_SPARE = 1024,
+    CERTIFICATE_WARN_DAYS = 14, /* who renews theirs by a program does so before */
 };
 
 static struct proxy the_proxy;
@@ -215,15 +218,45 @@ static void catch_signals(sigset_t *while_waiting)
     pthread_sigmask(SIG_BLOCK, &blocked, while_waiting);
 }
 
+/* A certificate that has run out is the operator's to renew, no reason to turn all away. */
+static void say_certificate(const struct config *c, const struct tls_identity *id)
+{
+    int64_t days = (tls_identity_expires(id) - (int64_t)time(NULL)) / (24 * 3600);
+
+    if (days < CERTIFICATE_WARN_DAYS)
+        log_line(LOG_WARN, "the certificate runs out", "file", LOG_STR, c->tls.certificate,
+                 "days_left", LOG_U64, (uint64_t)(days < 0 ? 0 : days), NULL);
+}
+
+/* A new identity for the listener, if it has TLS and goes on having it. */
+static int load_identity(const struct server *s, const struct config *loaded,
+                         struct tls_identity **out, struct err *err)
+{
+    struct tls_files files;
+    bool wanted = config_tls(loaded, &files);
+
+    *out = NULL;
+    if (wanted != server_has_tls(s)) {
+        log_line(LOG_WARN, "these settings need a restart", "settings", LOG_STR,
+                 wanted ? "tls (from http to https)" : "tls (from https to http)", NULL);
+        return 0;
+    }
+    return wanted ? tls_identity_load(&files, out, err) : 0;
+}
+
 static void reload(struct server *s, struct config **config, const struct serve_origin *origin)
 {
     struct local_limits limits;
     struct keeper_limits shared_limits;
-    struct config *loaded;
+    struct config *loaded = NULL;
+    struct tls_identity *identity = NULL;
     struct err why;
     char *restart;
 
-    if (config_load(origin->file, origin->overrides, &loaded, &why) != 0) {
+    if (config_load(origin->file, origin->overrides, &loaded, &why) != 0 ||
+        load_identity(s, loaded, &identity, &why) != 0) {
+        if (loaded != NULL)
+            config_unref(&loaded);
         log_line(LOG_ERROR, "configuration refused, the old one goes on", "reason", LOG_STR,
                  why.text, NULL);
         return;
@@ -233,6 +266,11 @@ static void reload(struct server *s, struct config **config, const struct serve_
         log_line(LOG_WARN, "these settings need a restart", "settings", LOG_STR, restart, NULL);
     free(restart);
     server_configure(s, loaded);
+    if (identity != NULL) {
+        server_set_identity(s, identity);
+        say_certificate(loaded, identity);
+    }
+    tls_identity_unref(&identity);
     limits_of(loaded, &limits);
     local_configure(the_proxy.cache.local, &limits);
     shared_limits_of(loaded, &shared_limits);
@@ -252,7 +290,9 @@ static void attend(struct server *s, struct config **config, const struct serve_
         sigsuspend(open);
         if (reload_wanted) {
             reload_wanted = 0;
+            systemd_reloading();
             reload(s, config, origin);
+            systemd_ready();
         }
     }
 }
@@ -260,6 +300,7 @@ static void attend(struct server *s, struct config **config, const struct serve_
 /* True when all requests ended by themselves. */
 static bool drain(struct server *s, const struct config *config, const sigset_t *open)
 {
+    systemd_stopping();
     log_line(LOG_INFO, "stopping", "active", LOG_U64, (uint64_t)server_active(s), NULL);
     server_drain(s);
     /* From here on the handler itself must run in this thread. */
@@ -277,10 +318,27 @@ static void leave_at_once(struct proxy *p)
     _exit(0);
 }
 
-static int start_server(struct proxy *p, struct config *c, struct server **out, struct err *err)
+static int load_first_identity(const struct config *c, struct tls_identity **out, struct err *err)
 {
-    const struct server_listener clients = {
-        .host = c->listen_host, .port = c->listen_port, .plan = routes_plan};
+    struct tls_files files;
+
+    *out = NULL;
+    if (!config_tls(c, &files))
+        return 0;
+    if (tls_identity_load(&files, out, err) != 0)
+        return -1;
+    say_certificate(c, *out);
+    return 0;
+}
+
+static int start_server(struct proxy *p, struct config *c, const struct systemd_sockets *sockets,
+                        struct tls_identity *identity, struct server **out, struct err *err)
+{
+    const struct server_listener clients = {.host = c->listen_host,
+                                            .port = c->listen_port,
+                                            .plan = routes_plan,
+                                            .tls = identity,
+                                            .socket = sockets->clients};
 
     return server_start(p, c, &clients, out, err);
 }
@@ -288,6 +346,8 @@ static int start_server(struct proxy *p, struct config *c, struct server **out, 
 int serve_run(struct config *config, const struct serve_origin *origin)
 {
     struct config *current = (struct config *)config_ref(config);
+    struct systemd_sockets sockets;
+    struct tls_identity *identity = NULL;
     struct server *server = NULL;
     sigset_t open;
     struct err why;
@@ -298,16 +358,22 @@ int serve_run(struct config *config, const struct serve_origin *origin)
     raise_descriptor_limit(current);
     /* Before the first request can want to say something. */
     log_start(current->log.format, current->log.level);
-    if (build(&the_proxy, current, &why) != 0 ||
-        start_server(&the_proxy, current, &server, &why) != 0) {
+    if (systemd_take_sockets(&sockets, &why) != 0 ||
+        load_first_identity(current, &identity, &why) != 0 ||
+        build(&the_proxy, current, &why) != 0 ||
+        start_server(&the_proxy, current, &sockets, identity, &server, &why) != 0) {
+        tls_identity_unref(&identity);
         fprintf(stderr, "pannier: %s\n", why.text);
         tear_down(&the_proxy);
         log_stop();
         config_unref(&current);
         return 1;
     }
-    log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(server), "data", LOG_STR,
+    tls_identity_unref(&identity);
+    log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(server), "scheme", LOG_STR,
+             server_has_tls(server) ? "https" : "http", "data", LOG_STR,
              folder_path(the_proxy.cache.folder), "version", LOG_STR, PANNIER_VERSION, NULL);
+    systemd_ready();
     attend(server, &current, origin, &open);
     control_drain(the_proxy.control);
     if (!drain(server, current, &open))
