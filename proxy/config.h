@@ -19,6 +19,7 @@
 #include "cache/local/local.h"
 #include "cache/shared/object_store.h"
 #include "protocol/err.h"
+#include "proxy/manners/budget.h"
 #include "proxy/tls.h"
 
 enum shared_driver { SHARED_OFF, SHARED_S3, SHARED_LIBS3, SHARED_FILE };
@@ -33,6 +34,10 @@ struct upstream_config {
     uint64_t denied_ttl_ms;
     uint64_t refs_ttl_ms; /* 0 (default): every ls-refs asks upstream */
     uint32_t max_connections;
+    struct rate rate;             /* of requests; count 0: no limit */
+    uint32_t burst;               /* of them at once, after a quiet while */
+    uint64_t stale_if_error_ms;   /* how old what is shown while upstream is down may be; 0: none */
+    uint64_t stale_access_ttl_ms; /* and how long ago upstream's yes */
     uint64_t connect_timeout_ms;
     uint64_t response_timeout_ms; /* until the first byte; hosts may compute for minutes */
     uint64_t stall_timeout_ms;    /* between bytes, once they flow */

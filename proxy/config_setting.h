@@ -20,6 +20,7 @@ enum setting_type {
     SETTING_SHARE,    /* struct share, a size or a percentage */
     SETTING_DURATION, /* uint64_t, milliseconds */
     SETTING_COUNT,    /* uint32_t */
+    SETTING_RATE,     /* struct rate, "300/m", or 0 for none */
     SETTING_BOOL,     /* bool */
     SETTING_ENUM,     /* an enum whose words stand in `values` */
 };

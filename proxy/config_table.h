@@ -57,6 +57,18 @@
       "0s: every request for refs asks.")                                                          \
     X(upstreams, max_connections, max_connections, COUNT, "1", "10000", "64", RELOAD,              \
       "connections", "Connections to this upstream at once; further questions wait.")              \
+    X(upstreams, rate, rate, RATE, NULL, NULL, "0", RELOAD, "number/s, /m or /h",                  \
+      "Requests to this upstream; what would be beyond it is answered from here or with 429. "     \
+      "Pushes and LFS count, but are never held up by it. 0: no limit.")                           \
+    X(upstreams, burst, burst, COUNT, "1", "100000", "60", RELOAD, "requests",                     \
+      "How many of `rate` may come at once after a quiet while; half of them are kept for "        \
+      "clients' requests, against mirrors that are made in the background.")                       \
+    X(upstreams, stale_if_error, stale_if_error_ms, DURATION, "0s", "30d", "0s", RELOAD,           \
+      "duration", "While upstream can't be reached, answers with 5xx or throttles, refs that it "  \
+      "showed this long ago may still be shown. 0s: never.")                                       \
+    X(upstreams, stale_access_ttl, stale_access_ttl_ms, DURATION, "0s", "30d", "1h", RELOAD,       \
+      "duration", "With `stale_if_error`: only to a credential that upstream last let in within "  \
+      "this time, and hasn't refused since.")                                                      \
     X(upstreams, connect_timeout, connect_timeout_ms, DURATION, "10ms", "5m", "10s", RELOAD,       \
       "duration", "For a connection to stand, TLS included.")                                      \
     X(upstreams, response_timeout, response_timeout_ms, DURATION, "10ms", "1d", "10m", RELOAD,     \

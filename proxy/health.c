@@ -6,6 +6,8 @@
 
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/manners/stale.h"
+#include "proxy/upstream.h"
 
 /* UINT64_MAX is "no limit". */
 static json_t *number(uint64_t n)
@@ -63,6 +65,7 @@ char *health_describe(const struct proxy *p, size_t *len)
     struct janitor_counts upkeep;
     struct err trouble;
     bool failing = folder_troubled(p->cache.folder, &trouble), degraded = failing;
+    struct manners_counts manners;
     json_t *json, *shared;
     char *text, *line;
 
@@ -70,14 +73,17 @@ char *health_describe(const struct proxy *p, size_t *len)
     degraded |= failing;
     answers_count(p->cache.answers, &answers);
     janitor_count(p->janitor, &upkeep);
-    json =
-        json_pack("{s:s, s:s, s:s, s:{s:o, s:o, s:o}, s:{s:o}, s:o, s:o, s:{s:o, s:o, s:o}}",
-                  "status", degraded ? "degraded" : "ok", "version", PANNIER_VERSION, "storage",
-                  failing ? "failing" : "ok", "answers", "filling", number(answers.filling), "kept",
-                  number(answers.kept), "damaged", number(answers.damaged), "mirrors", "damaged",
-                  number(mirrors_damaged(p->cache.mirrors)), "space", describe_local(p), "shared",
-                  shared, "janitor", "maintained", number(upkeep.maintained), "verified",
-                  number(upkeep.verified), "failed", number(upkeep.failed));
+    upstream_manners(p->origins, &manners);
+    json = json_pack("{s:s, s:s, s:s, s:{s:o, s:o, s:o}, s:{s:o}, s:{s:o, s:o, s:o}, s:o, s:o, "
+                     "s:{s:o, s:o, s:o}}",
+                     "status", degraded ? "degraded" : "ok", "version", PANNIER_VERSION, "storage",
+                     failing ? "failing" : "ok", "answers", "filling", number(answers.filling),
+                     "kept", number(answers.kept), "damaged", number(answers.damaged), "mirrors",
+                     "damaged", number(mirrors_damaged(p->cache.mirrors)), "upstream", "throttled",
+                     number(manners.throttled), "refused", number(manners.refused), "stale",
+                     number(stale_count(p->stale)), "space", describe_local(p), "shared", shared,
+                     "janitor", "maintained", number(upkeep.maintained), "verified",
+                     number(upkeep.verified), "failed", number(upkeep.failed));
     must(json != NULL);
     text = json_dumps(json, JSON_COMPACT);
     must(text != NULL);

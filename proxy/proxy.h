@@ -15,6 +15,7 @@ struct flights;
 struct origins;
 struct refs;
 struct repositories;
+struct stale;
 
 struct proxy {
     struct cache cache;
@@ -25,6 +26,7 @@ struct proxy {
     struct flights *flights;
     struct refs *refs;
     struct repositories *repositories;
+    struct stale *stale; /* what may be shown while an upstream is down */
 
     /* Short questions (refs, access); answers being made; what is passed on at its client's pace;
      * mirrors being built. */

@@ -19,6 +19,7 @@
 #include "proxy/decisions.h"
 #include "proxy/flights.h"
 #include "proxy/log.h"
+#include "proxy/manners/stale.h"
 #include "proxy/mirroring.h"
 #include "proxy/proxy.h"
 #include "proxy/refs.h"
@@ -144,6 +145,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
         return -1;
     p->origins = origins_new();
     p->decisions = decisions_new();
+    p->stale = stale_new();
     p->flights = flights_new();
     p->refs = refs_new();
     p->repositories = repositories_new();
@@ -173,6 +175,7 @@ static void tear_down(struct proxy *p)
     repositories_free(&p->repositories);
     refs_free(&p->refs);
     flights_free(&p->flights);
+    stale_free(&p->stale);
     decisions_free(&p->decisions);
     origins_free(&p->origins);
     shared_close(&p->cache.shared);

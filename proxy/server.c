@@ -242,18 +242,20 @@ static void watch(struct server_part *p, int awaiting)
 static void log_request(struct server_part *p, bool whole)
 {
     struct exchange *x = &p->x;
-    char repository[512] = "";
+    char repository[512] = "", stale[32] = "";
     uint64_t total = now_us() - p->started_us;
 
     if (x->upstream != NULL)
         snprintf(repository, sizeof(repository), "%s/%s", x->path.upstream, x->path.repo);
+    if (x->stale_age_ms > 0)
+        snprintf(stale, sizeof(stale), "%.1f s", (double)x->stale_age_ms / 1000);
     log_line(LOG_INFO, "request", "id", LOG_STR, x->id, "client", LOG_STR, x->client, "subject",
              LOG_STR, x->tls_subject, "method", LOG_STR, x->method != NULL ? x->method : "?",
              "repository", LOG_STR, repository[0] != '\0' ? repository : NULL, "service", LOG_STR,
              x->upstream != NULL ? service_name(x->path.service) : NULL, "protocol", LOG_U64,
              (uint64_t)x->protocol, "result", LOG_STR, x->result != NULL ? x->result : "aborted",
-             "status", LOG_U64, (uint64_t)p->status, "bytes", LOG_U64, p->body_sent,
-             "first_byte_ms", LOG_MS,
+             "stale", LOG_STR, stale[0] != '\0' ? stale : NULL, "status", LOG_U64,
+             (uint64_t)p->status, "bytes", LOG_U64, p->body_sent, "first_byte_ms", LOG_MS,
              p->first_byte_us > 0 ? p->first_byte_us - p->started_us : total, "total_ms", LOG_MS,
              total, "ended", LOG_STR, whole ? "whole" : "cut", NULL);
 }
@@ -397,6 +399,17 @@ void reply_text(struct exchange *x, int status, const char *result, const char *
     reply_bytes(x, status, "text/plain; charset=utf-8", text, (size_t)n + 1, result);
 }
 
+static void reply_retry_after(struct exchange *x)
+{
+    const struct manners_who who = {x->upstream, x->base_url, x->authorization, x->path.wire_repo};
+    char seconds[16];
+
+    if (x->upstream == NULL) /* a request of another kind, which asked on its own account */
+        return;
+    snprintf(seconds, sizeof(seconds), "%u", upstream_retry_after_s(x->proxy->origins, &who));
+    reply_header(x, "Retry-After", seconds);
+}
+
 void reply_error(struct exchange *x, const struct err *err)
 {
     static const struct {
@@ -404,9 +417,10 @@ void reply_error(struct exchange *x, const struct err *err)
         int status;
         const char *result;
     } statuses[] = {
-        {ERR_INPUT, 400, "refused"},     {ERR_LIMIT, 413, "refused"}, {ERR_REFUSED, 403, "refused"},
-        {ERR_NOT_FOUND, 404, "refused"}, {ERR_TIMEOUT, 504, "error"}, {ERR_BUSY, 503, "error"},
-        {ERR_CANCELLED, 503, "error"},
+        {ERR_INPUT, 400, "refused"},   {ERR_LIMIT, 413, "refused"},
+        {ERR_REFUSED, 403, "refused"}, {ERR_NOT_FOUND, 404, "refused"},
+        {ERR_TIMEOUT, 504, "error"},   {ERR_BUSY, 503, "error"},
+        {ERR_CANCELLED, 503, "error"}, {ERR_THROTTLED, 429, "throttled"},
     };
     int status = 502;
     const char *result = "error";
@@ -422,7 +436,9 @@ void reply_error(struct exchange *x, const struct err *err)
         snprintf(seconds, sizeof(seconds), "%d", RETRY_AFTER_S);
         reply_header(x, "Retry-After", seconds);
     }
-    if (status >= 500)
+    if (status == 429)
+        reply_retry_after(x);
+    if (status >= 500 || status == 429)
         log_line(LOG_WARN, "request failed", "id", LOG_STR, x->id, "kind", LOG_STR,
                  err_kind_name(err->kind), "reason", LOG_STR, err->text, NULL);
     reply_text(x, status, result, "pannier: %s", err->text);
