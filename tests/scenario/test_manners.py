@@ -364,3 +364,17 @@ def test_a_shallow_fetch_of_a_commit_goes_on_during_an_outage(over, upstream, or
     pannier.wait_answers()
     Outage(upstream, DOWN["cut"]).on = True
     git.fetch_commit(pannier.url_of("public/simple"), simple.oid())
+
+
+def test_a_question_of_another_shape_is_answered_from_the_mirror(over, upstream, simple, git):
+    pannier = over(access_ttl="0s", **STALE)
+    git.clone(pannier.url_of("public/simple"))
+    pannier.wait_mirror("public/simple")
+    Outage(upstream, DOWN["503"]).on = True
+    body = pktline.fetch([simple.oid()], extra=["deepen 1"]).replace(pktline.pkt("no-progress"), b"")
+    answer = ask(pannier.url_of("public/simple"), body)
+    assert answer.status == 200 and pktline.pack_is_whole(answer.body)
+    assert answer.header("Cache-Status").startswith("pannier; fwd=miss; detail=mirror; ttl=-")
+    assert b"upstream can't be asked" in pktline.bands(answer.body)[2]
+    # What only upstream has is not to be had.
+    assert ask(pannier.url_of("public/simple"), pktline.fetch(["1" * 40])).status in (502, 503)
