@@ -125,8 +125,8 @@ static void forget_refs(const struct relay *r)
 {
     decisions_forget(r->asker.proxy->decisions, &r->asker.repo_id);
     refs_forget(r->asker.proxy->refs, &r->asker.repo_id);
-    stale_forget(r->asker.proxy->stale,
-                 &r->asker.repo_id); /* last: refs.c keeps none from then on */
+    /* Last: refs.c has none kept from then on. */
+    stale_forget(r->asker.proxy->stale, &r->asker.repo_id);
 }
 
 static int transfer(struct relay *r, struct err *err)
