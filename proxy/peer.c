@@ -25,6 +25,7 @@ static const char NOTE_HEADER[] = "X-Pannier-Note-Offset";
 
 struct peers {
     char *secret;
+    const char *scheme;
     struct upstream_config how; /* to ask: name, ca_file, timeouts */
 };
 
@@ -98,8 +99,10 @@ int peers_new(const struct config *c, struct peers **out, struct err *err)
         return -1;
     p = xcalloc(1, sizeof(*p));
     p->secret = secret;
+    p->scheme = c->cluster.tls ? "https" : "http";
     p->how = (struct upstream_config){
         .name = xstrdup("the other node"),
+        .ca_file = c->cluster.ca_file != NULL ? xstrdup(c->cluster.ca_file) : NULL,
         .max_connections = PEER_CONNECTIONS,
         .connect_timeout_ms = PEER_CONNECT_MS,
         .response_timeout_ms = PEER_RESPONSE_MS,
@@ -118,6 +121,7 @@ void peers_free(struct peers **pp)
         return;
     explicit_bzero(p->secret, strlen(p->secret));
     free(p->secret);
+    free(p->how.ca_file);
     free(p->how.name);
     free(p);
 }
@@ -280,7 +284,7 @@ static int ask(struct proxy *proxy, const char *address, const char *target, str
                struct err *err)
 {
     struct peers *peers = proxy->peers;
-    char *base_url = xasprintf("http://%s", address);
+    char *base_url = xasprintf("%s://%s", peers->scheme, address);
     char token[PEER_TOKEN_MAX];
     struct upstream_request r = {
         .method = "GET",
