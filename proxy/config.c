@@ -24,12 +24,14 @@ static void config_free(struct counted *held)
 {
     struct config *c = &held->config;
 
-    for (size_t i = 0; i < c->upstream_count; i++)
-        setting_clear(SECTION_upstreams, &c->upstreams[i]);
-    free(c->upstreams);
-    for (int s = 0; s < SECTION_COUNT; s++)
-        if (s != SECTION_upstreams)
+    for (int s = 0; s < SECTION_COUNT; s++) {
+        const struct setting_list *list = setting_list_of((enum setting_section)s);
+
+        if (list)
+            setting_list_clear(list, c);
+        else
             setting_clear((enum setting_section)s, c);
+    }
     free(c->file);
     free(held);
 }
@@ -55,13 +57,7 @@ void config_unref(struct config **cp)
 
 static struct upstream_config *add_upstream(struct config *c)
 {
-    struct upstream_config *u;
-
-    c->upstreams = xrealloc(c->upstreams, (c->upstream_count + 1) * sizeof(*c->upstreams));
-    u = &c->upstreams[c->upstream_count++];
-    memset(u, 0, sizeof(*u));
-    setting_set_defaults(SECTION_upstreams, u);
-    return u;
+    return setting_list_add(setting_list_of(SECTION_upstreams), c);
 }
 
 static void add_usual_upstreams(struct config *c)
@@ -128,14 +124,12 @@ static bool name_taken(const struct config *c, const struct upstream_config *u)
     return false;
 }
 
-static int apply_upstream(struct loading *l, const struct config_file_upstream *from, size_t index)
+/* Are the settings of this entry, each of them right, right together? */
+static int check_upstream(struct loading *l, const struct config_file_item *from,
+                          const char *prefix, const struct upstream_config *u)
 {
-    struct upstream_config *u = add_upstream(l->config);
-    char prefix[32], why[SETTING_WHY_MAX];
+    char why[SETTING_WHY_MAX];
 
-    snprintf(prefix, sizeof(prefix), "upstreams[%zu]", index);
-    if (apply_section(l, SECTION_upstreams, prefix, from->set, u) != 0)
-        return -1;
     if (!u->name)
         return complain(l, from->line, prefix, "name", "is missing; write the host's name");
     if (!u->url)
@@ -149,17 +143,37 @@ static int apply_upstream(struct loading *l, const struct config_file_upstream *
     return 0;
 }
 
+static int apply_list(struct loading *l, const struct setting_list *list,
+                      const struct config_file_list *from)
+{
+    for (size_t i = 0; i < from->count; i++) {
+        const struct config_file_item *item = &from->items[i];
+        void *base = setting_list_add(list, l->config);
+        char prefix[32];
+        int rc;
+
+        snprintf(prefix, sizeof(prefix), "%s[%zu]", section_name(list->section), i);
+        rc = apply_section(l, list->section, prefix, item->set, base);
+        if (rc == 0 && list->section == SECTION_upstreams)
+            rc = check_upstream(l, item, prefix, base);
+        if (rc != 0)
+            return -1;
+    }
+    return 0;
+}
+
 static int apply_file(struct loading *l, const struct config_file *file)
 {
-    for (int s = 0; s < SECTION_COUNT; s++)
-        if (s != SECTION_upstreams &&
-            apply_section(l, (enum setting_section)s, section_name((enum setting_section)s),
-                          file->set, l->config) != 0)
+    for (int s = 0; s < SECTION_COUNT; s++) {
+        enum setting_section section = (enum setting_section)s;
+        const struct setting_list *list = setting_list_of(section);
+        int rc = list ? apply_list(l, list, &file->lists[s])
+                      : apply_section(l, section, section_name(section), file->set, l->config);
+
+        if (rc != 0)
             return -1;
-    for (size_t i = 0; i < file->upstream_count; i++)
-        if (apply_upstream(l, &file->upstreams[i], i) != 0)
-            return -1;
-    if (!file->has_upstreams)
+    }
+    if (!file->lists[SECTION_upstreams].there)
         add_usual_upstreams(l->config);
     return 0;
 }
@@ -337,7 +351,7 @@ int config_load(const char *file, const struct config_overrides *overrides, stru
 
     atomic_init(&held->references, 1);
     for (int s = 0; s < SECTION_COUNT; s++)
-        if (s != SECTION_upstreams)
+        if (!setting_list_of((enum setting_section)s))
             setting_set_defaults((enum setting_section)s, c);
     if (!file)
         add_usual_upstreams(c);

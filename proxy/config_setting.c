@@ -42,6 +42,78 @@ const char *section_name(enum setting_section section)
     return names[section];
 }
 
+/* Lists. */
+
+static const struct setting_list lists[] = {
+#define Y(section_, rows, type, counter, max_, beyond_, like_)                                     \
+    {.section = SECTION_##section_,                                                                \
+     .items_offset = offsetof(struct config, section_),                                            \
+     .count_offset = offsetof(struct config, counter),                                             \
+     .item_size = sizeof(struct type),                                                             \
+     .max = max_,                                                                                  \
+     .beyond = beyond_,                                                                            \
+     .like = like_},
+    CONFIG_LISTS(Y)
+#undef Y
+};
+
+const struct setting_list *setting_list_of(enum setting_section section)
+{
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+        if (lists[i].section == section)
+            return &lists[i];
+    return NULL;
+}
+
+size_t setting_list_count(const struct setting_list *l, const struct config *c)
+{
+    size_t count;
+
+    memcpy(&count, (const char *)c + l->count_offset, sizeof(count));
+    return count;
+}
+
+static char *list_items(const struct setting_list *l, const struct config *c)
+{
+    char *items;
+
+    /* The pointer's type is the entries' own. */
+    memcpy(&items, (const char *)c + l->items_offset, sizeof(items));
+    return items;
+}
+
+void *setting_list_item(const struct setting_list *l, const struct config *c, size_t index)
+{
+    must(index < setting_list_count(l, c));
+    return list_items(l, c) + index * l->item_size;
+}
+
+static void list_set(const struct setting_list *l, struct config *c, char *items, size_t count)
+{
+    memcpy((char *)c + l->items_offset, &items, sizeof(items));
+    memcpy((char *)c + l->count_offset, &count, sizeof(count));
+}
+
+void *setting_list_add(const struct setting_list *l, struct config *c)
+{
+    size_t count = setting_list_count(l, c);
+    char *items = xrealloc(list_items(l, c), (count + 1) * l->item_size);
+    char *item = items + count * l->item_size;
+
+    list_set(l, c, items, count + 1);
+    memset(item, 0, l->item_size);
+    setting_set_defaults(l->section, item);
+    return item;
+}
+
+void setting_list_clear(const struct setting_list *l, struct config *c)
+{
+    for (size_t i = 0; i < setting_list_count(l, c); i++)
+        setting_clear(l->section, setting_list_item(l, c, i));
+    free(list_items(l, c));
+    list_set(l, c, NULL, 0);
+}
+
 static bool __attribute__((format(printf, 2, 3)))
 refuse(char why[SETTING_WHY_MAX], const char *fmt, ...)
 {

@@ -38,7 +38,7 @@ struct setting {
     enum setting_section section;
     enum setting_type type;
     const char *key;
-    size_t offset; /* in struct config; in the section upstreams: in struct upstream_config */
+    size_t offset; /* in struct config; of a list's rows: in the struct of its entries */
     const char *min, *max;
     const char *standard; /* the default; NULL: none, or worked out at start */
     bool restart;
@@ -57,6 +57,22 @@ extern const struct setting setting_table[SETTINGS_TOTAL];
 
 /* "limits", "upstreams"; "" for the top. */
 const char *section_name(enum setting_section section);
+
+/* A section that is a list of mappings, and where struct config has it. */
+struct setting_list {
+    enum setting_section section;
+    size_t items_offset, count_offset, item_size;
+    size_t max;
+    const char *beyond, *like; /* advice: to who has more; how an entry is written */
+};
+/* NULL for a section that is a mapping. */
+const struct setting_list *setting_list_of(enum setting_section section);
+size_t setting_list_count(const struct setting_list *l, const struct config *c);
+void *setting_list_item(const struct setting_list *l, const struct config *c, size_t index);
+/* One more entry at its end, with the defaults. */
+void *setting_list_add(const struct setting_list *l, struct config *c);
+/* Free all entries. */
+void setting_list_clear(const struct setting_list *l, struct config *c);
 
 enum { SETTING_WHY_MAX = 200 };
 

@@ -3,9 +3,9 @@
  *
  *     X(section, key, field, type, min, max, default, takes, values, prose)
  *
- * section   where it stands in the YAML: `top` or one of CONFIG_SECTIONS or `upstreams`
+ * section   where it stands in the YAML: `top`, one of CONFIG_SECTIONS or one of CONFIG_LISTS
  * key       its name there
- * field     the member of struct config (in `upstreams`: of struct upstream_config)
+ * field     the member of struct config (in a list: of the struct of its entries)
  * type      an enum setting_type without its SETTING_ (proxy/config_setting.h)
  * min, max  as an operator would write them; NULL where order has no meaning
  * default   likewise; NULL: nothing, or worked out at start (see values)
@@ -164,7 +164,14 @@
     X(log, level, log.level, ENUM, NULL, NULL, "info", RELOAD, "debug, info, warn, error",         \
       "The least important lines that are still written.")
 
-/* The mappings below the top; `upstreams` is a list and stands apart. */
+/* The lists of mappings below the top: their rows, and in struct config the type of their entries,
+ * which has the name of the list, too, and the member that counts them; then how many there may be,
+ * and what to do who has more. */
+#define CONFIG_LISTS(Y)                                                                            \
+    Y(upstreams, CONFIG_UPSTREAMS, upstream_config, upstream_count, 1000, "use patterns with '*'", \
+      "'- name: ...' with 'url: ...'")
+
+/* The mappings below the top. */
 #define CONFIG_SECTIONS(Y)                                                                         \
     Y(limits, CONFIG_LIMITS)                                                                       \
     Y(cache, CONFIG_CACHE)                                                                         \
