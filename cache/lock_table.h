@@ -10,6 +10,7 @@
     X(REFS, "the flights of questions about refs")                                                 \
     X(REPOSITORIES, "how often each repository was asked for")                                     \
     X(DECISIONS, "what upstream decided and advertised, per credential and repository")            \
+    X(CREDENTIALS, "the credentials of pannier's own, and who fetches newer ones")                 \
     X(ORIGINS, "the upstreams in use and their idle connections")                                  \
     X(JANITOR, "what the janitor has under way")                                                   \
     X(UPLOADS, "what is to go up into the shared tier")                                            \

@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include "protocol/base.h"
+#include "protocol/jwt.h"
 #include "proxy/config_file.h"
 #include "proxy/config_setting.h"
 
 /* What callers hold is the second member; the count is ours alone. */
 struct counted {
     atomic_uint references;
+    unsigned own_line; /* of the file: where an upstream first has a credential of pannier's own */
     struct config config;
 };
 
@@ -93,6 +95,19 @@ struct loading {
     struct err *err;
 };
 
+/* Which kind of credential needs a setting of an upstream; no other kind has a use for it. */
+static const struct {
+    enum setting_id id;
+    enum auth_kind kind;
+} auth_settings[] = {
+    {setting_upstreams_token_file, AUTH_TOKEN},
+    {setting_upstreams_credential_helper, AUTH_HELPER},
+    {setting_upstreams_app_id, AUTH_GITHUB_APP},
+    {setting_upstreams_private_key_file, AUTH_GITHUB_APP},
+    {setting_upstreams_netrc_file, AUTH_NETRC},
+};
+static const char *const auth_names[] = {"passthrough", "token", "helper", "github_app", "netrc"};
+
 static int complain(struct loading *l, unsigned line, const char *prefix, const char *key,
                     const char *why)
 {
@@ -124,6 +139,67 @@ static bool name_taken(const struct config *c, const struct upstream_config *u)
     return false;
 }
 
+/* A setting for another kind of credential is refused rather than ignored: who writes token_file
+ * and forgets auth would find its clients' credentials used. */
+static int check_auth(struct loading *l, const struct config_file_item *from, const char *prefix,
+                      const struct upstream_config *u)
+{
+    unsigned line = from->set[setting_upstreams_auth].line;
+    const struct config_place *username = &from->set[setting_upstreams_username];
+    char why[SETTING_WHY_MAX];
+
+    for (size_t i = 0; i < ARRAY_LEN(auth_settings); i++) {
+        const char *key = setting_table[auth_settings[i].id].key;
+        const char *kind = auth_names[auth_settings[i].kind];
+        const struct config_place *place = &from->set[auth_settings[i].id];
+
+        if (place->text && u->auth != auth_settings[i].kind) {
+            snprintf(why, sizeof(why), "is for 'auth: %s'; write that, or leave this out", kind);
+            return complain(l, place->line, prefix, key, why);
+        }
+        if (!place->text && u->auth == auth_settings[i].kind) {
+            snprintf(why, sizeof(why), "is missing, which 'auth: %s' needs", kind);
+            return complain(l, line, prefix, key, why);
+        }
+    }
+    if (username->text && (u->auth == AUTH_PASSTHROUGH || u->auth == AUTH_GITHUB_APP))
+        return complain(l, username->line, prefix, "username",
+                        "is for 'auth: token', 'helper' and 'netrc'; leave it out");
+    if (username->text && strchr(u->username, ':'))
+        return complain(l, username->line, prefix, "username",
+                        "holds a ':', which no user name may; write it without");
+    if (u->auth != AUTH_PASSTHROUGH && counted_of(l->config)->own_line == 0)
+        counted_of(l->config)->own_line = line;
+    if (u->app_id && !jwt_issuer_ok(u->app_id))
+        return complain(l, from->set[setting_upstreams_app_id].line, prefix, "app_id",
+                        "is no id of an app; write letters, digits, '.', '-' and '_'");
+    if (u->auth != AUTH_PASSTHROUGH && strchr(u->name, '*'))
+        return complain(l, line, prefix, "auth",
+                        "gives a credential to whatever host a client chooses; write an entry "
+                        "with a name without '*'");
+    return 0;
+}
+
+static int check_client(struct loading *l, const struct config_file_item *from, const char *prefix,
+                        const struct client_config *client)
+{
+    const struct config *c = l->config;
+
+    if (!client->name)
+        return complain(l, from->line, prefix, "name", "is missing; write what the log calls it");
+    for (size_t i = 0; &c->clients[i] != client; i++)
+        if (strcmp(c->clients[i].name, client->name) == 0)
+            return complain(l, from->set[setting_clients_name].line, prefix, "name",
+                            "is the name of an earlier client; give each its own");
+    if (!client->token_hash.set && !client->tls_subject && client->network.count == 0)
+        return complain(l, from->line, prefix, "token_hash",
+                        "is missing; write it, or tls_subject, or network");
+    if (client->repositories.count == 0)
+        return complain(l, from->line, prefix, "repositories",
+                        "is missing; write for instance [github.com/acme/*]");
+    return 0;
+}
+
 /* Are the settings of this entry, each of them right, right together? */
 static int check_upstream(struct loading *l, const struct config_file_item *from,
                           const char *prefix, const struct upstream_config *u)
@@ -140,7 +216,7 @@ static int check_upstream(struct loading *l, const struct config_file_item *from
                         "is the name of an earlier upstream; give each its own");
     if (!same_stars(u, why))
         return complain(l, from->set[setting_upstreams_url].line, prefix, "url", why);
-    return 0;
+    return check_auth(l, from, prefix, u);
 }
 
 static int apply_list(struct loading *l, const struct setting_list *list,
@@ -156,6 +232,8 @@ static int apply_list(struct loading *l, const struct setting_list *list,
         rc = apply_section(l, list->section, prefix, item->set, base);
         if (rc == 0 && list->section == SECTION_upstreams)
             rc = check_upstream(l, item, prefix, base);
+        else if (rc == 0 && list->section == SECTION_clients)
+            rc = check_client(l, item, prefix, base);
         if (rc != 0)
             return -1;
     }
@@ -175,6 +253,23 @@ static int apply_file(struct loading *l, const struct config_file *file)
     }
     if (!file->lists[SECTION_upstreams].there)
         add_usual_upstreams(l->config);
+    return 0;
+}
+
+/* Whoever reaches the port could use what pannier's own credentials may read. */
+static int check_own(const struct config *c, struct err *err)
+{
+    struct address address;
+    bool loopback = strcmp(c->listen_host, "localhost") == 0 ||
+                    (address_parse(c->listen_host, &address) && address_is_loopback(&address));
+
+    for (size_t i = 0; i < c->upstream_count && c->client_count == 0 && !loopback; i++)
+        if (c->upstreams[i].auth != AUTH_PASSTHROUGH)
+            return err_set(err, ERR_INPUT,
+                           "%s:%u: clients: are missing, as %s has 'auth: %s' and others than this "
+                           "machine could use it; list them, or listen on 127.0.0.1",
+                           c->file, counted_of(c)->own_line, c->upstreams[i].name,
+                           auth_names[c->upstreams[i].auth]);
     return 0;
 }
 
@@ -357,7 +452,8 @@ int config_load(const char *file, const struct config_overrides *overrides, stru
         add_usual_upstreams(c);
     if ((file && load_file(file, c, err) != 0) ||
         (overrides && apply_overrides(overrides, c, err) != 0) ||
-        (!c->data && default_data(c, err) != 0) || check_shared(c, err) != 0) {
+        (!c->data && default_data(c, err) != 0) || check_own(c, err) != 0 ||
+        check_shared(c, err) != 0) {
         config_free(held);
         return -1;
     }

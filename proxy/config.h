@@ -18,8 +18,12 @@
 #include "cache/compress.h"
 #include "cache/local/local.h"
 #include "cache/shared/object_store.h"
+#include "protocol/digest.h"
 #include "protocol/err.h"
+#include "proxy/network.h"
 
+/* How pannier shows itself to an upstream; proxy/credentials/credentials.h. */
+enum auth_kind { AUTH_PASSTHROUGH, AUTH_TOKEN, AUTH_HELPER, AUTH_GITHUB_APP, AUTH_NETRC };
 enum shared_driver { SHARED_OFF, SHARED_S3, SHARED_LIBS3, SHARED_FILE };
 enum log_format { LOG_TEXT, LOG_JSON };
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
@@ -28,6 +32,12 @@ struct upstream_config {
     char *name; /* what stands in the client's URL: a host, host:port, or a pattern with one '*' */
     char *url;  /* http(s) base URL without a trailing slash; its '*' is what the name's matched */
     char *ca_file; /* NULL: the system's */
+    enum auth_kind auth;
+    char *username;          /* NULL: the kind's own */
+    char *token_file;        /* AUTH_TOKEN's; each kind has what it needs, and the others' NULL */
+    char *credential_helper; /* AUTH_HELPER's */
+    char *app_id, *private_key_file, *api_url; /* AUTH_GITHUB_APP's; api_url is always set */
+    char *netrc_file;                          /* AUTH_NETRC's */
     uint64_t access_ttl_ms;
     uint64_t denied_ttl_ms;
     uint64_t refs_ttl_ms; /* 0 (default): every ls-refs asks upstream */
@@ -35,6 +45,27 @@ struct upstream_config {
     uint64_t connect_timeout_ms;
     uint64_t response_timeout_ms; /* until the first byte; hosts may compute for minutes */
     uint64_t stall_timeout_ms;    /* between bytes, once they flow */
+};
+
+/* SHA-256 of a token. */
+struct token_hash {
+    bool set;
+    struct key sha256;
+};
+
+struct text_list {
+    char **items;
+    size_t count;
+};
+
+/* Somebody for whom pannier uses credentials of its own; see proxy/clients.h. */
+struct client_config {
+    char *name;
+    struct token_hash token_hash;
+    char *tls_subject; /* or NULL */
+    struct network_list network;
+    struct text_list repositories; /* globs */
+    bool push;
 };
 
 struct config {
@@ -46,6 +77,8 @@ struct config {
 
     struct upstream_config *upstreams;
     size_t upstream_count;
+    struct client_config *clients;
+    size_t client_count;
 
     struct {
         uint64_t body_bytes;        /* a request body, as sent and after inflating */

@@ -22,7 +22,31 @@ enum { KEY_MAX = 96 };
 
 /* What libcyaml fills.  Every value is text here: ours are the sentences about bad ones. */
 
-#define RAW_MEMBER(section, key, ...) char *key;
+/* A setting's value is a scalar or a list of them, by its type. */
+#define SHAPE_ADDRESS   ONE
+#define SHAPE_FOLDER    ONE
+#define SHAPE_FILE      ONE
+#define SHAPE_NAME      ONE
+#define SHAPE_TEXT      ONE
+#define SHAPE_PLAIN_URL ONE
+#define SHAPE_URL       ONE
+#define SHAPE_SIZE      ONE
+#define SHAPE_SHARE     ONE
+#define SHAPE_DURATION  ONE
+#define SHAPE_COUNT     ONE
+#define SHAPE_BOOL      ONE
+#define SHAPE_ENUM      ONE
+#define SHAPE_HASH      ONE
+#define SHAPE_NETWORKS  MANY
+#define SHAPE_GLOBS     MANY
+#define JOINED_(a, b)   a##b
+#define JOINED(a, b)    JOINED_(a, b)
+
+#define MEMBER_ONE(key) char *key;
+#define MEMBER_MANY(key)                                                                           \
+    char **key;                                                                                    \
+    unsigned key##_count;
+#define RAW_MEMBER(section, key, field, type, ...) JOINED(MEMBER_, SHAPE_##type)(key)
 #define Y(section, rows, ...)                                                                      \
     struct raw_##section {                                                                         \
         rows(RAW_MEMBER)                                                                           \
@@ -47,9 +71,16 @@ struct raw_top {
 #undef Y
 };
 
-#define RAW_FIELD(section, key, ...)                                                               \
+static const cyaml_schema_value_t text_item = {
+    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 0, CYAML_UNLIMITED)};
+
+#define FIELD_ONE(section, key)                                                                    \
     CYAML_FIELD_STRING_PTR(#key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct raw_##section,   \
                            key, 0, CYAML_UNLIMITED),
+#define FIELD_MANY(section, key)                                                                   \
+    CYAML_FIELD_SEQUENCE(#key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct raw_##section,     \
+                         key, &text_item, 0, CYAML_UNLIMITED),
+#define RAW_FIELD(section, key, field, type, ...) JOINED(FIELD_, SHAPE_##type)(section, key)
 
 #define Y(section, rows, ...)                                                                      \
     static const cyaml_schema_field_t section##_fields[] = {rows(RAW_FIELD) CYAML_FIELD_END};
@@ -283,7 +314,45 @@ static int find_setting(enum setting_section section, const char *key)
     return -1;
 }
 
-/* The event is the value of a setting: one scalar with something in it. */
+/* The event begins a list: put its items together. */
+static int walk_items(struct walk *w, const struct setting *s, const char *full,
+                      struct config_place *place)
+{
+    const yaml_event_t *e = &w->event;
+    struct bytes items;
+    size_t len;
+
+    place->line = line_of(w);
+    if (e->type != YAML_SEQUENCE_START_EVENT)
+        return complain(w, line_of(w), full, "is not a list; write [...] around it (%s)",
+                        s->values);
+    bytes_init(&items, SIZE_MAX / 2); /* the file is bounded */
+    for (;;) {
+        if (walk_next(w) != 0)
+            break;
+        if (e->type == YAML_SEQUENCE_END_EVENT && items.len == 0) {
+            complain(w, place->line, full, "is empty; write an item (%s) or leave the line out",
+                     s->values);
+            break;
+        }
+        if (e->type == YAML_SEQUENCE_END_EVENT) {
+            place->items = bytes_take(&items, &len);
+            return 0;
+        }
+        if (e->type != YAML_SCALAR_EVENT || is_null(e) ||
+            strcspn((const char *)e->data.scalar.value, ", ") != e->data.scalar.length ||
+            e->data.scalar.length == 0) {
+            complain(w, line_of(w), full, "has an item that is not one word; write words (%s)",
+                     s->values);
+            break;
+        }
+        bytes_addf(&items, "%s%s", items.len > 0 ? ", " : "", (const char *)e->data.scalar.value);
+    }
+    bytes_clear(&items);
+    return -1;
+}
+
+/* The event is the value of a setting: one scalar with something in it, or a list. */
 static int walk_value(struct walk *w, int id, const char *prefix, struct config_place *place)
 {
     const struct setting *s = &setting_table[id];
@@ -291,6 +360,8 @@ static int walk_value(struct walk *w, int id, const char *prefix, struct config_
     char full[KEY_MAX];
 
     snprintf(full, sizeof(full), "%s%s%s", prefix, *prefix ? "." : "", s->key);
+    if (setting_is_list(s))
+        return walk_items(w, s, full, place);
     if (e->type != YAML_SCALAR_EVENT)
         return complain(w, line_of(w), full, "is a %s; write one value (%s)",
                         e->type == YAML_SEQUENCE_START_EVENT ? "list" : "mapping", s->values);
@@ -531,7 +602,9 @@ static void place_texts(struct config_file *file)
 {
     const struct raw_top *top = file->yaml;
 
-#define X(section, key, ...) file->set[setting_##section##_##key].text = top->key;
+#define TEXT_ONE(place, raw, key)  (place)->text = (raw)->key;
+#define TEXT_MANY(place, raw, key) (place)->text = (place)->items;
+#define X(section, key, ...)       file->set[setting_##section##_##key].text = top->key;
     CONFIG_TOP(X)
 #undef X
 #define X(section_, key, ...)                                                                      \
@@ -541,7 +614,8 @@ static void place_texts(struct config_file *file)
     CONFIG_SECTIONS(Y)
 #undef Y
 #undef X
-#define X(section_, key, ...) item->set[setting_##section_##_##key].text = raw->key;
+#define X(section_, key, field, type, ...)                                                         \
+    JOINED(TEXT_, SHAPE_##type)(&item->set[setting_##section_##_##key], raw, key)
 #define Y(section_, rows, ...)                                                                     \
     must(top->section_##_count == file->lists[SECTION_##section_].count);                          \
     for (size_t i = 0; i < file->lists[SECTION_##section_].count; i++) {                           \
@@ -590,7 +664,13 @@ void config_file_free(struct config_file **filep)
         return;
     if (file->yaml)
         cyaml_free(cyaml_settings(&c, complaint), &top_schema, file->yaml, 0);
-    for (int s = 0; s < SECTION_COUNT; s++)
+    for (int s = 0; s < SECTION_COUNT; s++) {
+        for (size_t i = 0; i < file->lists[s].count; i++)
+            for (size_t k = 0; k < SETTINGS_TOTAL; k++)
+                free(file->lists[s].items[i].set[k].items);
         free(file->lists[s].items);
+    }
+    for (size_t k = 0; k < SETTINGS_TOTAL; k++)
+        free(file->set[k].items);
     free(file);
 }

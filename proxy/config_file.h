@@ -16,10 +16,11 @@
 
 struct config_place {
     const char *text; /* NULL: not in the file */
+    char *items;      /* of a list: its text, ours */
     unsigned line;
 };
 
-/* An entry of a list. */
+/* An entry of a list of mappings. */
 struct config_file_item {
     unsigned line;                           /* where it begins */
     struct config_place set[SETTINGS_TOTAL]; /* its list's section of it */

@@ -10,23 +10,28 @@
 #include "proxy/config_table.h"
 
 enum setting_type {
-    SETTING_ADDRESS,  /* HOST:PORT, into listen_host and listen_port of struct config */
-    SETTING_FOLDER,   /* char *, an absolute path */
-    SETTING_FILE,     /* char * or NULL, an absolute path */
-    SETTING_NAME,     /* char *, an upstream's name */
-    SETTING_TEXT,     /* char * or NULL, a line of text without control characters */
-    SETTING_URL,      /* char *, an upstream's base URL */
-    SETTING_SIZE,     /* uint64_t, bytes */
-    SETTING_SHARE,    /* struct share, a size or a percentage */
-    SETTING_DURATION, /* uint64_t, milliseconds */
-    SETTING_COUNT,    /* uint32_t */
-    SETTING_BOOL,     /* bool */
-    SETTING_ENUM,     /* an enum whose words stand in `values` */
+    SETTING_ADDRESS,   /* HOST:PORT, into listen_host and listen_port of struct config */
+    SETTING_FOLDER,    /* char *, an absolute path */
+    SETTING_FILE,      /* char * or NULL, an absolute path */
+    SETTING_NAME,      /* char *, an upstream's name */
+    SETTING_TEXT,      /* char * or NULL, a line of text without control characters */
+    SETTING_PLAIN_URL, /* char *, the same without a '*' */
+    SETTING_URL,       /* char *, an upstream's base URL */
+    SETTING_SIZE,      /* uint64_t, bytes */
+    SETTING_SHARE,     /* struct share, a size or a percentage */
+    SETTING_DURATION,  /* uint64_t, milliseconds */
+    SETTING_COUNT,     /* uint32_t */
+    SETTING_BOOL,      /* bool */
+    SETTING_ENUM,      /* an enum whose words stand in `values` */
+    SETTING_HASH,      /* struct token_hash */
+    SETTING_NETWORKS,  /* struct network_list; in the file a list, here "a, b" */
+    SETTING_GLOBS,     /* struct text_list, likewise */
 };
 
 enum setting_section {
     SECTION_top,
     SECTION_upstreams,
+    SECTION_clients,
     SECTION_limits,
     SECTION_cache,
     SECTION_shared,
@@ -57,6 +62,10 @@ extern const struct setting setting_table[SETTINGS_TOTAL];
 
 /* "limits", "upstreams"; "" for the top. */
 const char *section_name(enum setting_section section);
+
+/* Is it written as a list?  Its text then holds the items with ", " between them; none of them may
+ * hold a comma. */
+bool setting_is_list(const struct setting *s);
 
 /* A section that is a list of mappings, and where struct config has it. */
 struct setting_list {

@@ -10,17 +10,22 @@
 /* Text is quoted, since '*' and ':' mean something to YAML; words and numbers are not. */
 static void show_value(const struct setting *s, const char *text, FILE *out)
 {
-    if (s->type > SETTING_URL) {
+    bool list = setting_is_list(s);
+
+    if (s->type > SETTING_URL && !list) {
         fputs(text, out);
         return;
     }
-    putc('"', out);
+    fputs(list ? "[\"" : "\"", out);
     for (; *text; text++) {
         if (*text == '"' || *text == '\\')
             putc('\\', out);
-        putc(*text, out);
+        if (list && *text == ',')
+            fputs("\", \"", out);
+        else if (!list || *text != ' ')
+            putc(*text, out);
     }
-    putc('"', out);
+    fputs(list ? "\"]" : "\"", out);
 }
 
 static const char *default_words(const struct setting *s)
@@ -29,7 +34,7 @@ static const char *default_words(const struct setting *s)
         return s->standard;
     switch (s->type) {
     case SETTING_FOLDER: return "$XDG_CACHE_HOME/pannier or $HOME/.cache/pannier";
-    case SETTING_FILE: return s->section == SECTION_upstreams ? "the system's" : NULL;
+    case SETTING_FILE: return strcmp(s->key, "ca_file") == 0 ? "the system's" : NULL;
     default: return NULL;
     }
 }

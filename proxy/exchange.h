@@ -42,9 +42,11 @@ struct exchange {
     const struct config *config;
     char id[17];
     char client[64];
+    char *tls_subject; /* of the client's verified certificate, as RFC 4514 writes it; or NULL */
     char *method, *target;
     struct smart_path path; /* valid when upstream is set */
     const struct upstream_config *upstream;
+    const struct client_config *who; /* clients.h; NULL: it wasn't asked for */
     char *base_url;
     char *authorization, *git_protocol, *content_type, *content_encoding, *accept_encoding, *accept,
         *range;

@@ -10,6 +10,7 @@
 #include "proxy/config.h"
 
 struct control;
+struct credentials;
 struct decisions;
 struct flights;
 struct origins;
@@ -21,6 +22,7 @@ struct proxy {
     struct janitor *janitor;
     struct control *control; /* NULL: there is no socket for commands */
     struct origins *origins;
+    struct credentials *credentials; /* of its own */
     struct decisions *decisions;
     struct flights *flights;
     struct refs *refs;

@@ -15,6 +15,7 @@
 #include "proxy/cache_log.h"
 #include "proxy/commands.h"
 #include "proxy/control.h"
+#include "proxy/credentials/credentials.h"
 #include "proxy/decisions.h"
 #include "proxy/flights.h"
 #include "proxy/log.h"
@@ -140,6 +141,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
         open_shared(p, c, err) != 0)
         return -1;
     p->origins = origins_new();
+    p->credentials = credentials_new(p->cache.processes, p->origins);
     p->decisions = decisions_new();
     p->flights = flights_new();
     p->refs = refs_new();
@@ -171,6 +173,7 @@ static void tear_down(struct proxy *p)
     refs_free(&p->refs);
     flights_free(&p->flights);
     decisions_free(&p->decisions);
+    credentials_free(&p->credentials);
     origins_free(&p->origins);
     shared_close(&p->cache.shared);
     cache_close(&p->cache);

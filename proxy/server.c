@@ -239,8 +239,9 @@ static void log_request(struct server_part *p, bool whole)
 
     if (x->upstream != NULL)
         snprintf(repository, sizeof(repository), "%s/%s", x->path.upstream, x->path.repo);
-    log_line(LOG_INFO, "request", "id", LOG_STR, x->id, "client", LOG_STR, x->client, "method",
-             LOG_STR, x->method != NULL ? x->method : "?", "repository", LOG_STR,
+    log_line(LOG_INFO, "request", "id", LOG_STR, x->id, "client", LOG_STR, x->client, "as", LOG_STR,
+             x->who != NULL ? x->who->name : NULL, "method", LOG_STR,
+             x->method != NULL ? x->method : "?", "repository", LOG_STR,
              repository[0] != '\0' ? repository : NULL, "service", LOG_STR,
              x->upstream != NULL ? service_name(x->path.service) : NULL, "protocol", LOG_U64,
              (uint64_t)x->protocol, "result", LOG_STR, x->result != NULL ? x->result : "aborted",

@@ -267,6 +267,13 @@ static int finish_head(struct transfer *t)
 
     t->head_done = true;
     t->redirecting = is_redirect(t->head.status) && response_head_get(&t->head, "location") != NULL;
+    if (!t->redirecting && r->status != NULL)
+        *r->status = t->head.status;
+    if (!t->redirecting && r->status != NULL && t->head.status == 401) {
+        t->stopped = true;
+        return err_set(t->err, ERR_UPSTREAM, "%s refuses the credential that pannier has for it",
+                       t->config->name);
+    }
     if (t->redirecting || r->head_fn == NULL)
         return 0;
     if (r->head_fn(r->ctx, &t->head, t->err) != 0) {
@@ -515,6 +522,8 @@ int upstream_perform(struct origins *o, const struct upstream_config *config,
 
     if (moved_repo != NULL)
         *moved_repo = NULL;
+    if (r->status != NULL)
+        *r->status = 0;
     if (curl == NULL)
         return -1;
     for (int redirects = 0;; redirects++) {
