@@ -604,12 +604,14 @@ static void place_texts(struct config_file *file)
 
 #define TEXT_ONE(place, raw, key)  (place)->text = (raw)->key;
 #define TEXT_MANY(place, raw, key) (place)->text = (place)->items;
-#define X(section, key, ...)       file->set[setting_##section##_##key].text = top->key;
+#define X(section, key, field, type, ...)                                                          \
+    JOINED(TEXT_, SHAPE_##type)(&file->set[setting_##section##_##key], top, key)
     CONFIG_TOP(X)
 #undef X
-#define X(section_, key, ...)                                                                      \
+#define X(section_, key, field, type, ...)                                                         \
     if (top->section_)                                                                             \
-        file->set[setting_##section_##_##key].text = top->section_->key;
+        JOINED(TEXT_, SHAPE_##type)                                                                \
+    (&file->set[setting_##section_##_##key], top->section_, key)
 #define Y(section, rows) rows(X)
     CONFIG_SECTIONS(Y)
 #undef Y

@@ -85,7 +85,7 @@
     X(clients, tls_subject, tls_subject, TEXT, NULL, NULL, NULL, RELOAD, "distinguished name",     \
       "The subject of its certificate, as RFC 4514 writes it: `CN=ci,O=Example`.")                 \
     X(clients, network, network, NETWORKS, NULL, NULL, NULL, RELOAD, "list of CIDR",               \
-      "Where it connects from: `[10.1.0.0/16, 2001:db8::/32]`.")                                   \
+      "Where it connects from: `[10.1.0.0/16, '2001:db8::/32']`.")                                   \
     X(clients, repositories, repositories, GLOBS, NULL, NULL, NULL, RELOAD,                        \
       "list of upstream/path patterns",                                                            \
       "What it may ask for, as far as upstream lets pannier. `*` matches letters but `/`, `**` "   \
