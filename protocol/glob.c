@@ -14,29 +14,35 @@ static void take_star(bool *reached, const char *path, size_t len, bool any)
             reached[i + 1] = true;
 }
 
-static void take_letter(bool *reached, const char *path, size_t len, char letter)
+/* False: nothing is reached any more. */
+static bool take_letter(bool *reached, const char *path, size_t len, char letter)
 {
-    for (size_t i = len; i > 0; i--)
+    bool any = false;
+
+    for (size_t i = len; i > 0; i--) {
         reached[i] = reached[i - 1] && path[i - 1] == letter;
+        any = any || reached[i];
+    }
     reached[0] = false;
+    return any;
 }
 
 bool glob_matches(const char *pattern, const char *path)
 {
     size_t len = strlen(path);
-    bool *reached = xcalloc(len + 1, sizeof(*reached)), whole;
+    bool *reached = xcalloc(len + 1, sizeof(*reached)), some = true, whole;
 
     reached[0] = true;
-    while (*pattern != '\0') {
+    while (*pattern != '\0' && some) {
         size_t stars = strspn(pattern, "*");
 
         if (stars > 0)
             take_star(reached, path, len, stars > 1);
         else
-            take_letter(reached, path, len, *pattern);
+            some = take_letter(reached, path, len, *pattern);
         pattern += stars > 0 ? stars : 1;
     }
-    whole = reached[len];
+    whole = some && reached[len];
     free(reached);
     return whole;
 }

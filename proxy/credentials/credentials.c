@@ -178,14 +178,14 @@ static char *header_of(const struct credential *c)
 
 /* The kinds know the words; which errors they are to a client is the same for all.  What is wrong
  * with our credential isn't the client's to mend. */
-static int complain(const struct credential_use *use, struct err *err)
+static void complain(const struct credential_use *use, struct err *err)
 {
     if (err->kind != ERR_NOT_FOUND && err->kind != ERR_BUSY && err->kind != ERR_CANCELLED &&
         err->kind != ERR_TIMEOUT)
         err->kind = ERR_UPSTREAM;
     if (err->kind == ERR_NOT_FOUND && !kind_of(use->upstream)->by_owner)
         err->kind = ERR_UPSTREAM;
-    return err_prefix(err, "no credential for %s", use->upstream->name);
+    err_prefix(err, "no credential for %s", use->upstream->name);
 }
 
 struct attempt {
@@ -207,11 +207,10 @@ static void attempt(const struct credentials *all, const struct credential_use *
     if (kind->file != NULL)
         file_stamp_of(kind->file(use->upstream), &a->stamp);
     a->rc = kind->get(&all->tools, use, now, &a->got, &a->why);
-    if (a->rc == 0) {
+    if (a->rc == 0)
         a->authorization = header_of(&a->got);
-    } else {
+    else
         complain(use, &a->why);
-    }
 }
 
 static bool is_refused(const struct source *s, int64_t now, const char *authorization)

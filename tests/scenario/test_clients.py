@@ -179,6 +179,16 @@ def test_with_the_right_a_push_goes_with_pannier_s_credential(known, host, priva
     no_secret_was_told(pannier)
 
 
+def test_a_push_with_a_credential_that_upstream_refuses_is_a_502(known, host, private):
+    path, _ = private()
+    pannier = known({"name": "ci", "repositories": ["**"], "push": True})
+    host.let_in("x-access-token", "another")
+    answer = advertisement(pannier.url_of(path), "git-receive-pack", headers=show("ci"))
+    assert answer.status == 502 and "refuses the credential that pannier has" in answer.text
+    answer = call(f"{pannier.url_of(path)}/git-receive-pack", "POST", b"0000", headers=show("ci"))
+    assert answer.status == 502 and answer.header("WWW-Authenticate") is None
+
+
 def test_lfs_would_tell_the_credential_so_it_is_refused(known, host, private):
     path, _ = private()
     pannier = known({"name": "ci", "repositories": ["**"], "push": True})

@@ -77,6 +77,19 @@ def test_a_token_file_opens_what_the_client_could_not(start, host, private, git,
     leaves_no_trace(pannier, FIRST)
 
 
+def test_mirrors_are_made_and_brought_forward_with_it(start, host, private, git, tmp_path):
+    path, repo = private()
+    write(tmp_path / "token", FIRST)
+    pannier = start(config=own(host, "token", token_file=str(tmp_path / "token")))
+    git.clone(pannier.url_of(path))
+    mirror = pannier.wait_mirror(path)
+    repo.commit(text="newer")
+    git.clone(pannier.url_of(path))
+    assert pannier.packs(2)[1] == "miss, refresh"
+    assert NAME not in (mirror / "config").read_text()
+    leaves_no_trace(pannier, FIRST)
+
+
 def test_a_changed_token_file_is_read_again(start, host, private, git, tmp_path):
     path, _ = private()
     write(tmp_path / "token", FIRST)

@@ -9,7 +9,27 @@
 
 #include "protocol/base64.h"
 #include "proxy/clients.h"
+#include "proxy/exchange.h"
 #include "scratch.h"
+
+/* In the server's place: what was replied. */
+static int replied;
+static char challenge[64];
+
+void reply_header(struct exchange *x, const char *name, const char *value)
+{
+    (void)x;
+    assert_string_equal(name, "WWW-Authenticate");
+    snprintf(challenge, sizeof(challenge), "%s", value);
+}
+
+void reply_text(struct exchange *x, int status, const char *result, const char *fmt, ...)
+{
+    (void)x;
+    (void)fmt;
+    assert_string_equal(result, "refused");
+    replied = status;
+}
 
 #define HASH_OF_ONE   "sha256:7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
 #define HASH_OF_TWO   "sha256:3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3"
@@ -153,6 +173,89 @@ static void a_client_may_ask_for_what_its_patterns_say(void **state)
     config_unref(&c);
 }
 
+struct asked {
+    const char *upstream, *repo, *client, *plain;
+    enum service service;
+    int status;      /* 0: admitted */
+    const char *who; /* then */
+};
+
+static void assert_admission(const struct config *c, const struct asked *a)
+{
+    struct exchange x = {.config = c};
+    bool admitted;
+
+    snprintf(x.client, sizeof(x.client), "%s", a->client);
+    x.upstream = config_find_upstream(c, a->upstream, &x.base_url);
+    assert_non_null(x.upstream);
+    x.path = (struct smart_path){
+        .service = a->service, .upstream = (char *)a->upstream, .repo = (char *)a->repo};
+    x.authorization = a->plain != NULL ? basic(a->plain) : NULL;
+    replied = 0;
+    challenge[0] = '\0';
+    admitted = clients_admit(&x);
+    if (replied != a->status || admitted != (a->status == 0))
+        fail_msg("%d for %s %s from %s", replied, a->upstream, a->repo, a->client);
+    assert_string_equal(challenge, replied == 401 ? "Basic realm=\"pannier\"" : "");
+    if (admitted)
+        assert_string_equal(x.who != NULL ? x.who->name : "nobody", a->who);
+    free(x.authorization);
+    free(x.base_url);
+}
+
+#define UPSTREAMS                                                                                  \
+    "upstreams: [{name: h, url: 'https://h', auth: token, token_file: /t},\n"                      \
+    "            {name: o, url: 'https://o'}]\n"
+
+static void who_asks_is_let_in_or_told_why_not(void **state)
+{
+    static const struct asked all[] = {
+        {"h", "a", "1.1.1.1", "u:one", SERVICE_UPLOAD_PACK, 0, "one"},
+        {"h", "a", "1.1.1.1", "u:one", SERVICE_DUMB, 0, "one"},
+        {"h", "c", "1.1.1.1", "u:one", SERVICE_UPLOAD_PACK_REFS, 403, NULL},
+        {"h", "a", "1.1.1.1", "u:one", SERVICE_RECEIVE_PACK, 403, NULL},
+        {"h", "a", "1.1.1.1", "u:one", SERVICE_RECEIVE_PACK_REFS, 403, NULL},
+        {"h", "a", "1.1.1.1", "u:one", SERVICE_LFS, 403, NULL},
+        {"h", "a", "10.0.0.1", "u:two", SERVICE_RECEIVE_PACK, 0, "two"},
+        {"h", "a", "10.0.0.1", "u:two", SERVICE_LFS, 403, NULL},
+        {"h", "a", "127.0.0.1", NULL, SERVICE_UPLOAD_PACK, 401, NULL},
+        {"h", "a", "1.1.1.1", "u:wrong", SERVICE_RECEIVE_PACK_REFS, 401, NULL},
+        {"h", "a", "1.1.1.1", "u:wrong", SERVICE_LFS, 401, NULL},
+        /* This upstream is shown the client's own, whoever it is. */
+        {"o", "a", "1.1.1.1", NULL, SERVICE_UPLOAD_PACK, 0, "nobody"},
+        {"o", "a", "1.1.1.1", "u:one", SERVICE_RECEIVE_PACK, 0, "nobody"},
+        {"o", "a", "1.1.1.1", "u:wrong", SERVICE_LFS, 0, "nobody"},
+    };
+    char *yaml = xasprintf("%s%s", UPSTREAMS, listed);
+    struct config *c = load(yaml);
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        assert_admission(c, &all[i]);
+    config_unref(&c);
+    free(yaml);
+}
+
+/* `listen` may say loopback since a reload, while the port is still open to all. */
+static void without_a_list_only_this_machine_is_let_in(void **state)
+{
+    static const struct asked all[] = {
+        {"h", "a", "127.0.0.1", NULL, SERVICE_UPLOAD_PACK, 0, "nobody"},
+        {"h", "a", "::1", "u:p", SERVICE_RECEIVE_PACK, 0, "nobody"},
+        {"h", "a", "::ffff:127.0.0.1", NULL, SERVICE_LFS, 0, "nobody"},
+        {"h", "a", "192.168.1.1", NULL, SERVICE_UPLOAD_PACK, 403, NULL},
+        {"h", "a", "192.168.1.1", "u:p", SERVICE_RECEIVE_PACK, 403, NULL},
+        {"h", "a", "?", NULL, SERVICE_UPLOAD_PACK, 403, NULL},
+        {"o", "a", "192.168.1.1", NULL, SERVICE_UPLOAD_PACK, 0, "nobody"},
+    };
+    struct config *c = load(UPSTREAMS);
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        assert_admission(c, &all[i]);
+    config_unref(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -162,6 +265,8 @@ int main(void)
         cmocka_unit_test(a_token_wins_over_a_certificate_and_that_over_a_network),
         cmocka_unit_test(no_token_is_nobodys),
         cmocka_unit_test(a_client_may_ask_for_what_its_patterns_say),
+        cmocka_unit_test(who_asks_is_let_in_or_told_why_not),
+        cmocka_unit_test(without_a_list_only_this_machine_is_let_in),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
