@@ -64,11 +64,13 @@ int asker_init(struct asker *a, const struct exchange *x, struct err *err)
         .push = push,
     };
     repo_id_of(x->path.upstream, x->path.repo, &a->repo_id);
-    /* Who isn't known by name may read with it, and pushes with what it has itself; likewise for
-     * LFS, where hosts hand the credential on to the client. */
+    /* Who isn't known by name may read with it, and pushes, or asks for what isn't git's smart
+     * protocol, with what it has itself.  A known one is let in for nothing else, and what it has
+     * is for pannier alone. */
     a->own = x->upstream->auth != AUTH_PASSTHROUGH &&
-             (x->who != NULL || (!push && service != SERVICE_LFS));
-    must(!a->own || !push || x->who->push);
+             (service == SERVICE_UPLOAD_PACK || service == SERVICE_UPLOAD_PACK_REFS ||
+              (push && x->who != NULL));
+    must(a->own ? !push || x->who->push : x->who == NULL);
     if (a->own) {
         if (name_own_subject(a, x->who, err) == 0)
             return 0;

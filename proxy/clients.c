@@ -129,10 +129,13 @@ static bool may_do(struct exchange *x)
         return refuse(x, "this client has no right to this repository");
     if ((service == SERVICE_RECEIVE_PACK || service == SERVICE_RECEIVE_PACK_REFS) && !x->who->push)
         return refuse(x, "this client has no right to push through pannier");
-    /* Hosts put the credential that they were asked with into their answers, for the client to use.
-     */
+    /* Hosts put the credential that they were asked with into their answers to LFS calls, for the
+     * client to use. */
     if (service == SERVICE_LFS)
         return refuse(x, "LFS does not pass with a credential of pannier's own");
+    /* Its paths can be made to look like other things that a host serves. */
+    if (service == SERVICE_DUMB)
+        return refuse(x, "only git's smart protocol passes with a credential of pannier's own");
     return true;
 }
 

@@ -197,6 +197,14 @@ def test_lfs_would_tell_the_credential_so_it_is_refused(known, host, private):
     assert host.seen() == []
 
 
+@pytest.mark.parametrize("rest", ["HEAD", "info/refs", "objects/info/packs"])
+def test_the_dumb_protocol_does_not_get_it(known, host, private, rest):
+    path, _ = private()
+    pannier = known({"name": "ci", "repositories": ["**"]})
+    assert closed(call(f"{pannier.url_of(path)}/{rest}", headers=show("ci")), "only git's smart protocol")
+    assert host.seen() == []
+
+
 def test_a_client_that_a_reload_removes_is_unknown_at_once(known, private):
     path, repo = private()
     pannier = known({"name": "ci", "repositories": ["**"]}, {"name": "deploy", "repositories": ["**"]})

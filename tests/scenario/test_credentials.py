@@ -7,7 +7,7 @@ import pytest
 
 from support import pktline
 from support.faulty import Faulty, Gate, reply
-from support.gitclient import advertisement, ask
+from support.gitclient import advertisement, ask, basic, call
 from support.own import ALICE, GitHub, Guarded, Helper, login
 from support.wait import until
 
@@ -368,6 +368,16 @@ def test_on_one_machine_a_push_goes_with_the_pusher_s_own(start, host, private, 
     alice.run("push", "-q", "origin", "main", cwd=clone)
     assert repo.oid() != before
     assert {a.header("Authorization") for a in host.upstream.requests("push")} <= {ALICE, None}
+
+
+@pytest.mark.parametrize("rest", ["HEAD", "info/lfs/locks"])
+def test_what_is_not_the_smart_protocol_goes_with_the_client_s_own(start, host, private, tmp_path, rest):
+    path, _ = private()
+    write(tmp_path / "token", FIRST)
+    pannier = start(config=own(host, "token", token_file=str(tmp_path / "token")))
+    answer = call(f"{pannier.url_of(path)}/{rest}", user="bob")
+    assert answer.status == 401 and answer.header("WWW-Authenticate") == 'Basic realm="host"'
+    assert host.seen() == [basic("bob")]
 
 
 def test_helpers_show_nothing_on_command_lines(start, host, helper, private, git):

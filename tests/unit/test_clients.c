@@ -211,7 +211,8 @@ static void who_asks_is_let_in_or_told_why_not(void **state)
 {
     static const struct asked all[] = {
         {"h", "a", "1.1.1.1", "u:one", SERVICE_UPLOAD_PACK, 0, "one"},
-        {"h", "a", "1.1.1.1", "u:one", SERVICE_DUMB, 0, "one"},
+        {"h", "a", "1.1.1.1", "u:one", SERVICE_UPLOAD_PACK_REFS, 0, "one"},
+        {"h", "a", "1.1.1.1", "u:one", SERVICE_DUMB, 403, NULL},
         {"h", "c", "1.1.1.1", "u:one", SERVICE_UPLOAD_PACK_REFS, 403, NULL},
         {"h", "a", "1.1.1.1", "u:one", SERVICE_RECEIVE_PACK, 403, NULL},
         {"h", "a", "1.1.1.1", "u:one", SERVICE_RECEIVE_PACK_REFS, 403, NULL},
