@@ -190,16 +190,19 @@ def test_a_helper_is_told_of_a_401_and_asked_again(start, host, helper, private,
     leaves_no_trace(pannier, FIRST, SECOND)
 
 
-def test_what_a_helper_gives_until_a_time_is_asked_for_again_then(start, host, helper, private, git):
+def test_what_a_helper_gives_until_soon_is_asked_for_anew(start, host, helper, private, git):
     path, _ = private()
-    helper.give(username=NAME, password=FIRST, password_expiry_utc=int(time.time()) + 2)
+    helper.give(username=NAME, password=FIRST, password_expiry_utc=int(time.time()) + 25)
     pannier = start(config=own(host, "helper", credential_helper=helper.value))
     git.clone(pannier.url_of(path))
     helper.give(username=NAME, password=SECOND, password_expiry_utc=int(time.time()) + 3600)
     host.valid.add(login(NAME, SECOND))
-    until(lambda: advertisement(pannier.url_of(path)).status == 200 and host.seen()[-1] == login(NAME, SECOND),
-          "the newer one is used")
+    git.clone(pannier.url_of(path))
+    assert host.seen()[-1] == login(NAME, SECOND)
     assert helper.calls("erase") == []
+    asked = len(helper.calls("get"))
+    git.clone(pannier.url_of(path))
+    assert len(helper.calls("get")) == asked
 
 
 @pytest.mark.parametrize("fields", [{}, {"username": NAME}, {"quit": 1, "username": NAME, "password": FIRST}])
