@@ -16,6 +16,7 @@
 #include "proxy/cache_log.h"
 #include "proxy/commands.h"
 #include "proxy/control.h"
+#include "proxy/credentials/credentials.h"
 #include "proxy/decisions.h"
 #include "proxy/fleet.h"
 #include "proxy/flights.h"
@@ -150,6 +151,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
         open_shared(p, c, err) != 0)
         return -1;
     p->origins = origins_new();
+    p->credentials = credentials_new(p->cache.processes, p->origins);
     p->decisions = decisions_new();
     p->stale = stale_new();
     p->flights = flights_new();
@@ -190,6 +192,7 @@ static void tear_down(struct proxy *p)
     flights_free(&p->flights);
     stale_free(&p->stale);
     decisions_free(&p->decisions);
+    credentials_free(&p->credentials);
     origins_free(&p->origins);
     peers_free(&p->peers);
     shared_close(&p->cache.shared);
