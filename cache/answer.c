@@ -15,7 +15,7 @@ enum {
     /* What the file takes at once.  The page cache keeps it in such pieces, and sendfile costs
      * readers a quarter less than of small ones; bigger ones bring readers nothing, and the kernel
      * has to find them. */
-    WRITE_SIZE = 256 * 1024,
+    WRITE_SIZE = 128 * 1024,
 };
 _Static_assert(ANSWER_WINDOW % WRITE_SIZE == 0, "a piece lies in the window in one piece");
 
