@@ -13,8 +13,8 @@
 
 enum {
     /* What the file takes at once.  The page cache keeps it in such pieces, and sendfile costs
-     * readers a quarter less than of small ones; bigger ones bring readers nothing, and the kernel
-     * has to find them. */
+     * readers a quarter less than of small ones; bigger ones bring readers hardly anything, and the
+     * kernel has to find them. */
     WRITE_SIZE = 128 * 1024,
 };
 _Static_assert(ANSWER_WINDOW % WRITE_SIZE == 0, "a piece lies in the window in one piece");
