@@ -18,7 +18,12 @@ enum {
     OPTION_ALL,
     OPTION_REPAIR,
     OPTION_DRY_RUN,
-    OPTION_TO
+    OPTION_TO,
+    OPTION_FORGET,
+    OPTION_REF,
+    OPTION_OBJECT,
+    OPTION_REASON,
+    OPTION_EVERYTHING
 };
 
 /* One table for getopt_long and for the help, which shows its end first. */
@@ -42,6 +47,12 @@ static const struct option_row {
     {"repair", NULL, OPTION_REPAIR, OPTIONS_VERIFY,
      "drop what is damaged; it is made again when it is asked for"},
     {"dry-run", NULL, OPTION_DRY_RUN, OPTIONS_EVICT, "only tell what would go, and why"},
+    {"forget", "NODE", OPTION_FORGET, OPTIONS_NODES,
+     "a silent one is gone for good: wait for it no more"},
+    {"ref", "NAME", OPTION_REF, OPTIONS_INVALIDATE, "only what is known of this ref"},
+    {"object", "ID", OPTION_OBJECT, OPTIONS_INVALIDATE, "only what may hold this object"},
+    {"reason", "TEXT", OPTION_REASON, OPTIONS_INVALIDATE, "for the logs of all nodes"},
+    {"everything", NULL, OPTION_EVERYTHING, OPTIONS_INVALIDATE, "all repositories"},
     {"to", "SIZE", OPTION_TO, OPTIONS_EVICT,
      "keep at most so much, such as 20G (default: the limits of the configuration)"},
 };
@@ -148,6 +159,11 @@ static void option_take(struct command_line *line, int id, const char *value)
     case OPTION_REPAIR: line->repair = true; break;
     case OPTION_DRY_RUN: line->dry_run = true; break;
     case OPTION_TO: line->to = value; break;
+    case OPTION_FORGET: line->forget = value; break;
+    case OPTION_REF: line->ref = value; break;
+    case OPTION_OBJECT: line->object = value; break;
+    case OPTION_REASON: line->reason = value; break;
+    case OPTION_EVERYTHING: line->everything = true; break;
     default: must(!"an option of the table");
     }
 }

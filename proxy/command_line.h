@@ -15,13 +15,15 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 /* Which options a command takes; --help goes with every one. */
 enum option_set {
-    OPTIONS_FOLDER = 1,  /* --config, --data */
-    OPTIONS_SERVE = 2,   /* --listen, --upstream, --log-format */
-    OPTIONS_JSON = 4,    /* --json */
-    OPTIONS_LS = 8,      /* --entries */
-    OPTIONS_RM = 16,     /* --all */
-    OPTIONS_VERIFY = 32, /* --repair */
-    OPTIONS_EVICT = 64,  /* --dry-run, --to */
+    OPTIONS_FOLDER = 1,       /* --config, --data */
+    OPTIONS_SERVE = 2,        /* --listen, --upstream, --log-format */
+    OPTIONS_JSON = 4,         /* --json */
+    OPTIONS_LS = 8,           /* --entries */
+    OPTIONS_RM = 16,          /* --all */
+    OPTIONS_VERIFY = 32,      /* --repair */
+    OPTIONS_EVICT = 64,       /* --dry-run, --to */
+    OPTIONS_NODES = 128,      /* --forget */
+    OPTIONS_INVALIDATE = 256, /* --ref, --object, --reason, --everything */
 };
 
 struct command_line;
@@ -41,8 +43,9 @@ struct command_line {
     int argument_count;
     const char *file; /* --config; NULL: none */
     struct config_overrides overrides;
-    bool json, entries, all, repair, dry_run;
-    const char *to; /* --to, as typed; NULL: not given */
+    bool json, entries, all, repair, dry_run, everything;
+    const char *forget, *ref, *object, *reason; /* NULL: not given */
+    const char *to;                             /* --to, as typed; NULL: not given */
 };
 
 /* The commands, ended by one without a name; main.c has them. */

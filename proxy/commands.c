@@ -15,134 +15,6 @@
 
 enum { PROGRESS_MS = 200 }; /* between two lines about it; also when a client that left is seen */
 
-/* ---- requests ---- */
-
-enum field { FIELD_REPO = 1, FIELD_ALL = 2, FIELD_ENTRIES = 4, FIELD_REPAIR = 8, FIELD_EVICT = 16 };
-
-/* What a command doesn't know it refuses: `rm` must not take "dry_run" for nothing. */
-static const struct {
-    const char *name;
-    unsigned fields;
-} kinds[] = {
-    [COMMANDS_LS] = {"ls", FIELD_REPO | FIELD_ENTRIES},
-    [COMMANDS_SHOW] = {"show", FIELD_REPO},
-    [COMMANDS_RM] = {"rm", FIELD_REPO | FIELD_ALL},
-    [COMMANDS_VERIFY] = {"verify", FIELD_REPAIR},
-    [COMMANDS_EVICT] = {"evict", FIELD_EVICT},
-};
-
-static unsigned fields_of(const struct commands_request *r)
-{
-    return (r->repo != NULL ? FIELD_REPO : 0) | (r->all ? FIELD_ALL : 0) |
-           (r->entries ? FIELD_ENTRIES : 0) | (r->repair ? FIELD_REPAIR : 0) |
-           (r->dry_run || r->goal != UINT64_MAX ? FIELD_EVICT : 0);
-}
-
-static int check_request(const struct commands_request *r, struct err *err)
-{
-    const char *name = kinds[r->kind].name;
-
-    if ((fields_of(r) & ~kinds[r->kind].fields) != 0)
-        return err_set(err, ERR_INPUT, "%s does not take all of this", name);
-    if (r->kind == COMMANDS_SHOW && r->repo == NULL)
-        return err_set(err, ERR_INPUT, "show needs a repository");
-    if (r->kind == COMMANDS_RM && (r->repo == NULL) == !r->all)
-        return err_set(err, ERR_INPUT, "rm needs a repository, or all");
-    if (r->repo != NULL && r->repo[0] == '\0')
-        return err_set(err, ERR_INPUT, "the repository has no name");
-    return 0;
-}
-
-static int find_kind(const char *name, enum commands_kind *out, struct err *err)
-{
-    for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
-        if (strcmp(kinds[i].name, name) == 0) {
-            *out = (enum commands_kind)i;
-            return 0;
-        }
-    return err_set(err, ERR_INPUT, "this pannier does not know the command");
-}
-
-static int unpack_request(json_t *json, struct commands_request *out, struct err *err)
-{
-    const char *command, *repo = NULL;
-    int all = 0, entries = 0, repair = 0, dry_run = 0;
-    json_int_t goal = -1;
-    json_error_t why;
-
-    if (json_unpack_ex(json, &why, 0, "{s:s, s?s, s?b, s?b, s?b, s?b, s?I !}", "command", &command,
-                       "repo", &repo, "all", &all, "entries", &entries, "repair", &repair,
-                       "dry_run", &dry_run, "goal", &goal) != 0)
-        return err_set(err, ERR_INPUT, "the request makes no sense: %s", why.text);
-    *out = (struct commands_request){
-        .all = all != 0,
-        .entries = entries != 0,
-        .repair = repair != 0,
-        .dry_run = dry_run != 0,
-        .goal = goal < 0 ? UINT64_MAX : (uint64_t)goal,
-    };
-    if (find_kind(command, &out->kind, err) != 0)
-        return -1;
-    out->repo = repo != NULL ? xstrdup(repo) : NULL;
-    if (check_request(out, err) == 0)
-        return 0;
-    commands_request_clear(out);
-    return -1;
-}
-
-int commands_request_read(const char *line, size_t len, struct commands_request *out,
-                          struct err *err)
-{
-    json_error_t why;
-    json_t *json = json_loadb(line, len, JSON_REJECT_DUPLICATES, &why);
-    int rc;
-
-    if (json == NULL)
-        return err_set(err, ERR_INPUT, "the request is no JSON: %s", why.text);
-    rc = unpack_request(json, out, err);
-    json_decref(json);
-    return rc;
-}
-
-static void set_if(json_t *json, const char *name, bool value)
-{
-    if (value)
-        must(json_object_set_new(json, name, json_true()) == 0);
-}
-
-int commands_request_write(const struct commands_request *r, struct bytes *out, struct err *err)
-{
-    json_t *repo = r->repo != NULL ? json_string(r->repo) : NULL;
-    json_t *json;
-    char *text;
-    int rc;
-
-    if (r->repo != NULL && repo == NULL)
-        return err_set(err, ERR_INPUT, "the repository's name is not UTF-8");
-    json = json_pack("{s:s, s:o*}", "command", kinds[r->kind].name, "repo", repo);
-    must(json != NULL);
-    set_if(json, "all", r->all);
-    set_if(json, "entries", r->entries);
-    set_if(json, "repair", r->repair);
-    set_if(json, "dry_run", r->dry_run);
-    if (r->goal <= INT64_MAX)
-        must(json_object_set_new(json, "goal", json_integer((json_int_t)r->goal)) == 0);
-    text = json_dumps(json, JSON_COMPACT);
-    must(text != NULL);
-    rc = bytes_add_str(out, text) == 0
-             ? 0
-             : err_set(err, ERR_INPUT, "the repository's name is too long");
-    free(text);
-    json_decref(json);
-    return rc;
-}
-
-void commands_request_clear(struct commands_request *r)
-{
-    free(r->repo);
-    *r = (struct commands_request){.goal = UINT64_MAX};
-}
-
 /* ---- which repository is meant ---- */
 
 struct name {
@@ -198,6 +70,7 @@ struct sums {
 
 struct run {
     struct cache *cache;
+    struct fleet *fleet; /* NULL: no process serves */
     const struct commands_request *request;
     const struct commands_output *out;
     bool gone; /* nobody listens */
@@ -433,21 +306,20 @@ static void note_repository(struct removal *r, const struct key *repo_id)
     r->repo_ids[r->repo_count++] = *repo_id;
 }
 
-/* The shared tier may have what isn't here. */
-static void note_typed_repository(struct removal *r, const char *typed)
+/* The id of a repository as it is typed in a client's URL.  False: it has no path. */
+static bool typed_repo_id(const char *typed, struct key *out)
 {
     struct name n = name_of(typed);
-    struct key repo_id;
     char *host, *path;
 
     if (n.len <= n.host_len + 1)
-        return;
+        return false;
     host = xstrndup(n.host, n.host_len);
     path = xstrndup(n.host + n.host_len + 1, n.len - n.host_len - 1);
-    repo_id_of(host, path, &repo_id);
-    note_repository(r, &repo_id);
+    repo_id_of(host, path, out);
     free(path);
     free(host);
+    return true;
 }
 
 static int remove_shared(struct removal *r, struct err *err)
@@ -493,11 +365,13 @@ static void run_rm(struct run *run)
 {
     struct removal r = {.run = run};
     struct err why, first;
+    struct key typed;
     /* First all, then away with them: what is walked stays as it is meanwhile. */
     int rc = local_each(run->cache->local, collect, &r, &first);
 
-    if (run->request->repo != NULL)
-        note_typed_repository(&r, run->request->repo);
+    /* The shared tier may have what isn't here. */
+    if (run->request->repo != NULL && typed_repo_id(run->request->repo, &typed))
+        note_repository(&r, &typed);
     if (rc == 0)
         rc = remove_shared(&r, &first);
     for (size_t i = 0; i < r.len; i++) {
@@ -602,10 +476,134 @@ static void run_evict(struct run *run)
                               number(run->request->goal), "before", number(before.total)));
 }
 
-void commands_run(struct cache *c, const struct commands_request *r,
+/* ---- nodes ---- */
+
+static json_t *node_json(const struct node *n)
+{
+    if (n->silent_ms > 0)
+        return json_pack("{s:o, s:s, s:o}", "id", words(n->id), "state", "silent", "silent_ms",
+                         number(n->silent_ms));
+    return json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:I}", "id", words(n->id), "state",
+                     "alive", "address", words(n->address), "version", words(n->version),
+                     "requests", number(n->load.requests), "disk_used", number(n->load.disk_used),
+                     "disk_limit", number(n->load.disk_limit), "started", (json_int_t)n->started);
+}
+
+static bool needs_fleet(struct run *run)
+{
+    struct err why;
+
+    if (run->fleet != NULL)
+        return true;
+    err_set(&why, ERR_NOT_FOUND, "no pannier serves from this folder, so it has no part in others");
+    say_error(run, &why);
+    return false;
+}
+
+static void run_nodes(struct run *run)
+{
+    struct nodes *nodes;
+    struct node_list list;
+    struct err why;
+
+    if (!needs_fleet(run))
+        return;
+    nodes = cluster_nodes(fleet_cluster(run->fleet));
+    if ((run->request->forget != NULL && nodes_forget(nodes, run->request->forget, &why) != 0) ||
+        nodes_list(nodes, &list, &why) != 0) {
+        say_error(run, &why);
+        return;
+    }
+    for (size_t i = 0; i < list.count; i++)
+        say(run, json_pack("{s:o}", "node", node_json(&list.nodes[i])));
+    say_result(run, json_pack("{s:o, s:s, s:b}", "node_count", number(list.count), "node",
+                              nodes_id(nodes), "alone", (int)fleet_is_alone(run->fleet)));
+    node_list_clear(&list);
+}
+
+/* ---- invalidate ---- */
+
+/* What is known here by this name; else what was typed is taken for what clients write. */
+struct meant {
+    const struct run *run;
+    struct key repo_id;
+    char *repo;
+};
+
+static int find_meant(void *ctx, const struct entry *e)
+{
+    struct meant *m = ctx;
+
+    if (!wanted(m->run, e) || e->repo_id == NULL || !key_from_hex(e->repo_id, &m->repo_id))
+        return 0;
+    m->repo = xstrdup(e->repo);
+    return 1;
+}
+
+static int settle_meant(struct run *run, struct meant *m, struct err *err)
+{
+    struct name n = name_of(run->request->repo);
+
+    *m = (struct meant){.run = run};
+    if (local_each(run->cache->local, find_meant, m, err) < 0)
+        return -1;
+    if (m->repo != NULL)
+        return 0;
+    if (!typed_repo_id(run->request->repo, &m->repo_id))
+        return err_set(err, ERR_INPUT, "%s names no repository", run->request->repo);
+    m->repo = xstrndup(n.host, n.len);
+    return 0;
+}
+
+static void say_invalidated(struct run *run, const struct fleet_invalidated *done)
+{
+    for (size_t i = 0; i < done->late.count; i++)
+        say(run, json_pack("{s:o}", "late", node_json(&done->late.nodes[i])));
+    say_result(run, json_pack("{s:b, s:o, s:{s:o, s:o}}", "acknowledged", (int)done->acknowledged,
+                              "late", number(done->late.count), "shared", "objects",
+                              number(done->shared_objects), "bytes", number(done->shared_bytes)));
+}
+
+static void run_invalidate(struct run *run)
+{
+    const struct commands_request *r = run->request;
+    struct fleet_invalidated done;
+    struct meant meant = {NULL};
+    struct err why;
+    int rc = 0;
+
+    if (!needs_fleet(run))
+        return;
+    if (r->repo != NULL)
+        rc = settle_meant(run, &meant, &why);
+    if (rc == 0) {
+        const struct fleet_invalidation what = {
+            .scope = r->all              ? SCOPE_EVERYTHING
+                     : r->ref != NULL    ? SCOPE_REF
+                     : r->object != NULL ? SCOPE_OBJECT
+                                         : SCOPE_REPOSITORY,
+            .repo = meant.repo != NULL ? meant.repo : "",
+            .name = r->ref != NULL      ? r->ref
+                    : r->object != NULL ? r->object
+                                        : "",
+            .reason = r->reason != NULL ? r->reason : "",
+            .repo_id = meant.repo_id,
+        };
+
+        rc = fleet_invalidate(run->fleet, &what, &done, &why);
+        if (rc == 0)
+            say_invalidated(run, &done);
+        node_list_clear(&done.late);
+    }
+    if (rc != 0)
+        say_error(run, &why);
+    free(meant.repo);
+}
+
+void commands_run(struct cache *c, struct fleet *fleet, const struct commands_request *r,
                   const struct commands_output *out)
 {
-    struct run run = {.cache = c, .request = r, .out = out};
+    struct run run = {.cache = c, .fleet = fleet, .request = r, .out = out};
 
     switch (r->kind) {
     case COMMANDS_LS:
@@ -618,6 +616,8 @@ void commands_run(struct cache *c, const struct commands_request *r,
     case COMMANDS_RM: run_rm(&run); break;
     case COMMANDS_VERIFY: run_verify(&run); break;
     case COMMANDS_EVICT: run_evict(&run); break;
+    case COMMANDS_NODES: run_nodes(&run); break;
+    case COMMANDS_INVALIDATE: run_invalidate(&run); break;
     }
 }
 
@@ -626,8 +626,9 @@ static bool send_line(void *client, const char *line, size_t len)
     return control_send(client, line, len);
 }
 
-void commands_serve(void *cache, const char *request, size_t len, struct control_client *client)
+void commands_serve(void *proxy, const char *request, size_t len, struct control_client *client)
 {
+    struct proxy *p = proxy;
     const struct commands_output out = {.line = send_line, .ctx = client};
     struct run none = {.out = &out};
     struct commands_request r;
@@ -637,6 +638,6 @@ void commands_serve(void *cache, const char *request, size_t len, struct control
         say_error(&none, &why);
         return;
     }
-    commands_run(cache, &r, &out);
+    commands_run(&p->cache, p->fleet, &r, &out);
     commands_request_clear(&r);
 }

@@ -289,7 +289,7 @@ static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
 struct delivery {
     struct fill *fill;
     struct stream *stream;
-    uint32_t objects;
+    struct entry entry; /* what the shared tier says that it is */
 };
 
 static int on_delivery(void *ctx, const struct shared_answer *what, struct err *err)
@@ -297,7 +297,7 @@ static int on_delivery(void *ctx, const struct shared_answer *what, struct err *
     struct delivery *d = ctx;
 
     (void)err;
-    d->objects = what->entry.objects;
+    entry_copy(&what->entry, &d->entry);
     answer_set_source(d->fill->answer, SOURCE_SHARED);
     answer_set_digest(d->fill->answer, what->sha256);
     stream_begin_kept(d->stream, what->entry.note_offset);
@@ -315,7 +315,7 @@ static int on_delivered(void *ctx, const void *data, size_t len, struct err *err
 static bool try_shared(struct fill *f, struct stream *s)
 {
     struct shared *shared = f->asker.proxy->cache.shared;
-    struct delivery d = {f, s, 0};
+    struct delivery d = {.fill = f, .stream = s};
     const struct shared_answer_sink sink = {on_delivery, on_delivered, &d};
     char repo_id[KEY_HEX_SIZE];
     struct err why;
@@ -329,9 +329,12 @@ static bool try_shared(struct fill *f, struct stream *s)
         rc = stream_finish_kept(s, &why);
     if (rc == 0) {
         mirroring_consider(&f->asker, f->mirror, &f->req, is_closed(f) ? f->answer : NULL);
-        succeed(f, d.objects);
-        return true;
+        succeed(f, d.entry.objects);
+        fleet_note_use(f->asker.proxy->fleet, &f->key, &d.entry);
     }
+    entry_clear(&d.entry);
+    if (rc == 0)
+        return true;
     if (stream_restart(s)) {
         answer_set_digest(f->answer, NULL);
         return false;
@@ -376,7 +379,7 @@ static int judge_followed(struct fill *f, struct stream *s, const uint8_t sha256
 /* True when the answer is settled; false: nothing of it was handed on, and *why says why. */
 static bool follow(struct fill *f, struct stream *s, const struct filling *theirs, struct err *why)
 {
-    struct delivery d = {f, s, 0};
+    struct delivery d = {.fill = f, .stream = s};
     const struct peer_sink sink = {on_followed, on_delivered, &d};
     uint8_t sha256[SHA256_SIZE];
     bool kept = false;

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <utlist.h>
 
@@ -400,6 +401,33 @@ struct lease *fleet_lease(struct fleet *f, const struct key *repo_id)
         lease = NULL;
     free(name);
     return lease;
+}
+
+/* ---- what all know ---- */
+
+void fleet_on_put(void *fleet, const struct key *key, const struct entry *e, uint64_t generation)
+{
+    struct fleet *f = fleet;
+    struct shared_index *index = cluster_index(f->cluster);
+    struct entry known = *e; /* borrowed */
+    struct err ignored;
+
+    if (f->alone)
+        return;
+    known.node = f->node;
+    shared_index_put(index, key, &known, &ignored); /* or it is told at its next use */
+    if (generation > 0)
+        shared_version_put(index, e->repo_id, "", 0, generation, NULL, &ignored);
+}
+
+void fleet_note_use(struct fleet *f, const struct key *key, const struct entry *e)
+{
+    struct err why;
+
+    if (!f->alone &&
+        shared_index_use(cluster_index(f->cluster), e->kind, key, (int64_t)time(NULL), &why) != 0 &&
+        why.kind == ERR_NOT_FOUND)
+        fleet_on_put(f, key, e, 0);
 }
 
 /* ---- telling ---- */

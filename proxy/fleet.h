@@ -52,6 +52,13 @@ bool fleet_can_follow(struct fleet *f, const struct key *key);
 struct lease *fleet_lease(struct fleet *f, const struct key *repo_id);
 bool fleet_is_alone(struct fleet *f);
 
+/* ---- what all know ---- */
+
+/* e lies in the shared tier, under key; generation: of a mirror, else 0.  A shared_listener's. */
+void fleet_on_put(void *fleet, const struct key *key, const struct entry *e, uint64_t generation);
+/* It was used from there; what Redis has lost is told again. */
+void fleet_note_use(struct fleet *f, const struct key *key, const struct entry *e);
+
 /* ---- telling ---- */
 
 /* A push went through here: what other nodes know of the refs is old.  Worker threads. */

@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/lock.h"
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/fleet.h"
 
 /* UINT64_MAX is "no limit". */
 static json_t *number(uint64_t n)
@@ -46,6 +48,32 @@ static json_t *describe_shared(const struct proxy *p, bool *troubled)
         "orphans", number(n.round.orphans));
 }
 
+static json_t *describe_cluster(const struct proxy *p, bool *troubled)
+{
+    struct cluster *cluster = fleet_cluster(p->fleet);
+    struct events_counts events;
+    struct leases_counts leases;
+    struct redis_counts redis;
+    struct err why;
+
+    if (fleet_is_alone(p->fleet))
+        return json_pack("{s:s}", "status", "off");
+    *troubled = cluster_trouble(cluster, &why);
+    events_count(cluster_events(cluster), &events);
+    leases_count(cluster_leases(cluster), &leases);
+    redis_count(cluster_redis(cluster), &redis);
+    return json_pack(
+        "{s:s, s:o, s:s, s:b, s:{s:o, s:o, s:o}, s:{s:o, s:o, s:o, s:o}, s:{s:o, s:o, "
+        "s:o}}",
+        "status", *troubled ? "degraded" : "ok", "reason",
+        *troubled ? words(why.text) : json_null(), "node", nodes_id(cluster_nodes(cluster)),
+        "caught_up", (int)cluster_may_serve(cluster, now_ms()), "events", "sent",
+        number(events.sent), "applied", number(events.applied), "missed", number(events.missed),
+        "leases", "held", number(leases.held), "waiting", number(leases.waiting), "taken",
+        number(leases.taken), "lost", number(leases.lost), "redis", "asked", number(redis.asked),
+        "failed", number(redis.failed), "away", number(redis.away));
+}
+
 static json_t *describe_local(const struct proxy *p)
 {
     struct local_usage usage;
@@ -62,22 +90,22 @@ char *health_describe(const struct proxy *p, size_t *len)
     struct answers_counts answers;
     struct janitor_counts upkeep;
     struct err trouble;
-    bool failing = folder_troubled(p->cache.folder, &trouble), degraded = failing;
-    json_t *json, *shared;
+    bool failing = folder_troubled(p->cache.folder, &trouble), no_store = false, no_redis = false;
+    json_t *json, *shared = describe_shared(p, &no_store),
+                  *cluster = describe_cluster(p, &no_redis);
+    bool degraded = failing || no_store || no_redis;
     char *text, *line;
 
-    shared = describe_shared(p, &degraded);
-    degraded |= failing;
     answers_count(p->cache.answers, &answers);
     janitor_count(p->janitor, &upkeep);
     json =
-        json_pack("{s:s, s:s, s:s, s:{s:o, s:o, s:o}, s:{s:o}, s:o, s:o, s:{s:o, s:o, s:o}}",
+        json_pack("{s:s, s:s, s:s, s:{s:o, s:o, s:o}, s:{s:o}, s:o, s:o, s:o, s:{s:o, s:o, s:o}}",
                   "status", degraded ? "degraded" : "ok", "version", PANNIER_VERSION, "storage",
                   failing ? "failing" : "ok", "answers", "filling", number(answers.filling), "kept",
                   number(answers.kept), "damaged", number(answers.damaged), "mirrors", "damaged",
                   number(mirrors_damaged(p->cache.mirrors)), "space", describe_local(p), "shared",
-                  shared, "janitor", "maintained", number(upkeep.maintained), "verified",
-                  number(upkeep.verified), "failed", number(upkeep.failed));
+                  shared, "cluster", cluster, "janitor", "maintained", number(upkeep.maintained),
+                  "verified", number(upkeep.verified), "failed", number(upkeep.failed));
     must(json != NULL);
     text = json_dumps(json, JSON_COMPACT);
     must(text != NULL);

@@ -109,18 +109,22 @@ static void shared_limits_of(const struct config *c, struct keeper_limits *out)
 
 static int open_shared(struct proxy *p, const struct config *c, struct err *err)
 {
+    struct shared_listener listener = cache_log_shared;
     struct shared_options options = {
         .node = c->node,
         .compression = c->cache.compression,
         .uploads = c->shared.uploads,
         .upload_queue = c->shared.upload_queue,
+        .leases = fleet_is_alone(p->fleet) ? NULL : cluster_leases(fleet_cluster(p->fleet)),
     };
 
     if (c->shared.driver == SHARED_OFF)
         return 0;
     config_object_store(c, &options.store);
     shared_limits_of(c, &options.limits);
-    return shared_open(&p->cache, &options, &cache_log_shared, &p->cache.shared, err);
+    listener.put = fleet_on_put;
+    listener.ctx = p->fleet;
+    return shared_open(&p->cache, &options, &listener, &p->cache.shared, err);
 }
 
 /* Commands are for people, clones don't need them: some file systems know no sockets. */
@@ -128,7 +132,7 @@ static void start_control(struct proxy *p, const struct config *c)
 {
     struct err why;
 
-    if (control_start(c->data, commands_serve, &p->cache, &p->control, &why) != 0)
+    if (control_start(c->data, commands_serve, p, &p->control, &why) != 0)
         log_line(LOG_WARN, "commands such as 'pannier ls' can't reach this process", "reason",
                  LOG_STR, why.text, NULL);
 }
@@ -139,12 +143,11 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
 
     serve_cache_options(c, &options);
     if (cache_open(c->data, &cache_log_folder, &options, &p->cache, err) != 0 ||
+        peers_new(c, &p->peers, err) != 0 || fleet_new(p, c, &p->fleet, err) != 0 ||
         open_shared(p, c, err) != 0)
         return -1;
     p->origins = origins_new();
     p->decisions = decisions_new();
-    if (peers_new(c, &p->peers, err) != 0 || fleet_new(p, c, &p->fleet, err) != 0)
-        return -1;
     p->flights = flights_new();
     p->refs = refs_new();
     p->repositories = repositories_new();
@@ -174,6 +177,9 @@ static void tear_down(struct proxy *p)
     workers_free(&p->fills);
     workers_free(&p->relays);
     workers_free(&p->background);
+    /* Events may ask the shared tier, whose uploads hold leases. */
+    if (p->cache.shared != NULL)
+        shared_join(p->cache.shared);
     fleet_free(&p->fleet);
     repositories_free(&p->repositories);
     refs_free(&p->refs);

@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cache/answer_file.h"
 #include "cache/invalidate.h"
 #include "cache/lock.h"
 #include "cache/shared/invalidations.h"
@@ -21,6 +22,7 @@ enum {
      * and what another node puts meanwhile is found a bit later. */
     LACKS_MS = 30 * 1000,
     LACKS_MAX = 256,
+    LEASE_WAIT_MS = 10 * 1000,
 };
 
 struct lack {
@@ -39,6 +41,8 @@ struct shared {
     struct object_store *store; /* behind the guard */
     struct guard *guard;
     struct uploads *uploads;
+    atomic_bool joined; /* uploads and chores are gone */
+    struct leases *leases;
     struct keeper *keeper;
     struct workers *chores; /* one thread: tidying may take long, and probing must go on */
     pthread_t clock;
@@ -87,11 +91,24 @@ static bool is_of_no_interest(const struct err *why)
     return why->kind == ERR_NOT_FOUND || why->kind == ERR_CONFLICT || why->kind == ERR_CANCELLED;
 }
 
+/* For other nodes to know. */
+static void tell_put(struct shared *s, const struct key *key, const char *object, struct entry *e,
+                     uint64_t generation)
+{
+    free(e->path);
+    e->path = xstrdup(object);
+    e->tier = TIER_SHARED;
+    s->listener.put(s->listener.ctx, key, e, generation);
+}
+
 static int put_answer(struct shared *s, const char *path, uint64_t *sent, struct err *err)
 {
     const char *slash = strrchr(path, '/');
     char *full = folder_pathf(s->cache->folder, "%s", path);
     int fd = open(full, O_RDONLY | O_CLOEXEC);
+    char object[OBJECT_KEY_MAX + 1];
+    struct err ignored;
+    struct entry e;
     struct key key;
     int rc;
 
@@ -102,10 +119,14 @@ static int put_answer(struct shared *s, const char *path, uint64_t *sent, struct
         rc = err_errno(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_STORAGE, "open %s", path);
     else
         rc = shared_answer_put(s->store, &key, fd, &s->stop, sent, err);
+    if (rc == 0 && answer_file_describe(fd, &e, NULL, &ignored) == 0) {
+        shared_answer_key(e.repo_id, &key, object);
+        tell_put(s, &key, object, &e, 0);
+        entry_clear(&e);
+    }
     if (fd >= 0)
         close(fd);
     if (rc != 0 && err->kind == ERR_CORRUPT) {
-        struct err ignored;
 
         folder_report_damage(s->cache->folder, path, err);
         local_remove(s->cache->local, path, &ignored);
@@ -113,22 +134,64 @@ static int put_answer(struct shared *s, const char *path, uint64_t *sent, struct
     return rc;
 }
 
+/* A lease, so that one node at a time puts a mirror; and a fence, so that one that has lost it is
+ * refused.  While none is to be had (Redis is away) it goes without: the store itself sees to it
+ * that no put undoes another. */
+static struct lease *take_lease(struct shared *s, const char *repo_id)
+{
+    struct lease *lease = NULL;
+    struct err ignored;
+    char *name;
+
+    if (s->leases == NULL)
+        return NULL;
+    name = xasprintf("repo:%s", repo_id);
+    if (leases_take(s->leases, name, LEASE_WAIT_MS, &lease, &ignored) != 0)
+        lease = NULL;
+    free(name);
+    return lease;
+}
+
+static int put_one_mirror(struct shared *s, struct mirror *m, struct entry *e, uint64_t *sent,
+                          struct err *err)
+{
+    struct lease *lease = take_lease(s, e->repo_id);
+    const struct shared_mirror_put_options options = {
+        .node = s->node,
+        .compression = s->compression,
+        .fence = lease != NULL ? lease_fence(lease) : 0,
+        .stop = &s->stop};
+    char object[OBJECT_KEY_MAX + 1];
+    struct shared_mirror_sent what = {0};
+    struct key repo_id;
+    int rc = shared_mirror_put(s->store, m, &options, &what, err);
+
+    lease_release(&lease);
+    *sent = what.bytes;
+    if (rc == 0 && key_from_hex(e->repo_id, &repo_id)) {
+        manifest_key(&repo_id, object);
+        tell_put(s, &repo_id, object, e, what.generation);
+    }
+    if (rc != 0 && err->kind == ERR_CORRUPT)
+        mirror_drop_damaged(m, err);
+    return rc;
+}
+
 static int put_mirror(struct shared *s, const char *path, uint64_t *sent, struct err *err)
 {
-    const struct shared_mirror_put_options options = {
-        .node = s->node, .compression = s->compression, .stop = &s->stop};
     struct mirror *m = mirrors_at(s->cache->mirrors, path);
-    struct shared_mirror_sent what = {0};
+    char *full = folder_pathf(s->cache->folder, "%s", path);
+    struct entry e = {0};
     int rc;
 
-    if (m == NULL || !mirror_ready(m)) {
+    if (m == NULL || !mirror_ready(m))
         rc = err_set(err, ERR_NOT_FOUND, "%s is no mirror", path);
-    } else {
-        rc = shared_mirror_put(s->store, m, &options, &what, err);
-        if (rc != 0 && err->kind == ERR_CORRUPT)
-            mirror_drop_damaged(m, err);
-    }
-    *sent = what.bytes;
+    else
+        rc = mirror_read_entry(full, &e, err);
+    if (rc == 0)
+        rc = put_one_mirror(s, m, &e, sent, err);
+    entry_clear(&e);
+    free(full);
     mirror_unref(&m);
     return rc;
 }
@@ -401,7 +464,8 @@ static void on_changed(void *ctx, const struct err *why)
 {
     struct shared *s = ctx;
 
-    uploads_pause(s->uploads, why != NULL);
+    if (!s->joined)
+        uploads_pause(s->uploads, why != NULL);
     s->listener.changed(s->listener.ctx, why);
 }
 
@@ -416,6 +480,7 @@ int shared_open(struct cache *cache, const struct shared_options *options,
     s = xcalloc(1, sizeof(*s));
     s->cache = cache;
     s->listener = *listener;
+    s->leases = options->leases;
     s->node = xstrdup(options->node);
     s->compression = options->compression;
     s->tidy_interval_ms = (uint64_t)options->limits.interval_s * 1000;
@@ -445,6 +510,18 @@ void shared_stop(struct shared *s)
     object_store_stop(s->store);
 }
 
+void shared_join(struct shared *s)
+{
+    if (s->joined)
+        return;
+    s->joined = true;
+    shared_stop(s);
+    local_set_listener(s->cache->local, NULL, NULL);
+    pthread_join(s->clock, NULL);
+    workers_free(&s->chores);
+    uploads_free(&s->uploads);
+}
+
 void shared_close(struct shared **sp)
 {
     struct shared *s = *sp;
@@ -452,11 +529,7 @@ void shared_close(struct shared **sp)
     *sp = NULL;
     if (s == NULL)
         return;
-    shared_stop(s);
-    local_set_listener(s->cache->local, NULL, NULL);
-    pthread_join(s->clock, NULL);
-    workers_free(&s->chores);
-    uploads_free(&s->uploads);
+    shared_join(s);
     keeper_free(&s->keeper);
     object_store_free(&s->store);
     pthread_cond_destroy(&s->stop_wanted);

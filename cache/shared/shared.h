@@ -21,6 +21,7 @@
 
 #include "cache/cache.h"
 #include "cache/cluster/event.h"
+#include "cache/cluster/lease.h"
 #include "cache/shared/guard.h"
 #include "cache/shared/keeper.h"
 #include "cache/shared/shared_answer.h"
@@ -35,6 +36,7 @@ struct shared_options {
     const char *node;
     enum compression compression; /* of files of mirrors */
     struct keeper_limits limits;
+    struct leases *leases; /* under which mirrors go up; NULL: this node is alone */
     unsigned uploads;    /* at once */
     size_t upload_queue; /* that may wait */
 };
@@ -46,6 +48,9 @@ struct shared_listener {
      * was reached for the first time. */
     void (*changed)(void *ctx, const struct err *why);
     void (*uploaded)(void *ctx, const char *path, uint64_t bytes, uint64_t took_us);
+    /* The same for other nodes to know: e's path and tier are the store's; generation of a mirror's
+     * manifest, else 0. */
+    void (*put)(void *ctx, const struct key *key, const struct entry *e, uint64_t generation);
     void (*not_uploaded)(void *ctx, const char *path, const struct err *why);
     /* An object was not what was put; it has been removed. */
     void (*damage)(void *ctx, const char *what, const struct err *why);
@@ -58,6 +63,9 @@ struct shared_listener {
 int shared_open(struct cache *cache, const struct shared_options *options,
                 const struct shared_listener *listener, struct shared **out, struct err *err);
 void shared_stop(struct shared *s);
+/* After that: its own threads have ended, and hold no lease; others may still ask, and are refused.
+ */
+void shared_join(struct shared *s);
 void shared_close(struct shared **s); /* NULL inside is fine; nobody may be asking any more */
 void shared_configure(struct shared *s, const struct keeper_limits *limits); /* any thread */
 
