@@ -48,6 +48,15 @@ def asking(node, oid, refs=True, path=BIG):
     return Reader(node.port).post(f"/origin/{path}.git/git-upload-pack", pktline.fetch([oid]))
 
 
+def for_a_pack(asked):
+    """Not the question whether a credential may have an id, which upstream answers with next to nothing."""
+    return asked.kind == "fetch" and b"filter tree:0" not in asked.body
+
+
+def packs_asked(upstream):
+    return [asked for asked in upstream.requests() if for_a_pack(asked)]
+
+
 def clone_by_hand(node, oid, path=BIG):
     reader = asking(node, oid, path=path)
     ok = whole(reader)
@@ -87,17 +96,17 @@ def test_a_hundred_cold_clones_over_three_nodes_cost_one_pack_and_one_object(
 @pytest.mark.parametrize("refs", [True, False], ids=["by ref", "by id"])
 def test_a_second_node_follows_the_growing_answer_of_the_first(cluster, three, upstream, big, refs):
     a, b, _ = three
-    gate = upstream.on("fetch", Gate(after=1 << 20))
+    gate = upstream.on(for_a_pack, Gate(after=1 << 20))
     first = asking(a, big.oid(), refs)
     first.read_until(b"PACK")
     gate.wait_held()
     second = asking(b, big.oid(), refs)
     second.read_until(b"PACK")
     read_some(second)
-    assert gate.held == 1 and len(upstream.requests("fetch")) == 1
+    assert gate.held == 1 and len(packs_asked(upstream)) == 1
     gate.open()
     assert whole(first) and whole(second)
-    assert len(upstream.requests("fetch")) == 1
+    assert len(packs_asked(upstream)) == 1
     assert a.packs(1) == ["miss, upstream"] and b.packs(1) == ["hit, peer"]
     # What was followed to its end is kept.
     b.wait_answers()
