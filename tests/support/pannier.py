@@ -284,8 +284,11 @@ class Pannier:
         return sum(map(int, fields[11 : 15 if children else 13])) / os.sysconf("SC_CLK_TCK")
 
     def children(self):
-        """The command lines of all descendants, by pid."""
-        return {pid: line for pid, line in descendants(self.process.pid)}
+        """The command lines of all descendants that lived at one moment, by pid: to look takes a
+        while, in which one may end and the next begin."""
+        before = dict(descendants(self.process.pid))
+        after = dict(descendants(self.process.pid))
+        return {pid: line for pid, line in after.items() if before.get(pid) == line}
 
 
 def descendants(pid):
