@@ -77,6 +77,7 @@ int cache_invalidate(struct cache *c, const struct invalidation *what, struct in
     atomic_fetch_add(&c->epoch, 1);
     if (what->scope == SCOPE_REF)
         return 0;
+    answers_let_go(c->answers);
     remove_unborn(c, what);
     rc = local_each(c->local, collect, &r, err);
     for (size_t i = 0; i < r.count; i++) {

@@ -101,9 +101,23 @@ static void tell_put(struct shared *s, const struct key *key, const char *object
     s->listener.put(s->listener.ctx, key, e, generation);
 }
 
+/* Is the file at path another one by now, or none?  What was invalidated while it went up must not
+ * stay there: who invalidated it may have looked for it in vain. */
+static bool was_replaced(const struct shared *s, int fd, const char *path)
+{
+    char *full = folder_pathf(s->cache->folder, "%s", path);
+    struct file_identity ours, there;
+    bool same = file_identity_of(fd, &ours) && file_identity_at(full, &there) &&
+                file_identity_equal(&ours, &there);
+
+    free(full);
+    return !same;
+}
+
 static int put_answer(struct shared *s, const char *path, uint64_t *sent, struct err *err)
 {
     const char *slash = strrchr(path, '/');
+    uint64_t epoch = cache_epoch(s->cache);
     char *full = folder_pathf(s->cache->folder, "%s", path);
     int fd = open(full, O_RDONLY | O_CLOEXEC);
     char object[OBJECT_KEY_MAX + 1];
@@ -121,13 +135,15 @@ static int put_answer(struct shared *s, const char *path, uint64_t *sent, struct
         rc = shared_answer_put(s->store, &key, fd, &s->stop, sent, err);
     if (rc == 0 && answer_file_describe(fd, &e, NULL, &ignored) == 0) {
         shared_answer_key(e.repo_id, &key, object);
-        tell_put(s, &key, object, &e, 0);
+        if (cache_epoch(s->cache) != epoch && was_replaced(s, fd, path))
+            object_remove(s->store, object, &ignored);
+        else
+            tell_put(s, &key, object, &e, 0);
         entry_clear(&e);
     }
     if (fd >= 0)
         close(fd);
     if (rc != 0 && err->kind == ERR_CORRUPT) {
-
         folder_report_damage(s->cache->folder, path, err);
         local_remove(s->cache->local, path, &ignored);
     }
@@ -152,26 +168,42 @@ static struct lease *take_lease(struct shared *s, const char *repo_id)
     return lease;
 }
 
-static int put_one_mirror(struct shared *s, struct mirror *m, struct entry *e, uint64_t *sent,
-                          struct err *err)
+/* As was_replaced(). */
+static bool was_removed(const struct shared *s, const struct mirror *m, const char *path)
+{
+    struct mirror *there = mirrors_at(s->cache->mirrors, path);
+    bool same = there == m;
+
+    mirror_unref(&there);
+    return !same;
+}
+
+/* epoch: what cache_epoch() was when m was looked up. */
+static int put_one_mirror(struct shared *s, struct mirror *m, uint64_t epoch, struct entry *e,
+                          uint64_t *sent, struct err *err)
 {
     struct lease *lease = take_lease(s, e->repo_id);
-    const struct shared_mirror_put_options options = {
-        .node = s->node,
-        .compression = s->compression,
-        .fence = lease != NULL ? lease_fence(lease) : 0,
-        .stop = &s->stop};
+    const struct shared_mirror_put_options options = {.node = s->node,
+                                                      .compression = s->compression,
+                                                      .fence =
+                                                          lease != NULL ? lease_fence(lease) : 0,
+                                                      .stop = &s->stop};
     char object[OBJECT_KEY_MAX + 1];
     struct shared_mirror_sent what = {0};
+    struct shared_removed gone = {0};
+    struct err ignored;
     struct key repo_id;
     int rc = shared_mirror_put(s->store, m, &options, &what, err);
 
-    lease_release(&lease);
     *sent = what.bytes;
     if (rc == 0 && key_from_hex(e->repo_id, &repo_id)) {
         manifest_key(&repo_id, object);
-        tell_put(s, &repo_id, object, e, what.generation);
+        if (cache_epoch(s->cache) != epoch && was_removed(s, m, e->path))
+            shared_remove_mirror(s->store, &repo_id, &s->stop, &gone, &ignored);
+        else
+            tell_put(s, &repo_id, object, e, what.generation);
     }
+    lease_release(&lease);
     if (rc != 0 && err->kind == ERR_CORRUPT)
         mirror_drop_damaged(m, err);
     return rc;
@@ -179,6 +211,7 @@ static int put_one_mirror(struct shared *s, struct mirror *m, struct entry *e, u
 
 static int put_mirror(struct shared *s, const char *path, uint64_t *sent, struct err *err)
 {
+    uint64_t epoch = cache_epoch(s->cache);
     struct mirror *m = mirrors_at(s->cache->mirrors, path);
     char *full = folder_pathf(s->cache->folder, "%s", path);
     struct entry e = {0};
@@ -189,7 +222,7 @@ static int put_mirror(struct shared *s, const char *path, uint64_t *sent, struct
     else
         rc = mirror_read_entry(full, &e, err);
     if (rc == 0)
-        rc = put_one_mirror(s, m, &e, sent, err);
+        rc = put_one_mirror(s, m, epoch, &e, sent, err);
     entry_clear(&e);
     free(full);
     mirror_unref(&m);
