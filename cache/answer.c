@@ -276,7 +276,7 @@ int answer_append(struct answer *a, const void *data, size_t len, struct err *er
 void answer_set_note_offset(struct answer *a, int64_t offset)
 {
     lock_take(&a->lock);
-    must(offset >= (int64_t)a->total);
+    must(offset >= (int64_t)a->total || (offset == -1 && a->total == 0));
     a->note_offset = offset;
     lock_drop(&a->lock);
 }

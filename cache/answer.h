@@ -81,7 +81,9 @@ void answer_store_at(struct answer *a, const char *path, struct claim **claim);
  * behind.  0, or -1: ERR_CANCELLED when in window mode no reader is open: so readers
  * are opened before the producer starts. */
 int answer_append(struct answer *a, const void *data, size_t len, struct err *err);
-/* Where a line for the person may be put in.  Call before the bytes there are appended. */
+/* Where a line for the person may be put in; -1: nowhere.  Call before the bytes there are
+ * appended.
+ */
 void answer_set_note_offset(struct answer *a, int64_t offset);
 void answer_set_source(struct answer *a, enum answer_source source);
 /* Producer, before the first byte: the digest of all that will come is known, and whoever hands it

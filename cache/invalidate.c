@@ -7,7 +7,6 @@
 
 /* What is to go: first all, then away with them, as what is walked stays as it is meanwhile. */
 struct removal {
-    const struct invalidation *what;
     struct entry *entries; /* their number is bounded by what the disk holds */
     size_t count, room;
 };
@@ -16,9 +15,6 @@ static int collect(void *ctx, const struct entry *e)
 {
     struct removal *r = ctx;
 
-    if (r->what->scope != SCOPE_EVERYTHING &&
-        (e->repo_id == NULL || strcmp(e->repo_id, r->what->repo_id) != 0))
-        return 0;
     if (r->count == r->room) {
         r->room = r->room > 0 ? 2 * r->room : 64;
         r->entries = xrealloc(r->entries, r->room * sizeof(*r->entries));
@@ -69,7 +65,7 @@ static void remove_unborn(struct cache *c, const struct invalidation *what)
 int cache_invalidate(struct cache *c, const struct invalidation *what, struct invalidated *out,
                      struct err *err)
 {
-    struct removal r = {.what = what};
+    struct removal r = {0};
     struct err why;
     int rc;
 
@@ -79,7 +75,8 @@ int cache_invalidate(struct cache *c, const struct invalidation *what, struct in
         return 0;
     answers_let_go(c->answers);
     remove_unborn(c, what);
-    rc = local_each(c->local, collect, &r, err);
+    rc = what->scope == SCOPE_EVERYTHING ? local_each(c->local, collect, &r, err)
+                                         : local_each_of(c->local, what->repo_id, collect, &r, err);
     for (size_t i = 0; i < r.count; i++) {
         /* What can't be removed keeps nothing else here. */
         if (remove_one(c, what, &r.entries[i], out, &why) != 0 && rc == 0) {

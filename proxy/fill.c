@@ -1,5 +1,6 @@
 #include "proxy/fill.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -21,6 +22,9 @@ enum {
     IDLE_MS = 1000,
     WRITER_WAIT_MS = 20 * 1000,
     PEERS_TRIED = 3,
+    /* Of a client's time; the mirror comes down in the background then, however long that takes. */
+    RESTORE_MS = 60 * 1000,
+    CATCH_UP_MS = 10 * 1000,
 };
 
 /* What is kept is made for those to come; a round is for one reader, who may have gone. */
@@ -58,6 +62,15 @@ static void describe(const struct fill *f, struct entry *e)
     };
 }
 
+/* Before the answer is settled: from then on another one's may be under this key, which those who
+ * follow this credential have no right to. */
+static void land(struct fill *f)
+{
+    if (f->only_upstream)
+        flights_landed(f->asker.proxy->flights, &f->leading);
+    f->only_upstream = false;
+}
+
 /* Other nodes need not wait for it any more, or follow it here. */
 static void unclaim(struct fill *f, bool kept)
 {
@@ -68,6 +81,7 @@ static void unclaim(struct fill *f, bool kept)
 
 static void end_unkept(struct fill *f)
 {
+    land(f);
     unclaim(f, false);
     if (f->kept)
         answers_end(f->asker.proxy->cache.answers, &f->key, f->answer);
@@ -82,6 +96,7 @@ static void succeed(struct fill *f, uint32_t objects)
     struct entry entry;
     bool kept;
 
+    land(f);
     if (!f->kept || cache_epoch(cache) != f->epoch) {
         end_unkept(f);
         return;
@@ -98,6 +113,7 @@ static void succeed(struct fill *f, uint32_t objects)
 
 static void give_up(struct fill *f, const struct err *why)
 {
+    land(f);
     unclaim(f, false);
     if (f->kept)
         answers_fail(f->asker.proxy->cache.answers, &f->key, f->answer, why);
@@ -139,6 +155,7 @@ static void conclude(struct fill *f, struct stream *s)
 struct output {
     struct fill *fill;
     struct stream *stream;
+    uint64_t until_ms; /* how long a client waits for the shared tier */
 };
 
 static int on_output(void *ctx, const void *data, size_t len, struct err *err)
@@ -179,7 +196,7 @@ static bool says_damage(const struct err *why)
 /* True when the answer is settled, well or badly; false: try the next source. */
 static bool from_mirror(struct fill *f, struct stream *s)
 {
-    struct output output = {f, s};
+    struct output output = {.fill = f, .stream = s};
     struct err why;
     int rc;
 
@@ -243,6 +260,37 @@ static bool wait_for_writer(struct mirror *m, struct stream *s)
     return false;
 }
 
+/* What waits for a mirror out of the shared tier must hear something meanwhile. */
+static int on_restoring(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+    const struct output *o = ctx;
+
+    if (now_ms() > o->until_ms)
+        return err_set(err, ERR_TIMEOUT,
+                       "only %" PRIu64 " of %" PRIu64 " bytes have come; upstream may be faster",
+                       done, total);
+    return is_wanted(o->fill, err) != 0 ? -1 : stream_idle(o->stream, err);
+}
+
+/* What upstream would be asked for now another node may have fetched already. */
+static void catch_up(struct fill *f, struct stream *s)
+{
+    struct shared *shared = f->asker.proxy->cache.shared;
+    struct output output = {f, s, now_ms() + CATCH_UP_MS};
+    struct shared_mirror_got got;
+    uint64_t started = now_us();
+    struct err ignored;
+
+    if (shared == NULL || fleet_is_alone(f->asker.proxy->fleet) ||
+        shared_catch_up(shared, f->mirror, &f->asker.repo_id, on_restoring, &output, &got,
+                        &ignored) != 0 ||
+        got.bytes == 0)
+        return;
+    log_line(LOG_INFO, "mirror caught up", "repository", LOG_STR, f->asker.name, "files", LOG_U64,
+             (uint64_t)got.files, "bytes", LOG_U64, got.bytes, "total_ms", LOG_MS,
+             now_us() - started, NULL);
+}
+
 /* False when the mirror couldn't be brought to where it can answer.  *pulled: upstream was needed.
  */
 static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
@@ -263,6 +311,7 @@ static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
     if (!wait_for_writer(m, s))
         return false;
     lease = fleet_lease(f->asker.proxy->fleet, &f->asker.repo_id);
+    catch_up(f, s);
     mirror_missing(m, &f->req.wants, &missing);
     rc = pull_missing(f, &missing, s, pulled, &why);
     /* Only now is it known which tags point into what the mirror has. */
@@ -292,11 +341,20 @@ struct delivery {
     struct entry entry; /* what the shared tier says that it is */
 };
 
+/* Another node may mean another host by this name. */
+static bool is_of_host(const char *url, const char *base_url)
+{
+    size_t len = strlen(base_url);
+
+    return strncmp(url, base_url, len) == 0 && url[len] == '/';
+}
+
 static int on_delivery(void *ctx, const struct shared_answer *what, struct err *err)
 {
     struct delivery *d = ctx;
 
-    (void)err;
+    if (!is_of_host(what->entry.url, d->fill->asker.base_url))
+        return err_set(err, ERR_NOT_FOUND, "what the shared tier has is another host's");
     entry_copy(&what->entry, &d->entry);
     answer_set_source(d->fill->answer, SOURCE_SHARED);
     answer_set_digest(d->fill->answer, what->sha256);
@@ -434,20 +492,10 @@ static void let_follow(struct fill *f)
 
 /* ---- mirrors ---- */
 
-/* What waits for a mirror out of the shared tier must hear something meanwhile. */
-static int on_restoring(void *ctx, uint64_t done, uint64_t total, struct err *err)
-{
-    const struct output *o = ctx;
-
-    (void)done;
-    (void)total;
-    return is_wanted(o->fill, err) != 0 ? -1 : stream_idle(o->stream, err);
-}
-
 /* The mirror is there, now at least. */
 static bool have_mirror(struct fill *f, struct stream *s)
 {
-    struct output output = {f, s};
+    struct output output = {f, s, now_ms() + RESTORE_MS};
 
     if (f->mirror == NULL || mirror_ready(f->mirror))
         return f->mirror != NULL;
@@ -493,8 +541,7 @@ static bool try_mirror(struct fill *f, struct stream *s)
 
 static void fill_free(struct fill *f)
 {
-    if (f->only_upstream)
-        flights_landed(f->asker.proxy->flights, &f->leading);
+    land(f);
     asker_clear(&f->asker);
     fetch_request_clear(&f->req);
     oid_list_clear(&f->tags);

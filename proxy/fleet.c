@@ -98,6 +98,8 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
         return 0;
     case EVENT_INVALIDATE:
         forget_refs(f, e);
+        if (f->proxy->cache.shared != NULL && e->scope != SCOPE_REF)
+            shared_take_back(f->proxy->cache.shared, e->repo_id);
         describe(e, &what);
         rc = cache_invalidate(&f->proxy->cache, &what, &gone, err);
         if (rc == 0)

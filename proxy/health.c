@@ -34,18 +34,19 @@ static json_t *describe_shared(const struct proxy *p, bool *troubled)
     *troubled = shared_troubled(shared, &why);
     shared_count(shared, &n);
     return json_pack(
-        "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:o, s:o}, s:o, s:o, s:o, s:o, "
+        "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:o, s:o}, s:o, s:o, s:o, s:o, "
         "s:{s:o, s:o, s:o, s:o}}",
         "status", *troubled ? "degraded" : "ok", "reason",
         *troubled ? words(why.text) : json_null(), "hits", number(n.hits), "misses",
-        number(n.misses), "restored", number(n.restored), "damaged", number(n.damaged), "demoted",
-        number(n.demoted), "uploads", "waiting", number(n.uploads.waiting), "sending",
-        number(n.uploads.sending), "sent", number(n.uploads.sent), "failed",
-        number(n.uploads.failed), "dropped", number(n.uploads.dropped), "bytes_up",
-        number(n.store.bytes_up), "bytes_down", number(n.store.bytes_down), "refused",
-        number(n.store.refused), "opened", number(n.store.opened), "tidied", "objects",
-        number(n.round.objects), "bytes", number(n.round.bytes), "removed", number(n.round.removed),
-        "orphans", number(n.round.orphans));
+        number(n.misses), "restored", number(n.restored), "caught_up", number(n.caught_up),
+        "damaged", number(n.damaged), "demoted", number(n.demoted), "uploads", "waiting",
+        number(n.uploads.waiting), "sending", number(n.uploads.sending), "sent",
+        number(n.uploads.sent), "failed", number(n.uploads.failed), "dropped",
+        number(n.uploads.dropped), "bytes_up", number(n.store.bytes_up), "bytes_down",
+        number(n.store.bytes_down), "refused", number(n.store.refused), "opened",
+        number(n.store.opened), "tidied", "objects", number(n.round.objects), "bytes",
+        number(n.round.bytes), "removed", number(n.round.removed), "orphans",
+        number(n.round.orphans));
 }
 
 static json_t *describe_cluster(const struct proxy *p, bool *troubled)

@@ -49,6 +49,11 @@ bool stream_restart(struct stream *s)
     fetch_response_free(s->watch);
     s->watch = fetch_response_new(&s->shape, on_pack, s);
     bytes_reset(&s->held);
+    /* Another source may begin with other lines in front of its pack. */
+    if (s->note_set && !s->opened_early) {
+        s->note_set = false;
+        answer_set_note_offset(s->answer, -1);
+    }
     s->seen = s->taken = 0;
     s->raw = s->hold = s->pack_begun = s->broken = s->astray = s->kept = false;
     s->header_len = s->pkt_left = 0;

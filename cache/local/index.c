@@ -11,7 +11,7 @@
 
 enum {
     APPLICATION_ID = 0x50414e49, /* tells our file from another program's */
-    SCHEMA_VERSION = 1,
+    SCHEMA_VERSION = 2,
     BUSY_TIMEOUT_MS = 5000, /* somebody may look into it with a program of SQLite's */
 };
 
@@ -44,7 +44,8 @@ static const char SCHEMA[] = "CREATE TABLE entry ("
                              " ref TEXT,"
                              " \"commit\" TEXT,"
                              " node TEXT"
-                             ") STRICT";
+                             ") STRICT;"
+                             "CREATE INDEX entry_of_repo ON entry (repo_id)";
 
 #define COLUMNS                                                                                    \
     "accessed, accesses, kind, size, stored_size, created, tier, note_offset, objects, path,"      \
@@ -75,6 +76,7 @@ enum statement {
     DO_COMMIT,
     DO_ROLLBACK,
     DO_ORDER,
+    DO_OF_REPO,
     DO_READ,
     DO_GET,
     DO_PUT,
@@ -89,6 +91,7 @@ static const char *const STATEMENTS[] = {
     /* Sorting whole rows would take their size in memory once more; an index by time would have to
      * be written with each access. */
     [DO_ORDER] = "SELECT id FROM entry ORDER BY accessed, id",
+    [DO_OF_REPO] = "SELECT id FROM entry WHERE repo_id = ?",
     [DO_READ] = "SELECT " COLUMNS " FROM entry WHERE id = ?",
     [DO_GET] = "SELECT " COLUMNS " FROM entry WHERE path = ?",
     [DO_PUT] =
@@ -362,10 +365,9 @@ static int visit(struct index *x, sqlite3_int64 id, int (*fn)(void *, const stru
     return rc;
 }
 
-int index_each(struct index *x, int (*fn)(void *ctx, const struct entry *e), void *ctx,
-               struct err *err)
+static int visit_all(struct index *x, sqlite3_stmt *s, int (*fn)(void *ctx, const struct entry *e),
+                     void *ctx, struct err *err)
 {
-    sqlite3_stmt *s = x->statements[DO_ORDER];
     int step, rc = 0;
 
     while ((step = sqlite3_step(s)) == SQLITE_ROW && rc == 0)
@@ -373,6 +375,24 @@ int index_each(struct index *x, int (*fn)(void *ctx, const struct entry *e), voi
     if (rc == 0 && step != SQLITE_DONE)
         rc = failed(x, "read", err);
     sqlite3_reset(s);
+    return rc;
+}
+
+int index_each(struct index *x, int (*fn)(void *ctx, const struct entry *e), void *ctx,
+               struct err *err)
+{
+    return visit_all(x, x->statements[DO_ORDER], fn, ctx, err);
+}
+
+int index_each_of(struct index *x, const char *repo_id, int (*fn)(void *ctx, const struct entry *e),
+                  void *ctx, struct err *err)
+{
+    sqlite3_stmt *s = x->statements[DO_OF_REPO];
+    int rc;
+
+    sqlite3_bind_text(s, 1, repo_id, -1, SQLITE_STATIC);
+    rc = visit_all(x, s, fn, ctx, err);
+    sqlite3_clear_bindings(s);
     return rc;
 }
 

@@ -27,6 +27,9 @@ void index_close(struct index **x);
  * what fn returns, unless 0, ends it.  Strings that fn doesn't look at cost little. */
 int index_each(struct index *x, int (*fn)(void *ctx, const struct entry *e), void *ctx,
                struct err *err);
+/* The same for one repository's, in any order. */
+int index_each_of(struct index *x, const char *repo_id, int (*fn)(void *ctx, const struct entry *e),
+                  void *ctx, struct err *err);
 /* 0: *out is yours to clear.  -1: ERR_NOT_FOUND, or ERR_STORAGE. */
 int index_get(struct index *x, const char *path, struct entry *out, struct err *err);
 

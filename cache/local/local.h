@@ -120,6 +120,10 @@ void local_usage(struct local *l, struct local_usage *out);
 int local_each(struct local *l, int (*fn)(void *ctx, const struct entry *e), void *ctx,
                struct err *err);
 
+/* The same for one repository's, in any order, at the cost of these. */
+int local_each_of(struct local *l, const char *repo_id, int (*fn)(void *ctx, const struct entry *e),
+                  void *ctx, struct err *err);
+
 /* What would go, in this order, to bring the tier down to at most goal bytes (UINT64_MAX: to its
  * limits), and why. */
 typedef void local_preview_fn(void *ctx, const struct entry *e, const char *why);

@@ -290,3 +290,40 @@ int local_each(struct local *l, int (*fn)(void *ctx, const struct entry *e), voi
     free(places);
     return rc;
 }
+
+struct copies {
+    struct entry *entries;
+    size_t count;
+};
+
+static int copy_one(void *ctx, const struct entry *e)
+{
+    struct copies *c = ctx;
+
+    if ((c->count & (c->count - 1)) == 0)
+        c->entries = xrealloc(c->entries, (c->count > 0 ? 2 * c->count : 1) * sizeof(*c->entries));
+    entry_copy(e, &c->entries[c->count++]);
+    return 0;
+}
+
+int local_each_of(struct local *l, const char *repo_id, int (*fn)(void *ctx, const struct entry *e),
+                  void *ctx, struct err *err)
+{
+    struct copies copies = {0};
+    int rc;
+
+    local_write_index(l);
+    local_take_index(l);
+    rc = open_index(l) ? index_each_of(l->index, repo_id, copy_one, &copies, err)
+                       : err_set(err, ERR_STORAGE, "the index can't be opened");
+    if (rc == -1 && l->index != NULL)
+        index_failed(l, err);
+    local_give_index(l);
+    for (size_t i = 0; i < copies.count; i++) {
+        if (rc == 0)
+            rc = fn(ctx, &copies.entries[i]);
+        entry_clear(&copies.entries[i]);
+    }
+    free(copies.entries);
+    return rc;
+}

@@ -13,8 +13,25 @@ enum { READ_BLOCK = 1 << 20 };
 const char MIRROR_CONFIG[] = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n";
 const char MIRROR_HEAD[] = "ref: refs/heads/none\n";
 
+struct checking {
+    struct mirror *mirror;
+    const char *path; /* where it lies */
+    bool anew;
+    bool apart; /* it is not the mirror yet, and nothing is known or to be remembered of it */
+    mirror_idle_fn *tick; /* or NULL */
+    void *ctx;
+};
+
+/* Is it to go on? */
+static int check_going(const struct checking *c, struct err *err)
+{
+    if (c->mirror->all->stop)
+        return err_set(err, ERR_CANCELLED, "pannier is shutting down");
+    return c->tick != NULL ? c->tick(c->ctx, err) : 0;
+}
+
 /* All that git makes beside its objects ends, like a pack, in a SHA-1 of all before it. */
-static int check_sum(const struct mirror *m, const char *path, const char *name, struct err *err)
+static int check_sum(const struct checking *c, const char *path, const char *name, struct err *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct digest *d;
@@ -22,14 +39,14 @@ static int check_sum(const struct mirror *m, const char *path, const char *name,
     uint8_t found[SHA1_SIZE], stored[SHA1_SIZE];
     struct stat st;
     off_t left;
-    bool stopped;
+    int going = 0;
 
     if (fd < 0)
         return cannot_look(name, err);
     d = digest_new(HASH_SHA1);
     block = xmalloc(READ_BLOCK);
     left = fstat(fd, &st) == 0 ? st.st_size - SHA1_SIZE : -1;
-    while (left > 0 && !m->all->stop) {
+    while (left > 0 && (going = check_going(c, err)) == 0) {
         ssize_t n = read(fd, block, left < READ_BLOCK ? (size_t)left : READ_BLOCK);
 
         if (n <= 0)
@@ -38,15 +55,14 @@ static int check_sum(const struct mirror *m, const char *path, const char *name,
             digest_update(d, block, (size_t)n);
         left -= n > 0 ? n : 0;
     }
-    stopped = left > 0;
     digest_final(d, found);
     if (left != 0 || read(fd, stored, sizeof(stored)) != (ssize_t)sizeof(stored))
         left = -1;
     digest_free(d);
     free(block);
     close(fd);
-    if (stopped)
-        return err_set(err, ERR_CANCELLED, "pannier is shutting down");
+    if (going != 0)
+        return -1;
     return left == 0 && memcmp(found, stored, sizeof(found)) == 0
                ? 0
                : err_set(err, ERR_CORRUPT, "%s is not what was written", name);
@@ -140,13 +156,6 @@ static int each_file(const struct pack_list *list, file_fn *fn, void *ctx, struc
     return rc == 0 ? each_index(list, fn, ctx, err) : -1;
 }
 
-struct checking {
-    struct mirror *mirror;
-    const char *path; /* where it lies */
-    bool anew;
-    bool apart; /* it is not the mirror yet, and nothing is known or to be remembered of it */
-};
-
 static int check_file(void *ctx, const struct listed_file *file, struct err *err)
 {
     const struct checking *c = ctx;
@@ -159,7 +168,7 @@ static int check_file(void *ctx, const struct listed_file *file, struct err *err
     else if (file->size != NULL && identity.size != *file->size)
         rc = err_set(err, ERR_CORRUPT, "%s is not what was written", file->name);
     else if (c->anew || c->apart || !was_verified(c->mirror, file->name, &identity)) {
-        rc = check_sum(c->mirror, path, file->name, err);
+        rc = check_sum(c, path, file->name, err);
         if (rc == 0 && !c->apart)
             remember_verified(c->mirror, file->name, &identity);
         else if (rc != 0 && file->optional && access(path, F_OK) != 0 && errno == ENOENT)
@@ -279,9 +288,10 @@ int mirror_check(struct mirror *m, bool anew, struct err *err)
     return rc;
 }
 
-int mirror_check_folder(struct mirror *m, const char *path, struct err *err)
+int mirror_check_folder(struct mirror *m, const char *path, mirror_idle_fn *tick, void *ctx,
+                        struct err *err)
 {
-    struct checking c = {.mirror = m, .path = path, .apart = true};
+    struct checking c = {.mirror = m, .path = path, .apart = true, .tick = tick, .ctx = ctx};
 
     return check_all(&c, err);
 }

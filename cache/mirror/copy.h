@@ -7,6 +7,10 @@
  *           mirror_copy_in_create(), mirror_copy_in_close() ...     its files
  *           mirror_copy_in_commit()       the lists; the mirror's own check; then it appears whole
  *           or mirror_copy_in_abort()
+ *     more  mirror_copy_in_begin_beside()    the same for packs that a mirror lacks
+ *           mirror_copy_in_room(), files as above
+ *           mirror_copy_in_join()       checked together with what is here, they become a part of
+ * it
  *
  * Files are named as they lie below objects/: "pack/pack-<hash>.idx".  Whoever carries them needs
  * to know nothing of git, but that each of them ends in the SHA-1 of what stands before.
@@ -89,10 +93,29 @@ int mirror_copy_in_create(struct mirror_copy_in *c, const char *name, int *fd, s
 /* It is as it will be: on the disk, and read-only.  Closes fd, whatever happens. */
 int mirror_copy_in_close(struct mirror_copy_in *c, const char *name, int fd, struct err *err);
 void mirror_copy_in_remove(struct mirror_copy_in *c, const char *name);
-/* All files of content are there.  -1: ERR_CORRUPT: together they make no whole mirror; others as
- * mirror_intake_commit(). */
+/* All files of content are there, and are read once more.  tick (may be NULL) is called all the
+ * while; -1 gives it up.  -1: ERR_CORRUPT: together they make no whole mirror; what tick said;
+ * others as mirror_intake_commit(). */
 int mirror_copy_in_commit(struct mirror_copy_in **c, const struct mirror_content *content,
-                          struct err *err);
+                          mirror_idle_fn *tick, void *ctx, struct err *err);
 void mirror_copy_in_abort(struct mirror_copy_in **c); /* NULL is fine */
+
+/* ---- in, beside what is there ---- */
+
+/* Between mirror_write_begin() and _end() of a mirror that is ready; no room is claimed yet.
+ * -1: ERR_BUSY: it is gone, or being removed; ERR_STORAGE. */
+int mirror_copy_in_begin_beside(struct mirror *m, const struct entry *about,
+                                struct mirror_copy_in **out, struct err *err);
+/* What the mirror had then: that of its list, and not what waits to be swept. */
+bool mirror_copy_in_has_pack(const struct mirror_copy_in *c, const char *hash);
+uint64_t mirror_copy_in_bytes_beside(const struct mirror_copy_in *c); /* of its packs */
+/* Add to *out those of oids that it didn't have. */
+void mirror_copy_in_lacking(const struct mirror_copy_in *c, const struct oid_list *oids,
+                            struct oid_list *out);
+/* content: packs whose files are all there, and tips to be added; the rest of it doesn't count.
+ * -1: ERR_CORRUPT: the files are not what they should be, or tips reach what is neither in them nor
+ * in the mirror; ERR_LIMIT: too much to look through; others as mirror_intake_commit(). */
+int mirror_copy_in_join(struct mirror_copy_in **c, const struct mirror_content *content,
+                        struct err *err);
 
 #endif

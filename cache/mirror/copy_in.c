@@ -8,10 +8,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cache/mirror/internal.h"
+#include "cache/mirror/upkeep.h"
 
 /* As a fresh intake: all of it is made in incoming/, and appears by one rename.  So a kill in the
- * middle leaves what the next start sweeps. */
+ * middle leaves what the next start sweeps.
+ *
+ * What comes beside a mirror is made there, too, as a repository of only the new packs, which sees
+ * what the mirror has as its alternate: a folder of hard links to the packs of the list.  So all is
+ * looked at before the mirror changes.  Then, as upkeep does, the packs are linked in, the list is
+ * replaced, and the tips come last; what a kill leaves without the list knowing it is swept. */
 
 struct mirror_copy_in {
     struct mirror *mirror;
@@ -19,7 +24,12 @@ struct mirror_copy_in {
     struct entry about;
     struct claim *claim;
     uint64_t claimed;
+    char *had;             /* below path: what the mirror had; NULL: it wasn't there */
+    struct pack_list list; /* of what it had */
 };
+
+/* From the folder's objects/. */
+static const char ALTERNATES[] = "../had/objects\n";
 
 static void free_copy(struct mirror_copy_in *c)
 {
@@ -27,6 +37,8 @@ static void free_copy(struct mirror_copy_in *c)
         remove_tree(c->path);
     mirror_claim_free(&c->claim);
     entry_clear(&c->about);
+    pack_list_clear(&c->list);
+    free(c->had);
     free(c->path);
     free(c);
 }
@@ -199,24 +211,18 @@ static int check_midx(const struct mirror_copy_in *c, const struct pack_list *pa
                : err_set(err, ERR_CORRUPT, "the multi-pack index is not that of the packs");
 }
 
-static int check(struct mirror_copy_in *c, const struct mirror_content *content,
-                 const struct pack_list *packs, const struct oid_list *tips, struct err *err)
+/* The files were checked. */
+static int check_together(struct mirror_copy_in *c, const struct mirror_content *content,
+                          const struct pack_list *packs, const struct oid_list *tips,
+                          struct err *err)
 {
-    struct oid_list found = {0};
-    int rc = mirror_check_folder(c->mirror, c->path, err);
+    int rc = 0;
 
     for (size_t i = 0; i < content->packs_count && rc == 0; i++)
         rc = check_pair(c, content->packs[i].hash, err);
     if (rc == 0)
         rc = check_midx(c, packs, err);
-    if (rc == 0) {
-        objects_that_are_tips(c->path, tips, &found);
-        if (found.count != tips->count)
-            rc = err_set(err, ERR_CORRUPT, "a mirror lacks %zu of its %zu tips",
-                         tips->count - found.count, tips->count);
-    }
-    oid_list_clear(&found);
-    return rc;
+    return rc == 0 ? objects_check_tips(c->path, tips, err) : -1;
 }
 
 /* The names in the folders, too, are to be there after a power cut. */
@@ -242,7 +248,7 @@ static void trust(struct mirror *m, const struct pack_list *packs)
 }
 
 int mirror_copy_in_commit(struct mirror_copy_in **cp, const struct mirror_content *content,
-                          struct err *err)
+                          mirror_idle_fn *tick, void *ctx, struct err *err)
 {
     struct mirror_copy_in *c = *cp;
     struct pack_list packs = {0};
@@ -252,7 +258,9 @@ int mirror_copy_in_commit(struct mirror_copy_in **cp, const struct mirror_conten
     *cp = NULL;
     rc = write_lists(c, content, &packs, &tips, err);
     if (rc == 0)
-        rc = check(c, content, &packs, &tips, err);
+        rc = mirror_check_folder(c->mirror, c->path, tick, ctx, err);
+    if (rc == 0)
+        rc = check_together(c, content, &packs, &tips, err);
     if (rc == 0)
         rc = sync_folders(c, err);
     if (rc == 0 && mirror_doomed(c->mirror))
@@ -264,6 +272,182 @@ int mirror_copy_in_commit(struct mirror_copy_in **cp, const struct mirror_conten
         c->path = NULL;
         trust(c->mirror, &packs);
         mirror_publish(c->mirror, &c->claim);
+    }
+    oid_list_clear(&tips);
+    pack_list_clear(&packs);
+    free_copy(c);
+    return rc;
+}
+
+/* ---- beside what is there ---- */
+
+static bool has_files_of(const char *path, const struct listed_pack *pack)
+{
+    int stem = (int)(strlen(pack->name) - strlen(".pack"));
+    char *idx = xasprintf("%s/objects/pack/%.*s.idx", path, stem, pack->name);
+    char *packed = xasprintf("%s/objects/pack/%s", path, pack->name);
+    bool has = access(packed, F_OK) == 0 && access(idx, F_OK) == 0;
+
+    free(packed);
+    free(idx);
+    return has;
+}
+
+/* A mirror that was found damaged goes whoever writes. */
+static int link_had(struct mirror_copy_in *c, struct err *err)
+{
+    const char *path = c->mirror->path;
+    int rc = pack_list_read(path, &c->list, err);
+
+    for (size_t i = 0; i < c->list.count && rc == 0; i++) {
+        rc = link_pack(path, c->had, c->list.packs[i].name, err);
+        if (rc == 0 && !has_files_of(c->had, &c->list.packs[i]))
+            rc = err_set(err, ERR_NOT_FOUND, "%s is gone", c->list.packs[i].name);
+    }
+    /* These kinds are told of what comes, not of what is here. */
+    if (rc != 0 && (err->kind == ERR_NOT_FOUND || err->kind == ERR_CORRUPT))
+        err->kind = ERR_BUSY;
+    return rc;
+}
+
+int mirror_copy_in_begin_beside(struct mirror *m, const struct entry *about,
+                                struct mirror_copy_in **out, struct err *err)
+{
+    struct mirror_copy_in *c;
+    int rc;
+
+    if (mirror_doomed(m))
+        return err_set(err, ERR_BUSY, "the mirror is being removed");
+    mirror_sweep(m);
+    c = xcalloc(1, sizeof(*c));
+    c->mirror = m;
+    c->path = folder_incoming_path(m->all->folder, ".git");
+    c->had = xasprintf("%s/had", c->path);
+    c->claim = mirror_claim_new(m, NULL);
+    entry_copy(about, &c->about);
+    rc = make_bare(c->path, false, err);
+    if (rc == 0)
+        rc = make_bare(c->had, false, err);
+    if (rc == 0)
+        rc = write_below(c->path, "objects/info/alternates", ALTERNATES, false, err);
+    if (rc == 0)
+        rc = link_had(c, err);
+    if (rc == 0)
+        *out = c;
+    else
+        free_copy(c);
+    return rc;
+}
+
+bool mirror_copy_in_has_pack(const struct mirror_copy_in *c, const char *hash)
+{
+    char *stem = xasprintf("pack-%s", hash);
+    bool has = pack_list_has(&c->list, stem, strlen(stem));
+
+    free(stem);
+    return has;
+}
+
+uint64_t mirror_copy_in_bytes_beside(const struct mirror_copy_in *c)
+{
+    return pack_list_bytes(&c->list);
+}
+
+void mirror_copy_in_lacking(const struct mirror_copy_in *c, const struct oid_list *oids,
+                            struct oid_list *out)
+{
+    objects_missing(c->had, oids, out);
+}
+
+static int check_beside(struct mirror_copy_in *c, const struct mirror_content *content,
+                        const struct pack_list *packs, const struct oid_list *tips, struct err *err)
+{
+    int rc = 0;
+
+    if (packs->count > 0) { /* an empty list is none */
+        rc = pack_list_write(c->path, packs, err);
+        if (rc == 0)
+            rc = mirror_check_folder(c->mirror, c->path, NULL, NULL, err);
+    }
+    for (size_t i = 0; i < packs->count && rc == 0; i++)
+        rc = check_pair(c, content->packs[i].hash, err);
+    return rc == 0 ? objects_check_closed(c->path, c->had, tips, &c->mirror->all->stop, err) : -1;
+}
+
+static int link_in(struct mirror_copy_in *c, const struct pack_list *packs, struct err *err)
+{
+    char *inside = mirror_file(c->mirror, "objects/pack/.");
+    int rc = 0;
+
+    for (size_t i = 0; i < packs->count && rc == 0; i++)
+        rc = link_pack(c->path, c->mirror->path, packs->packs[i].name, err);
+    if (rc == 0)
+        rc = sync_parent(inside, err);
+    free(inside);
+    return rc;
+}
+
+static int add_times(struct mirror *m, const struct mirror_content *content, struct err *err)
+{
+    struct tip_list times;
+    int rc;
+
+    tip_list_read(m->path, &times);
+    for (size_t i = 0; i < content->tips_count; i++)
+        tip_list_want(&times, &content->tips[i].oid, content->tips[i].wanted_s);
+    rc = tip_list_write(m->path, &times, err);
+    tip_list_clear(&times);
+    return rc;
+}
+
+/* The list comes before the tips, as in an intake. */
+static int join(struct mirror_copy_in *c, const struct mirror_content *content,
+                const struct pack_list *packs, const struct oid_list *tips, struct err *err)
+{
+    struct mirror *m = c->mirror;
+    int rc = link_in(c, packs, err);
+
+    for (size_t i = 0; i < packs->count; i++)
+        pack_list_add(&c->list, packs->packs[i].name, packs->packs[i].size);
+    if (rc == 0)
+        rc = pack_list_write(m->path, &c->list, err);
+    if (rc == 0)
+        rc = objects_add_refs(m->path, tips, err);
+    if (rc == 0)
+        rc = add_times(m, content, err);
+    if (rc == 0)
+        rc = record_write(m->path, m->name, &c->about, tips, err);
+    /* What it has become it is, however far that went. */
+    if (rc != 0 && err->kind == ERR_CORRUPT)
+        err->kind = ERR_STORAGE;
+    return rc;
+}
+
+int mirror_copy_in_join(struct mirror_copy_in **cp, const struct mirror_content *content,
+                        struct err *err)
+{
+    struct mirror_copy_in *c = *cp;
+    struct mirror *m = c->mirror;
+    struct pack_list packs = {0};
+    struct oid_list tips = {0};
+    int rc;
+
+    *cp = NULL;
+    list_packs(content, &packs);
+    for (size_t i = 0; i < content->tips_count; i++)
+        oid_list_add(&tips, &content->tips[i].oid);
+    rc = check_beside(c, content, &packs, &tips, err);
+    if (rc == 0 && (mirror_doomed(m) || access(m->path, F_OK) != 0))
+        rc = err_set(err, ERR_CANCELLED, "the mirror was removed meanwhile");
+    if (rc == 0) {
+        rc = join(c, content, &packs, &tips, err);
+        if (rc != 0)
+            mirror_sweep(m);
+    }
+    if (rc == 0) {
+        for (size_t i = 0; i < packs.count; i++)
+            mirror_trust_pack(m, &packs.packs[i]);
+        mirror_publish(m, &c->claim);
     }
     oid_list_clear(&tips);
     pack_list_clear(&packs);

@@ -4,7 +4,8 @@
  *     list.c         the list of packs
  *     check.c        is it whole?
  *     record.c       what the local tier is told of a mirror
- *     objects.c      questions to its objects and refs: the home of libgit2
+ *     objects.c      questions to its objects and refs: a home of libgit2
+ *     closed.c       do tips reach only what is there?  The other one
  *     tips.c         which tip was last wanted when
  *     intake.c       packs that come in
  *     upload_pack.c  packs that go out
@@ -12,7 +13,7 @@
  *     sweep.c        files that nobody needs any more
  *     verify.c       reading all of it
  *     copy_out.c     what it consists of, for the shared tier; see copy.h
- *     copy_in.c      one made from such a copy
+ *     copy_in.c      one made from such a copy, or packs of it beside what is here
  */
 #ifndef PANNIER_CACHE_MIRROR_INTERNAL_H
 #define PANNIER_CACHE_MIRROR_INTERNAL_H
@@ -135,8 +136,10 @@ extern const char MIRROR_CONFIG[], MIRROR_HEAD[];
 
 /* Is it whole?  anew: also read what was read before. */
 int mirror_check(struct mirror *m, bool anew, struct err *err);
-/* Is what lies at path, where nobody else knows of it, a whole mirror?  All of it is read. */
-int mirror_check_folder(struct mirror *m, const char *path, struct err *err);
+/* Is what lies at path, where nobody else knows of it, a whole mirror?  All of it is read, with a
+ * tick (may be NULL) before each MiB. */
+int mirror_check_folder(struct mirror *m, const char *path, mirror_idle_fn *tick, void *ctx,
+                        struct err *err);
 /* A git program that finished has written what it was given, so the bytes of what it made need no
  * reading back: a pack, or what goes with all of them. */
 void mirror_trust_pack(struct mirror *m, const struct listed_pack *pack);
@@ -173,9 +176,21 @@ int objects_choose_tips(const char *path, const struct oid_list *tips, struct oi
                         struct err *err);
 /* Add to *out those of oids that are commits or tags, and are there. */
 void objects_that_are_tips(const char *path, const struct oid_list *oids, struct oid_list *out);
+/* Add to *out those of oids that the repository at path lacks. */
+void objects_missing(const char *path, const struct oid_list *oids, struct oid_list *out);
 int objects_add_refs(const char *path, const struct oid_list *tips, struct err *err);
 /* All that refs of the repository at path say, sorted. */
 int objects_refs(const char *path, struct oid_list *out, struct err *err);
+
+/* ---- closed.c ---- */
+
+/* Has the repository at path all of tips, as commits and tags?  -1: ERR_CORRUPT. */
+int objects_check_tips(const char *path, const struct oid_list *tips, struct err *err);
+/* Is all that tips reach in the repository at path, and are they commits and tags?  What the one at
+ * had holds, which path sees, too, is closed, and isn't looked through again.  -1: ERR_CORRUPT: it
+ * isn't; ERR_LIMIT: it is too much to look through; ERR_CANCELLED: *stop. */
+int objects_check_closed(const char *path, const char *had, const struct oid_list *tips,
+                         const atomic_bool *stop, struct err *err);
 
 /* ---- tips.c ---- */
 

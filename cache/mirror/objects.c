@@ -8,6 +8,7 @@ enum {
     /* libgit2 maps packs; what is mapped counts as our memory. */
     MAPPED_MAX = 24 << 20,
     MAPPED_PIECE = 1 << 20,
+    CACHED_MAX = 32 << 20, /* objects that were read, of all mirrors together */
 };
 
 void objects_start(void)
@@ -22,6 +23,7 @@ void objects_start(void)
     git_libgit2_opts(GIT_OPT_SET_OWNER_VALIDATION, 0);
     git_libgit2_opts(GIT_OPT_SET_MWINDOW_SIZE, (size_t)MAPPED_PIECE);
     git_libgit2_opts(GIT_OPT_SET_MWINDOW_MAPPED_LIMIT, (size_t)MAPPED_MAX);
+    git_libgit2_opts(GIT_OPT_SET_CACHE_MAX_SIZE, (ssize_t)CACHED_MAX);
 }
 
 void objects_stop(void)
@@ -288,6 +290,17 @@ void objects_that_are_tips(const char *path, const struct oid_list *oids, struct
         }
     close_view(&v);
     oid_list_sort(out);
+}
+
+void objects_missing(const char *path, const struct oid_list *oids, struct oid_list *out)
+{
+    struct view v = {0};
+
+    open_path(&v, path);
+    for (size_t i = 0; i < oids->count; i++)
+        if (!is_here(&v, &oids->items[i]))
+            oid_list_add(out, &oids->items[i]);
+    close_view(&v);
 }
 
 int objects_add_refs(const char *path, const struct oid_list *tips, struct err *err)

@@ -70,6 +70,7 @@ struct files {
     atomic_uint_fast64_t serial;
     atomic_bool swept;
     atomic_bool stopped;
+    atomic_bool no_links; /* the file system has none, so there are no conditions */
 };
 
 /* ---- failures ---- */
@@ -391,7 +392,7 @@ static int move_to(const struct files *s, int (*way)(const char *from, const cha
     return rc;
 }
 
-static int publish_new(const struct files *s, const char *from, const char *path, const char *key,
+static int publish_new(struct files *s, const char *from, const char *path, const char *key,
                        struct err *err)
 {
     struct stat st;
@@ -400,8 +401,11 @@ static int publish_new(const struct files *s, const char *from, const char *path
         return 0;
     if (err->kind != ERR_NONE)
         return -1;
-    if (errno == EPERM || errno == EOPNOTSUPP || errno == ENOSYS || errno == EMLINK)
-        return err_errno(err, ERR_REFUSED, "the file system of %s has no links", s->root);
+    if (errno == EPERM || errno == EOPNOTSUPP || errno == ENOSYS || errno == EMLINK) {
+        err_errno(err, ERR_REFUSED, "the file system of %s has no links", s->root);
+        atomic_store(&s->no_links, true);
+        return -1;
+    }
     if (errno != EEXIST)
         return fail(err, "publish", path);
     /* NFS may have lost the answer to a first try, which did it. */
@@ -451,8 +455,8 @@ static int files_put(void *self, const char *key, const struct object_source *so
     int fd = open_incoming(s, &incoming, err);
     int rc = fd >= 0 ? write_source(s, fd, incoming, source, err) : -1;
 
-    if (rc == 0)
-        rc = read_trailer(fd, incoming, out, err);
+    if (rc == 0 && (rc = read_trailer(fd, incoming, out, err)) != 0 && err->kind == ERR_CORRUPT)
+        err->kind = ERR_UPSTREAM; /* the file system lost what was written: no object is damaged */
     if (rc == 0 && options->only_new)
         rc = publish_new(s, incoming, path, key, err);
     else if (rc == 0)
@@ -698,6 +702,13 @@ static void files_stop(void *self)
     atomic_store(&s->stopped, true);
 }
 
+static bool files_lacks_conditions(void *self)
+{
+    const struct files *s = self;
+
+    return atomic_load(&s->no_links);
+}
+
 static void files_free(void *self)
 {
     struct files *s = self;
@@ -719,6 +730,7 @@ int object_store_open_file(const struct object_store_config *config, struct obje
         .stop = files_stop,
         .free = files_free,
         .has_conditions = true,
+        .lacks_conditions = files_lacks_conditions,
     };
     /* Room for the longest key below it. */
     enum { ROOT_MAX = PATH_LIMIT - 2 * (2 * OBJECT_KEY_MAX) - 64 };

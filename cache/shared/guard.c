@@ -179,6 +179,13 @@ static int ask(struct guard *g, struct err *err)
     return rc;
 }
 
+/* That this may not be put says nothing about what may be read: the store can't do it, has no room
+ * for more, or these keys may only read. */
+static bool is_about_putting(const struct err *err)
+{
+    return err->kind == ERR_REFUSED || err->kind == ERR_DENIED;
+}
+
 /* Is a put that was refused the only one? */
 static bool works_otherwise(struct guard *g)
 {
@@ -222,7 +229,7 @@ static int guard_put(void *self, const char *key, const struct object_source *so
     rc = object_put(g->inner, key, &watched, options, out, err);
     if (rc == 0)
         atomic_fetch_add(&g->bytes_up, out->size);
-    if (stream.failed || (rc != 0 && err->kind == ERR_REFUSED && works_otherwise(g)))
+    if (stream.failed || (rc != 0 && is_about_putting(err) && works_otherwise(g)))
         return rc;
     return end(g, GUARD_PUT, period, rc, err);
 }

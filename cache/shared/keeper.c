@@ -480,10 +480,8 @@ static void find_uses(struct round *r)
         qsort(r->items, r->items_count, sizeof(*r->items), by_thing);
     /* Without a local index less is known; waiting for it would let the store grow. */
     local_each(r->keeper->local, note_local_use, r, &ignored);
-    for (size_t i = 0; i < count; i++) {
-        /* The first use may be the one that put it there: nobody has asked for it again. */
-        note_use(r, &uses[i].thing, uses[i].used_s, uses[i].uses > 0 ? uses[i].uses - 1 : 0);
-    }
+    for (size_t i = 0; i < count; i++)
+        note_use(r, &uses[i].thing, uses[i].used_s, uses[i].uses);
     free(uses);
     if (r->items_count > 0)
         qsort(r->items, r->items_count, sizeof(*r->items), by_access);
@@ -617,6 +615,14 @@ static int store_has_answer(struct keeper *k, const struct entry *e, bool *has, 
     return 0;
 }
 
+/* Another version of pannier put it, or it went or turned out damaged meanwhile: that keeps nothing
+ * else here.  The rest is the store's. */
+static bool is_about_it(const struct err *why)
+{
+    return why->kind == ERR_REFUSED || why->kind == ERR_NOT_FOUND || why->kind == ERR_CORRUPT ||
+           why->kind == ERR_STORAGE;
+}
+
 static int demote(struct keeper *k, const struct entry *e, int64_t used_s, bool *has,
                   struct keeper_demoted *out, struct err *err)
 {
@@ -624,6 +630,10 @@ static int demote(struct keeper *k, const struct entry *e, int64_t used_s, bool 
                                      : store_has_answer(k, e, has, err);
     struct err busy;
 
+    if (rc != 0 && is_about_it(err)) {
+        *has = true; /* to put it would meet the same */
+        return 0;
+    }
     if (rc != 0)
         return -1;
     if (*has && local_remove_unused(k->local, e->path, used_s, &busy) == 0) {

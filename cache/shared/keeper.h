@@ -54,7 +54,7 @@ struct keeper *keeper_new(struct object_store *store, struct local *local,
 void keeper_free(struct keeper **k);
 void keeper_configure(struct keeper *k, const struct keeper_limits *limits); /* any thread */
 
-/* An object (its key, without the store's prefix) was read or put by this node.  Remembered of the
+/* An object (its key, without the store's prefix) was read by this node.  Remembered of the
  * KEEPER_NOTES_MAX things that were used last, some 150 bytes each. */
 enum { KEEPER_NOTES_MAX = 64 * 1024 };
 void keeper_used(struct keeper *k, const char *object_key, int64_t now_s);

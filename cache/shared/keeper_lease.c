@@ -131,6 +131,7 @@ int keeper_lease_take(struct object_store *store, const char *node, int64_t now_
     options.only_new = !l.there;
     options.if_match = l.there ? l.etag : NULL;
     rc = write_lease(store, node, now_s + lasts, &options, err);
-    *held = rc == 0;
-    return rc == 0 || err->kind == ERR_CONFLICT ? 0 : -1;
+    /* A store that is full takes no lease either, and would stay full if nobody tidied. */
+    *held = rc == 0 || err->kind == ERR_REFUSED;
+    return *held || err->kind == ERR_CONFLICT ? 0 : -1;
 }

@@ -29,7 +29,8 @@ enum {
 };
 
 /* Take it, or renew it: *held says whether node has it now.  Always so where the store knows no
- * conditions.  -1: the store fails. */
+ * conditions; and where nobody else has it and the store refuses to take it, as one that is full
+ * does.  -1: the store fails. */
 int keeper_lease_take(struct object_store *store, const char *node, int64_t now_s,
                       int64_t interval_s, bool *held, struct err *err);
 

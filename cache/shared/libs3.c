@@ -562,25 +562,44 @@ static int libs3_get(void *self, const char *key, uint64_t offset, uint64_t leng
     return rc;
 }
 
+/* True: enough for fn. */
+static bool hand_on_page(const struct call *c, const char *prefix, object_list_fn *fn, void *ctx)
+{
+    bool enough = false;
+
+    for (size_t i = 0; !enough && i < c->page_count; i++) {
+        const char *key = object_listed_key(c->page[i].key, c->s->prefix, prefix);
+
+        enough = key != NULL && fn(ctx, key, &c->page[i].info) != 0;
+    }
+    return enough;
+}
+
 static int libs3_list(void *self, const char *prefix, object_list_fn *fn, void *ctx,
                       struct err *err)
 {
     struct call c = call_of(self, prefix);
-    size_t strip = strlen(c.s->prefix);
     char *marker = NULL;
-    bool enough = false;
-    int rc = 0;
+    int rc;
 
     c.prefix = c.key;
     c.page = xcalloc(PAGE_MAX, sizeof(*c.page));
-    do {
+    for (;;) {
+        const char *last;
+
         c.marker = marker;
         rc = perform(&c, start_list, err);
-        for (size_t i = 0; rc == 0 && !enough && i < c.page_count; i++)
-            enough = fn(ctx, c.page[i].key + strip, &c.page[i].info) != 0;
+        if (rc != 0 || hand_on_page(&c, prefix, fn, ctx) || !c.more || c.page_count == 0)
+            break;
+        last = c.page[c.page_count - 1].key;
+        if (marker != NULL && strcmp(last, marker) == 0) { /* it would go on for ever */
+            rc = err_set(err, ERR_UPSTREAM, "http://%s: a page of a list brings nothing new",
+                         c.s->host);
+            break;
+        }
         free(marker);
-        marker = c.page_count > 0 ? xstrdup(c.page[c.page_count - 1].key) : NULL;
-    } while (rc == 0 && !enough && c.more && marker != NULL);
+        marker = xstrdup(last);
+    }
     page_clear(&c);
     free(marker);
     free(c.page);

@@ -48,6 +48,17 @@ static int check_prefix(const char *prefix, struct err *err)
     return 0;
 }
 
+const char *object_listed_key(const char *stored, const char *store_prefix, const char *prefix)
+{
+    size_t skip = strlen(store_prefix);
+    struct err none;
+
+    if (strncmp(stored, store_prefix, skip) != 0 ||
+        strncmp(stored + skip, prefix, strlen(prefix)) != 0 || check_key(stored + skip, &none) != 0)
+        return NULL;
+    return stored + skip;
+}
+
 /* ---- sources ---- */
 
 uint64_t object_source_size(const struct object_source *source)

@@ -146,6 +146,10 @@ uint64_t object_source_size(const struct object_source *source);
  * the file is shorter than was said; or the stream's. */
 ssize_t object_source_read(const struct object_source *source, uint64_t at, void *buf, size_t len,
                            struct err *err);
+/* Of what the far side lists, stored being its name with the store's prefix: the key, or NULL when
+ * it is none of what was asked for.  Others may keep objects there, under names that object_get()
+ * would not take, and a far side may lie. */
+const char *object_listed_key(const char *stored, const char *store_prefix, const char *prefix);
 /* What a driver that was stopped says: ERR_CANCELLED. */
 int object_store_cancelled(struct err *err);
 int object_store_open_s3(const struct object_store_config *config, struct object_store **out,

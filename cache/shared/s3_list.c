@@ -46,27 +46,17 @@ static bool decode(const char *in, char *out)
     return true;
 }
 
-/* Others may keep objects in the bucket, too, under names that object_get() would not take. */
-static bool is_key(const char *key)
-{
-    size_t len = strlen(key);
-
-    return len > 0 && len <= OBJECT_KEY_MAX && key[0] != '/' && key[len - 1] != '/' &&
-           strstr(key, "//") == NULL && strstr(key, "..") == NULL &&
-           key[strspn(key, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._/-")] ==
-               '\0';
-}
-
 static int end_object(struct listing *l)
 {
-    char key[ENCODED_MAX];
-    size_t skip = strlen(l->s->prefix);
+    char stored[ENCODED_MAX];
+    const char *key;
     int enough = 0;
 
-    if (l->encoded[0] != '\0' && decode(l->encoded, key)) {
-        strcpy(l->last, key);
-        if (strncmp(key, l->s->prefix, skip) == 0 && is_key(key + skip))
-            enough = l->fn(l->ctx, key + skip, &l->info);
+    if (l->encoded[0] != '\0' && decode(l->encoded, stored)) {
+        strcpy(l->last, stored);
+        key = object_listed_key(stored, l->s->prefix, l->prefix);
+        if (key != NULL)
+            enough = l->fn(l->ctx, key, &l->info);
     }
     l->info = (struct object_info){0};
     l->encoded[0] = '\0';

@@ -18,11 +18,17 @@
 enum {
     TICK_MS = 1000,
     DEMOTE_MS = 10 * 1000, /* between two looks at what is large and cold */
-    /* How long a repository counts as having no mirror in the store.  A glance then costs nothing,
-     * and what another node puts meanwhile is found a bit later. */
+    /* Before what should go there and isn't there is put into the queue once more: it was when it
+     * was published, and what the store refuses costs all its reading each time. */
+    MISSING_MS = 10 * 60 * 1000,
+    /* How long a repository counts as having no mirror in the store (that is of use here).  A
+     * glance then costs nothing, and what another node puts meanwhile is found a bit later. */
     LACKS_MS = 30 * 1000,
     LACKS_MAX = 256,
     LEASE_WAIT_MS = 10 * 1000,
+    /* Removals that uploads under way can still meet; of more at once the oldest is forgotten, and
+     * an upload that began before it may stay. */
+    REMOVALS_MAX = 64,
 };
 
 struct lack {
@@ -52,12 +58,15 @@ struct shared {
     pthread_cond_t stop_wanted;
     struct lack lacks[LACKS_MAX];
     size_t lacks_next;
+    struct key removals[REMOVALS_MAX]; /* of repositories; number n lies at n % REMOVALS_MAX */
+    uint64_t removals_count;
     struct keeper_round round;
 
     /* The clock's own. */
     uint64_t tidy_ms, demote_ms;
+    uint64_t missing_ms; /* the chores' own */
 
-    atomic_uint_fast64_t hits, misses, restored, damaged, demoted;
+    atomic_uint_fast64_t hits, misses, restored, caught_up, damaged, demoted;
 };
 
 static int64_t now_s(void)
@@ -73,14 +82,16 @@ static void report_damage(struct shared *s, const char *what, const struct err *
 
 /* ---- up ---- */
 
-/* Our failure, or one that another try would meet again. */
-static bool is_final(const struct err *why)
+/* Our failure, or one that another try would meet again.  Keys that are refused altogether open the
+ * circuit, and may be mended; those that may only read never put. */
+static bool is_final(struct shared *s, const struct err *why)
 {
+    if (why->kind == ERR_DENIED)
+        return !guard_open(s->guard, NULL);
     switch (why->kind) {
     case ERR_BUSY:
     case ERR_TIMEOUT:
-    case ERR_UPSTREAM:
-    case ERR_DENIED: return false;
+    case ERR_UPSTREAM: return false;
     default: return true;
     }
 }
@@ -90,6 +101,65 @@ static bool is_of_no_interest(const struct err *why)
 {
     return why->kind == ERR_NOT_FOUND || why->kind == ERR_CONFLICT || why->kind == ERR_CANCELLED;
 }
+
+/* ---- removed while they are on their way up ---- */
+
+static uint64_t count_removals(struct shared *s)
+{
+    uint64_t count;
+
+    lock_take(&s->lock);
+    count = s->removals_count;
+    lock_drop(&s->lock);
+    return count;
+}
+
+/* Stands for all repositories: no digest is all zeros. */
+static const struct key ALL = {{0}};
+
+static void note_removal(struct shared *s, const struct key *repo_id)
+{
+    lock_take(&s->lock);
+    s->removals[s->removals_count++ % REMOVALS_MAX] = *repo_id;
+    lock_drop(&s->lock);
+}
+
+void shared_take_back(struct shared *s, const char *repo_id)
+{
+    struct key one;
+
+    note_removal(s, key_from_hex(repo_id, &one) ? &one : &ALL);
+}
+
+/* since: count_removals() of then. */
+static bool was_removed(struct shared *s, const struct key *repo_id, uint64_t since)
+{
+    bool found = false;
+
+    lock_take(&s->lock);
+    if (since + REMOVALS_MAX < s->removals_count)
+        since = s->removals_count - REMOVALS_MAX;
+    for (; since < s->removals_count && !found; since++)
+        found = key_equal(&s->removals[since % REMOVALS_MAX], repo_id) ||
+                key_equal(&s->removals[since % REMOVALS_MAX], &ALL);
+    lock_drop(&s->lock);
+    return found;
+}
+
+/* What came up when it was to be gone: nobody else will look there again. */
+static int take_back(struct shared *s, const struct key *repo_id, struct err *err)
+{
+    struct shared_removed gone = {0};
+
+    return shared_remove(s->store, repo_id, &s->stop, &gone, err);
+}
+
+/* ---- one upload ---- */
+
+struct sent {
+    uint64_t bytes; /* 0: it was there */
+    struct key repo_id;
+};
 
 /* For other nodes to know. */
 static void tell_put(struct shared *s, const struct key *key, const char *object, struct entry *e,
@@ -101,49 +171,43 @@ static void tell_put(struct shared *s, const struct key *key, const char *object
     s->listener.put(s->listener.ctx, key, e, generation);
 }
 
-/* Is the file at path another one by now, or none?  What was invalidated while it went up must not
- * stay there: who invalidated it may have looked for it in vain. */
-static bool was_replaced(const struct shared *s, int fd, const char *path)
-{
-    char *full = folder_pathf(s->cache->folder, "%s", path);
-    struct file_identity ours, there;
-    bool same = file_identity_of(fd, &ours) && file_identity_at(full, &there) &&
-                file_identity_equal(&ours, &there);
-
-    free(full);
-    return !same;
-}
-
-static int put_answer(struct shared *s, const char *path, uint64_t *sent, struct err *err)
+static int put_file(struct shared *s, const char *path, int fd, struct sent *sent, struct err *err)
 {
     const char *slash = strrchr(path, '/');
-    uint64_t epoch = cache_epoch(s->cache);
-    char *full = folder_pathf(s->cache->folder, "%s", path);
-    int fd = open(full, O_RDONLY | O_CLOEXEC);
     char object[OBJECT_KEY_MAX + 1];
-    struct err ignored;
-    struct entry e;
+    struct entry entry;
     struct key key;
     int rc;
 
-    free(full);
     if (slash == NULL || !key_from_hex(slash + 1, &key))
-        rc = err_set(err, ERR_NOT_FOUND, "%s is no answer", path);
-    else if (fd < 0)
-        rc = err_errno(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_STORAGE, "open %s", path);
-    else
-        rc = shared_answer_put(s->store, &key, fd, &s->stop, sent, err);
-    if (rc == 0 && answer_file_describe(fd, &e, NULL, &ignored) == 0) {
-        shared_answer_key(e.repo_id, &key, object);
-        if (cache_epoch(s->cache) != epoch && was_replaced(s, fd, path))
-            object_remove(s->store, object, &ignored);
-        else
-            tell_put(s, &key, object, &e, 0);
-        entry_clear(&e);
+        return err_set(err, ERR_NOT_FOUND, "%s is no answer", path);
+    rc = answer_file_describe(fd, &entry, NULL, err);
+    if (rc == 0 && !key_from_hex(entry.repo_id, &sent->repo_id))
+        rc = err_set(err, ERR_CORRUPT, "an answer's record names no repository");
+    if (rc == 0)
+        rc = shared_answer_put(s->store, &key, fd, &s->stop, &sent->bytes, err);
+    if (rc == 0) {
+        shared_answer_key(entry.repo_id, &key, object);
+        tell_put(s, &key, object, &entry, 0);
     }
+    entry_clear(&entry);
+    return rc;
+}
+
+static int put_answer(struct shared *s, const char *path, struct sent *sent, struct err *err)
+{
+    char *full = folder_pathf(s->cache->folder, "%s", path);
+    int fd = open(full, O_RDONLY | O_CLOEXEC);
+    int rc = fd >= 0
+                 ? put_file(s, path, fd, sent, err)
+                 : err_errno(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_STORAGE, "open %s", path);
+
+    free(full);
     if (fd >= 0)
         close(fd);
     if (rc != 0 && err->kind == ERR_CORRUPT) {
+        struct err ignored;
+
         folder_report_damage(s->cache->folder, path, err);
         local_remove(s->cache->local, path, &ignored);
     }
@@ -168,19 +232,8 @@ static struct lease *take_lease(struct shared *s, const char *repo_id)
     return lease;
 }
 
-/* As was_replaced(). */
-static bool was_removed(const struct shared *s, const struct mirror *m, const char *path)
-{
-    struct mirror *there = mirrors_at(s->cache->mirrors, path);
-    bool same = there == m;
-
-    mirror_unref(&there);
-    return !same;
-}
-
-/* epoch: what cache_epoch() was when m was looked up. */
-static int put_one_mirror(struct shared *s, struct mirror *m, uint64_t epoch, struct entry *e,
-                          uint64_t *sent, struct err *err)
+static int put_one_mirror(struct shared *s, struct mirror *m, struct entry *e, struct sent *sent,
+                          struct err *err)
 {
     struct lease *lease = take_lease(s, e->repo_id);
     const struct shared_mirror_put_options options = {.node = s->node,
@@ -190,28 +243,21 @@ static int put_one_mirror(struct shared *s, struct mirror *m, uint64_t epoch, st
                                                       .stop = &s->stop};
     char object[OBJECT_KEY_MAX + 1];
     struct shared_mirror_sent what = {0};
-    struct shared_removed gone = {0};
-    struct err ignored;
-    struct key repo_id;
     int rc = shared_mirror_put(s->store, m, &options, &what, err);
 
-    *sent = what.bytes;
-    if (rc == 0 && key_from_hex(e->repo_id, &repo_id)) {
-        manifest_key(&repo_id, object);
-        if (cache_epoch(s->cache) != epoch && was_removed(s, m, e->path))
-            shared_remove_mirror(s->store, &repo_id, &s->stop, &gone, &ignored);
-        else
-            tell_put(s, &repo_id, object, e, what.generation);
-    }
     lease_release(&lease);
+    *sent = (struct sent){what.bytes, what.repo_id};
+    if (rc == 0) {
+        manifest_key(&what.repo_id, object);
+        tell_put(s, &what.repo_id, object, e, what.generation);
+    }
     if (rc != 0 && err->kind == ERR_CORRUPT)
         mirror_drop_damaged(m, err);
     return rc;
 }
 
-static int put_mirror(struct shared *s, const char *path, uint64_t *sent, struct err *err)
+static int put_mirror(struct shared *s, const char *path, struct sent *sent, struct err *err)
 {
-    uint64_t epoch = cache_epoch(s->cache);
     struct mirror *m = mirrors_at(s->cache->mirrors, path);
     char *full = folder_pathf(s->cache->folder, "%s", path);
     struct entry e = {0};
@@ -222,30 +268,38 @@ static int put_mirror(struct shared *s, const char *path, uint64_t *sent, struct
     else
         rc = mirror_read_entry(full, &e, err);
     if (rc == 0)
-        rc = put_one_mirror(s, m, epoch, &e, sent, err);
+        rc = put_one_mirror(s, m, &e, sent, err);
     entry_clear(&e);
     free(full);
     mirror_unref(&m);
     return rc;
 }
 
-static bool upload(void *ctx, enum entry_kind kind, const char *path)
+static enum uploads_result upload(void *ctx, enum entry_kind kind, const char *path)
 {
     struct shared *s = ctx;
-    uint64_t started = now_us(), sent = 0;
+    uint64_t started = now_us(), removals = count_removals(s);
     bool conditions = object_store_has_conditions(s->store);
+    struct sent sent = {0};
     struct err why;
-    int rc =
-        kind == ENTRY_ANSWER ? put_answer(s, path, &sent, &why) : put_mirror(s, path, &sent, &why);
+    int rc;
 
-    if (rc == 0 && sent > 0)
-        s->listener.uploaded(s->listener.ctx, path, sent, now_us() - started);
+    if (guard_open(s->guard, NULL)) /* who found that out is about to pause the queue */
+        return UPLOADS_NOT_TRIED;
+    if (kind == ENTRY_ANSWER)
+        rc = put_answer(s, path, &sent, &why);
+    else
+        rc = put_mirror(s, path, &sent, &why);
+    if (rc == 0 && sent.bytes > 0)
+        s->listener.uploaded(s->listener.ctx, path, sent.bytes, now_us() - started);
+    if (sent.bytes > 0 && was_removed(s, &sent.repo_id, removals))
+        rc = take_back(s, &sent.repo_id, &why); /* also what there is of one that failed */
     /* The store knows no conditions, which shows with the first: again, without. */
     if (rc != 0 && why.kind == ERR_REFUSED && conditions && !object_store_has_conditions(s->store))
-        return false;
+        return UPLOADS_FAILED;
     if (rc != 0 && !is_of_no_interest(&why))
         s->listener.not_uploaded(s->listener.ctx, path, &why);
-    return rc == 0 || is_final(&why);
+    return rc == 0 || is_final(s, &why) ? UPLOADS_DONE : UPLOADS_FAILED;
 }
 
 static void on_published(void *ctx, enum entry_kind kind, const char *path)
@@ -321,36 +375,68 @@ bool shared_may_restore(struct shared *s, const struct key *repo_id)
     return !guard_open(s->guard, NULL) && !lacks(s, repo_id);
 }
 
+/* None, one for which there is no room here, or another version's: the next request would only read
+ * its manifest again to find the same. */
+static bool is_of_no_use_here(const struct err *why)
+{
+    return why->kind == ERR_NOT_FOUND || why->kind == ERR_LIMIT || why->kind == ERR_REFUSED;
+}
+
+/* A mirror was asked for (rc, err), or what is new in one. */
+static void note_result(struct shared *s, const struct key *repo_id, int rc, const struct err *err)
+{
+    char manifest[OBJECT_KEY_MAX + 1];
+
+    manifest_key(repo_id, manifest);
+    if (rc == 0)
+        keeper_used(s->keeper, manifest, now_s());
+    else if (is_of_no_use_here(err))
+        note_lack(s, repo_id);
+    else if (err->kind == ERR_CORRUPT)
+        report_damage(s, manifest, err);
+}
+
 int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id,
                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
                    struct err *err)
 {
-    char manifest[OBJECT_KEY_MAX + 1];
     int rc;
 
     if (!shared_may_restore(s, repo_id))
         return err_set(err, ERR_NOT_FOUND, "the shared tier has no mirror");
     rc = shared_mirror_restore(s->store, m, repo_id, tick, ctx, out, err);
-    manifest_key(repo_id, manifest);
-    if (rc == 0) {
+    if (rc == 0)
         atomic_fetch_add(&s->restored, 1);
-        keeper_used(s->keeper, manifest, now_s());
-    } else if (err->kind == ERR_NOT_FOUND) {
-        note_lack(s, repo_id);
-    } else if (err->kind == ERR_CORRUPT) {
-        report_damage(s, manifest, err);
-    }
+    note_result(s, repo_id, rc, err);
+    return rc;
+}
+
+int shared_catch_up(struct shared *s, struct mirror *m, const struct key *repo_id,
+                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
+                    struct err *err)
+{
+    int rc;
+
+    *out = (struct shared_mirror_got){0};
+    if (!shared_may_restore(s, repo_id))
+        return err_set(err, ERR_NOT_FOUND, "the shared tier has no mirror");
+    rc = shared_mirror_catch_up(s->store, m, repo_id, tick, ctx, out, err);
+    if (rc == 0 && out->bytes > 0)
+        atomic_fetch_add(&s->caught_up, 1);
+    note_result(s, repo_id, rc, err);
     return rc;
 }
 
 int shared_remove_repository(struct shared *s, const struct key *repo_id,
                              struct shared_removed *out, struct err *err)
 {
+    note_removal(s, repo_id);
     return shared_remove(s->store, repo_id, &s->stop, out, err);
 }
 
 int shared_remove_everything(struct shared *s, struct shared_removed *out, struct err *err)
 {
+    note_removal(s, &ALL);
     return shared_remove_all(s->store, &s->stop, out, err);
 }
 
@@ -372,6 +458,7 @@ static int apply_noted(void *ctx, const struct event *e, struct err *err)
     struct invalidated gone;
 
     r->count++;
+    shared_take_back(r->shared, e->repo_id);
     return cache_invalidate(r->shared->cache, &what, &gone, err);
 }
 
@@ -417,10 +504,14 @@ static int has_all_of_mirror(void *ctx, const char *path, bool *has, struct err 
 static void demote(void *ctx)
 {
     struct shared *s = ctx;
+    bool again = now_ms() >= s->missing_ms;
     struct keeper_demoted what;
     struct err ignored;
 
-    if (keeper_demote(s->keeper, now_s(), &s->stop, on_published, s, &what, &ignored) != 0 ||
+    if (again)
+        s->missing_ms = now_ms() + MISSING_MS;
+    if (keeper_demote(s->keeper, now_s(), &s->stop, again ? on_published : NULL, s, &what,
+                      &ignored) != 0 ||
         what.entries == 0)
         return;
     atomic_fetch_add(&s->demoted, what.entries);
@@ -527,6 +618,7 @@ int shared_open(struct cache *cache, const struct shared_options *options,
     s->chores = workers_new("shared", 1, 1);
     s->tidy_ms = now_ms() + s->tidy_interval_ms;
     s->demote_ms = now_ms();
+    s->missing_ms = now_ms() + MISSING_MS;
     local_set_listener(cache->local, on_published, s);
     must(pthread_create(&s->clock, NULL, keep_time, s) == 0);
     *out = s;
@@ -592,6 +684,7 @@ void shared_count(struct shared *s, struct shared_counts *out)
         .hits = atomic_load(&s->hits),
         .misses = atomic_load(&s->misses),
         .restored = atomic_load(&s->restored),
+        .caught_up = atomic_load(&s->caught_up),
         .damaged = atomic_load(&s->damaged),
         .demoted = atomic_load(&s->demoted),
     };

@@ -37,8 +37,8 @@ struct shared_options {
     enum compression compression; /* of files of mirrors */
     struct keeper_limits limits;
     struct leases *leases; /* under which mirrors go up; NULL: this node is alone */
-    unsigned uploads;    /* at once */
-    size_t upload_queue; /* that may wait */
+    unsigned uploads;      /* at once */
+    size_t upload_queue;   /* that may wait */
 };
 
 /* What the owner may want to log.  Called in threads of the tier's and in workers; must not block.
@@ -78,19 +78,28 @@ int shared_get_answer(struct shared *s, const char *repo_id, const struct key *k
  * can't be told. */
 bool shared_can_answer(struct shared *s, const char *repo_id, const struct key *key);
 
-/* A glance: the store works, and wasn't found without a mirror of this repository just now. */
+/* A glance: the store works, and wasn't found without a mirror of this repository, or with one that
+ * is of no use here, just now. */
 bool shared_may_restore(struct shared *s, const struct key *repo_id);
 /* As shared_mirror_restore(). */
 int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id,
                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
                    struct err *err);
+/* As shared_mirror_catch_up(), of a store of which that is true; else ERR_NOT_FOUND at once. */
+int shared_catch_up(struct shared *s, struct mirror *m, const struct key *repo_id,
+                    shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
+                    struct err *err);
 
-/* As shared_remove(). */
+/* As shared_remove(); what is on its way up meanwhile goes as soon as it is there. */
 int shared_remove_repository(struct shared *s, const struct key *repo_id,
                              struct shared_removed *out, struct err *err);
 
 /* As shared_remove_all(). */
 int shared_remove_everything(struct shared *s, struct shared_removed *out, struct err *err);
+
+/* What is on its way up of this repository ("": of any) goes from there again when it has arrived:
+ * somebody removes it just now. */
+void shared_take_back(struct shared *s, const char *repo_id);
 
 /* As invalidations_note() and, what all nodes have noted, cache_invalidate() here; *count of them.
  */
@@ -106,6 +115,7 @@ bool shared_troubled(struct shared *s, struct err *why);
 struct shared_counts {
     uint64_t hits, misses; /* answers asked for here */
     uint64_t restored;     /* mirrors */
+    uint64_t caught_up;    /* times that a mirror got something new */
     uint64_t damaged;      /* objects */
     uint64_t demoted;      /* entries that left the local disk */
     struct uploads_counts uploads;

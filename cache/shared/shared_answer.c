@@ -247,9 +247,9 @@ static int send_object(struct object_store *store, const char *object_key,
     struct object_put_options options = {.only_new = object_store_has_conditions(store)};
     int rc = object_put(store, object_key, source, &options, NULL, err);
 
-    /* An endpoint may lack what its driver has.  Then one of two that put it at once does so in
-     * vain, and no more. */
-    if (rc != 0 && options.only_new && err->kind == ERR_REFUSED)
+    /* An endpoint may lack what its driver has, which shows now.  Then one of two that put it at
+     * once does so in vain, and no more. */
+    if (rc != 0 && options.only_new && !object_store_has_conditions(store))
         rc = object_put(store, object_key, source, NULL, NULL, err);
     if (rc != 0 && err->kind == ERR_CONFLICT)
         return 0;
@@ -321,7 +321,11 @@ int shared_answer_put(struct object_store *store, const struct key *key, int fd,
     entry_clear(&entry);
     if (rc != 0 || object_head(store, object_key, &there, err) == 0)
         return rc;
-    return err->kind == ERR_NOT_FOUND ? read_and_put(store, object_key, fd, stop, sent, err) : -1;
+    if (err->kind == ERR_CORRUPT)
+        rc = object_remove(store, object_key, err); /* or the put would find it in its way */
+    else if (err->kind != ERR_NOT_FOUND)
+        rc = -1;
+    return rc == 0 ? read_and_put(store, object_key, fd, stop, sent, err) : -1;
 }
 
 /* ---- get ---- */

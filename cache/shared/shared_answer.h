@@ -41,8 +41,9 @@ struct shared_answer {
 
 /* Put the answer in the file at fd (answer_file.h), which is read whole and checked before a byte
  * goes out; but first it is asked for, and where there is one nothing is read.  0: it is there;
- * *sent is the bytes of the object, or 0 where one with that key was there already.  One that is
- * damaged there is not replaced: whoever finds that out removes it.
+ * *sent is the bytes of the object, or 0 where one with that key was there already.  One that a
+ * glance shows to be damaged there is replaced; of another whoever gets it finds out, and removes
+ * it.
  *
  * -1: as answer_file_verify(), object_put(), ERR_INPUT (too long for the format), or ERR_CANCELLED
  * when *stop (may be NULL) has become true before it goes out; then object_store_stop() ends it.

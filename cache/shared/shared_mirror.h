@@ -30,6 +30,7 @@ struct shared_mirror_sent {
     unsigned files; /* put */
     uint64_t bytes; /* put, the manifest included; 0: there was nothing to do */
     uint64_t generation;
+    struct key repo_id; /* of what was looked at */
 };
 /* m is ready; serving and fetching go on.  -1: ERR_CONFLICT when others were first again and again,
  * or a newer fence is there; ERR_CORRUPT: a file of the mirror is damaged (the caller drops it);
@@ -39,7 +40,8 @@ int shared_mirror_put(struct object_store *store, struct mirror *m,
                       const struct shared_mirror_put_options *options,
                       struct shared_mirror_sent *out, struct err *err);
 
-/* Called about each second while bytes come, and after each file; -1 gives the restore up. */
+/* Called about each second while bytes come and while what came is read once more, and after each
+ * file; -1 gives the restore up. */
 typedef int shared_mirror_tick_fn(void *ctx, uint64_t done, uint64_t total, struct err *err);
 struct shared_mirror_got {
     unsigned files;
@@ -56,6 +58,20 @@ struct shared_mirror_got {
 int shared_mirror_restore(struct object_store *store, struct mirror *m, const struct key *repo_id,
                           shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
                           struct err *err);
+
+/* Bring m, which is ready, forward by what the store has and it lacks; between mirror_write_begin()
+ * and _end().  Where all of that is here already, only the manifest travels.  Packs that come stand
+ * beside those that are here, and tips are added; serving goes on.
+ *
+ * *out: files and bytes that came (0: nothing was new there), and generation is the manifest's,
+ * also on failure where that was read. -1: ERR_LIMIT: the store has it in so many other bytes that
+ * upstream is nearer, or there is no room, as ERR_STORAGE says, too; ERR_CORRUPT: something there
+ * is damaged or missing, or is not all that its tips reach (removed as in shared_mirror_restore());
+ * ERR_BUSY: m is gone, or being removed; others as in shared_mirror_restore().  The mirror is as it
+ * was; only what the disk did in the very end may leave it with packs and without their tips. */
+int shared_mirror_catch_up(struct object_store *store, struct mirror *m, const struct key *repo_id,
+                           shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
+                           struct err *err);
 
 /* Does the store have one?  0: *has says so. */
 int shared_mirror_has(struct object_store *store, const struct key *repo_id, bool *has,

@@ -316,7 +316,7 @@ static int put_file(struct upload *u, struct outgoing *o, int fd, struct err *er
     return rc;
 }
 
-/* What was sent long ago, and isn't there any more, is to be sent again. */
+/* What was sent long ago, and isn't there any more as it was, is to be sent again. */
 static int look_for(struct upload *u, struct outgoing *o, struct err *err)
 {
     char key[OBJECT_KEY_MAX + 1];
@@ -326,7 +326,7 @@ static int look_for(struct upload *u, struct outgoing *o, struct err *err)
         return 0;
     manifest_file_key(&u->mine.repo_id, o->file, key);
     if (object_head(u->store, key, &info, err) != 0) {
-        if (err->kind != ERR_NOT_FOUND)
+        if (err->kind != ERR_NOT_FOUND && err->kind != ERR_CORRUPT)
             return -1;
         o->sent = false;
     }
@@ -442,6 +442,7 @@ int shared_mirror_put(struct object_store *store, struct mirror *m,
 
     *out = (struct shared_mirror_sent){0};
     rc = take_snapshot(&u, err);
+    out->repo_id = u.mine.repo_id;
     if (rc == 0)
         rc = put_once(&u, err);
     for (unsigned i = 1; i < PUT_TRIES && rc != 0 && u.was_second; i++) {

@@ -59,10 +59,12 @@ static struct upload *begin_locked(struct uploads *u)
     return up;
 }
 
-static void end_locked(struct uploads *u, struct upload *up, bool sent)
+static void end_locked(struct uploads *u, struct upload *up, enum uploads_result result)
 {
-    bool tries_left = ++up->tries < UPLOADS_TRIES_MAX;
+    bool sent = result == UPLOADS_DONE, tries_left;
 
+    up->tries += result != UPLOADS_NOT_TRIED;
+    tries_left = up->tries < UPLOADS_TRIES_MAX;
     up->sending = false;
     u->sending--;
     u->sent += sent;
@@ -92,12 +94,12 @@ static void take_turn(void *ctx)
 
     lock_take(&u->lock);
     while ((up = begin_locked(u)) != NULL) {
-        bool sent;
+        enum uploads_result result;
 
         lock_drop(&u->lock);
-        sent = u->fn(u->ctx, up->kind, up->path); /* nobody changes these two */
+        result = u->fn(u->ctx, up->kind, up->path); /* nobody changes these two */
         lock_take(&u->lock);
-        end_locked(u, up, sent);
+        end_locked(u, up, result);
     }
     lock_drop(&u->lock);
 }

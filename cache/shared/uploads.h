@@ -19,12 +19,17 @@
 
 struct uploads;
 
-/* Sends one.  True: it is done with, sent or not to be had any more.  False: it is worth another
- * try when the store works again (at most UPLOADS_TRIES_MAX in all; it goes to the end of the
- * queue).  In a thread of the queue's.  Who finds out here that the store is away pauses the queue
- * before it returns, or the other tries are for nothing. */
+/* Sends one, in a thread of the queue's.  What failed has UPLOADS_TRIES_MAX in all, and goes to the
+ * end of the queue.  Between somebody's finding out that the store is away and the queue's being
+ * paused the others would be through with theirs in no time: what is known not to be worth a try
+ * is none. */
 enum { UPLOADS_TRIES_MAX = 3 };
-typedef bool uploads_fn(void *ctx, enum entry_kind kind, const char *path);
+enum uploads_result {
+    UPLOADS_DONE, /* sent, or not to be had any more */
+    UPLOADS_FAILED,
+    UPLOADS_NOT_TRIED,
+};
+typedef enum uploads_result uploads_fn(void *ctx, enum entry_kind kind, const char *path);
 
 struct uploads *uploads_new(unsigned threads, size_t queue_max, uploads_fn *fn, void *ctx);
 /* path: an entry's.  False: dropped; the queue is full, or was stopped. */

@@ -19,4 +19,4 @@ def test_random_operations_never_show_what_must_not_be_seen(cluster, rgw, origin
     print(f"seed {seed}")
     chaos = Chaos(cluster, rgw, origin, git, seed, tmp_path, mode)
     chaos.run(OPERATIONS)
-    print(sorted(chaos.counts.items()))
+    print(f"mode {mode}: " + ", ".join(f"{what} {n}" for what, n in sorted(chaos.counts.items())))

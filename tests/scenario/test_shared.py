@@ -360,6 +360,20 @@ def test_two_nodes_that_put_the_same_mirror_at_once_lose_nothing(tier, own, orig
 # Room -----------------------------------------------------------------------------------------------
 
 
+def test_a_mirror_for_which_there_is_no_room_is_looked_at_once(tier, own, origin, git):
+    path, _ = own(repos.big, files=3)
+    one = tier.node("one")
+    git.clone(one.url_of(path), "--mirror")
+    one.wait_mirror(path)
+    tier.wait_up(one)
+    two = tier.node("two", cache={"local_size": "1M", "min_free": "0"})
+    tier.front.forget()
+    for depth in (1, 2):
+        git.clone(two.url_of(path), f"--depth={depth}")
+    assert two.packs(2) == ["miss, upstream"] * 2
+    assert tier.front.count("get", "manifest.json") == 1
+
+
 def test_what_is_large_and_cold_leaves_the_disk_and_comes_back(tier, own, origin, git):
     path, repo = own(repos.big, files=3)
     one = tier.node("one", hot="1s", cache={"local_size": "16M", "min_free": "0"})
@@ -372,6 +386,19 @@ def test_what_is_large_and_cold_leaves_the_disk_and_comes_back(tier, own, origin
     same_objects(git.clone(one.url_of(path), "--mirror"), repo.path)
     assert one.packs(2)[1] == "hit, shared"
     assert origin.packs(since) == []
+
+
+def test_what_the_store_refuses_is_not_sent_again_and_again(tier, own, git):
+    path, _ = own(repos.big, files=3)
+    tier.front.on(asks("put", "answers/"), refused(403, "QuotaExceeded"))
+    one = tier.node("one", hot="1s", cache={"local_size": "16M", "min_free": "0"})
+    git.clone(one.url_of(path), "--mirror")
+    until(lambda: tier.front.count("put", "answers/") == 1, "it is tried")
+    tier.front.forget()
+    # Each look at what is large and cold asks for it.
+    until(lambda: tier.front.count("head", "answers/") >= 2, "it is cold", 60)
+    assert tier.front.count("put", "answers/") == 0
+    assert one.shared()["status"] == "ok" and len(one.answers()) == 1
 
 
 def test_what_is_small_stays_however_cold(tier, stocked, own, git):
@@ -405,4 +432,20 @@ def test_rm_reaches_what_is_only_in_the_bucket(tier, stocked, git):
     done = subprocess.run([binary(), "rm", "origin/public/simple", "--data", str(two.data)],
                           capture_output=True, text=True, timeout=4 * DEADLINE)
     assert done.returncode == 0, done.stderr
+    assert tier.answers() == tier.manifests() == [] and tier.files() == {}
+
+
+@pytest.mark.parametrize("what", ["answers/", "manifest.json"])
+def test_rm_takes_back_what_was_on_its_way_up(tier, own, git, what):
+    path, _ = own()
+    gate = tier.front.on(asks("put", what), Gate())
+    one = tier.node("one")
+    git.clone(one.url_of(path))
+    one.wait_mirror(path)
+    gate.wait_held()
+    done = subprocess.run([binary(), "rm", f"origin/{path}", "--data", str(one.data)],
+                          capture_output=True, text=True, timeout=4 * DEADLINE)
+    assert done.returncode == 0, done.stderr
+    gate.open()
+    tier.wait_idle(one)
     assert tier.answers() == tier.manifests() == [] and tier.files() == {}

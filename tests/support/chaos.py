@@ -163,8 +163,9 @@ class Chaos:
         self.packs = {}  # digest of a pack -> its objects
         self.lock = threading.Lock()
         tag = cluster.prefix.rstrip(":")
-        self.upstreams = [Upstream(origin, f"public/chaos/{tag}-{n}", ()) for n in range(2)]
-        self.upstreams += [Upstream(origin, f"private/chaos/{tag}-{n}", ("alice",)) for n in range(2)]
+        # Names that differ in their last part: what is in a repository comes from that.
+        self.upstreams = [Upstream(origin, f"public/chaos/{tag}-open-{n}", ()) for n in range(2)]
+        self.upstreams += [Upstream(origin, f"private/chaos/{tag}-closed-{n}", ("alice",)) for n in range(2)]
         self.scratch = {}
         for u in self.upstreams:
             bare = folder / f"scratch-{u.path.replace('/', '-')}"
@@ -182,7 +183,11 @@ class Chaos:
 
     def note(self, what):
         self.log.append(f"{time.strftime('%H:%M:%S')} {what}")
-        self.counts[what.split()[0]] = self.counts.get(what.split()[0], 0) + 1
+        self.count(what.split(":")[0].split()[0])
+
+    def count(self, what):
+        with self.lock:
+            self.counts[what] = self.counts.get(what, 0) + 1
 
     def wrong(self, what):
         steps = "\n  ".join(self.log[-60:])
@@ -199,7 +204,7 @@ class Chaos:
     def choose_question(self):
         rng = self.rng
         u = rng.choice(self.upstreams)
-        user = rng.choice(USERS) if u.private else rng.choice((None, "alice"))
+        user = rng.choice(("alice", "alice", "alice", "bob", None)) if u.private else rng.choice((None, "alice"))
         kind = rng.choice(["full", "full", "shallow", "by id", "fetch", "refs", "foreign"])
         refs = u.refs.now
         q = Question(u, kind, user)
@@ -252,9 +257,11 @@ class Chaos:
         if answer.status == 200 and may is False:
             raise self.wrong(f"{what}: it must not see that")
         if answer.status in (401, 403, 404) and may is not True:
+            self.count("denied")
             return
         if answer.status != 200 or not answer.whole:
             if hazard():
+                self.count("broken")
                 return
             raise self.wrong(f"{what}: {answer.body[:300]!r}")
         if q.kind == "refs":
@@ -295,6 +302,7 @@ class Chaos:
         whole = b"PACK" in said[1][:4] and pktline.pack_is_whole(answer.body)
         if not whole:
             if q.foreign or hazard():
+                self.count("foreign refused" if q.foreign else "broken")
                 return
             raise self.wrong(f"{what}: no whole pack: {said[3] or answer.body[:300]!r}")
         with self.lock:
@@ -311,6 +319,7 @@ class Chaos:
         """Old is what can only have been made before the last acknowledged invalidation."""
         said = answer.header("Cache-Status") or ""
         detail = said.rpartition("detail=")[2]
+        self.count(f"served: {detail}")
         fresh = self.fresh[q.upstream.name]
         with self.lock:
             if fresh.invalidated != invalidated:
@@ -381,7 +390,7 @@ class Chaos:
 
     def change_rights(self):
         u = self.rng.choice([u for u in self.upstreams if u.private])
-        users = {user for user in PASSWORDS if self.rng.random() < 0.6}
+        users = {user for user, often in (("alice", 0.8), ("bob", 0.5)) if self.rng.random() < often}
         self.note(f"rights {u.path} are {sorted(users)}'s")
         u.set_readers(users)
 
@@ -400,6 +409,7 @@ class Chaos:
             return  # it was killed
         done = said.get("result", {}).get("acknowledged", False)
         self.log[-1] += f": {'acknowledged' if done else said}"
+        self.count("acknowledged" if done else "not acknowledged")
         if done:
             with self.lock:
                 # Who asked meanwhile may have made something new.

@@ -356,6 +356,18 @@ static void a_put_that_alone_is_refused_opens_nothing(void **state)
     assert_int_equal(b->why.kind, ERR_REFUSED);
 }
 
+static void keys_that_may_only_read_open_nothing(void **state)
+{
+    struct bench *b = *state;
+
+    b->kind = ERR_DENIED;
+    b->list_kind = ERR_NONE;
+    expect(b, GUARD_PUT, ERR_DENIED);
+    expect_told(b, 0, 0);
+    expect(b, GUARD_GET, ERR_DENIED);
+    expect_told(b, 1, 0);
+}
+
 static void a_store_that_turns_out_to_have_no_conditions_is_asked_for_none(void **state)
 {
     struct object_put_options only_new = {.only_new = true};
@@ -553,6 +565,7 @@ int main(void)
         TEST(what_the_sink_says_opens_nothing),
         TEST(what_the_source_says_opens_nothing),
         TEST(a_put_that_alone_is_refused_opens_nothing),
+        TEST(keys_that_may_only_read_open_nothing),
         TEST(a_store_that_turns_out_to_have_no_conditions_is_asked_for_none),
         TEST(probes_come_ever_more_rarely),
         TEST(who_fails_again_soon_is_asked_as_rarely_as_before),

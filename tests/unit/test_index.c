@@ -501,7 +501,7 @@ static void one_of_another_version_is_replaced(void **state)
     struct fixture *f = *state;
 
     make_one(f, 10);
-    set_in_head(f, 60, "\0\0\0\2", 4); /* user_version */
+    set_in_head(f, 60, "\0\0\0\3", 4); /* user_version */
     assert_made_anew(f);
 }
 

@@ -36,6 +36,7 @@ struct fake {
     /* Removals until the store fails; 0: never. */
     unsigned fails_in;
     bool fails;
+    bool is_full; /* no put has room */
     /* Called once, before the next put or remove. */
     void (*interrupt)(struct fake *f);
     atomic_bool *stop_at_remove;
@@ -84,6 +85,8 @@ static int fake_put(void *self, const char *key, const struct object_source *sou
     interrupt(f);
     if (fake_fails(f, err) != 0)
         return -1;
+    if (f->is_full)
+        return err_set(err, ERR_REFUSED, "the quota is used up");
     i = place_of(f, key, &there);
     o = &f->objects[i];
     if ((options->only_new && there) ||
@@ -217,7 +220,7 @@ struct bench {
     struct keeper *keeper;
     struct keeper_limits limits;
     /* What the double for shared_mirror_has_all() says and was asked. */
-    bool has_mirror;
+    bool has_mirror, is_newer;
     unsigned asked;
     bool in_use; /* nothing local can go */
     unsigned removed_locally;
@@ -250,6 +253,9 @@ static int has_all(void *ctx, const char *path, bool *has, struct err *err)
     b->asked++;
     if (fake_fails(&b->fake, err) != 0)
         return -1;
+    *has = false;
+    if (b->is_newer)
+        return err_set(err, ERR_REFUSED, "another version of pannier put it");
     *has = b->has_mirror;
     return 0;
 }
@@ -662,6 +668,7 @@ static void room_is_made_by_size(void **state)
     assert_true(there(b, answer(1, 4)));
 }
 
+/* One get is a second use: the first was the one that it was made for. */
 static void room_is_made_by_what_was_asked_for_again(void **state)
 {
     struct bench *b = *state;
@@ -670,9 +677,6 @@ static void room_is_made_by_what_was_asked_for_again(void **state)
     put_bytes(b, answer(1, 2), 400);
     put_bytes(b, answer(1, 3), 400);
     used(b, answer(1, 1), NOW);
-    used(b, answer(1, 1), NOW + 1);
-    used(b, answer(1, 2), NOW + 20); /* may be who put it */
-    used(b, answer(1, 3), NOW + 20);
     b->limits.policy = POLICY_S3FIFO;
     b->limits.max_size = 400;
     configure(b);
@@ -937,6 +941,24 @@ static void without_conditions_every_node_tidies(void **state)
     keeper_free(&other);
 }
 
+/* Or it would stay full. */
+static void a_store_that_is_full_is_tidied(void **state)
+{
+    struct bench *b = *state;
+    struct keeper *other = new_keeper(b, "there");
+
+    put_bytes(b, answer(1, 1), 400);
+    b->limits.ttl_s = 1;
+    configure(b);
+    b->fake.is_full = true;
+    assert_int_equal(tidy(b, NOW + 1000).removed, 1);
+    b->fake.is_full = false;
+    assert_true(tidy(b, NOW + 1000).held);
+    b->fake.is_full = true;
+    assert_false(tidy_by(other, NOW + 1000).held); /* whose it is can still be read */
+    keeper_free(&other);
+}
+
 /* ---- failures, and the end ---- */
 
 static void a_store_that_fails_in_the_middle_is_tidied_in_the_next_round(void **state)
@@ -1075,6 +1097,19 @@ static void what_somebody_reads_stays(void **state)
     assert_int_equal(b->missing, 0);
     b->in_use = false;
     assert_int_equal(demote(b, NOW + 1000).entries, 1);
+}
+
+static void a_mirror_that_another_version_put_keeps_nothing_else_here(void **state)
+{
+    struct bench *b = *state;
+
+    publish(b, ENTRY_MIRROR, 1, 0, LOCAL_LIMIT / 4, NOW);
+    put_bytes(b, answer(1, 1), 400);
+    publish(b, ENTRY_ANSWER, 1, 1, LOCAL_LIMIT / 5, NOW + 1);
+    b->is_newer = true;
+    assert_int_equal(demote(b, NOW + 1000).entries, 1);
+    assert_int_equal(b->asked, 1);
+    assert_int_equal(b->missing, 0); /* it can't be put over */
 }
 
 static void a_store_that_fails_demotes_nothing(void **state)
@@ -1247,11 +1282,13 @@ int main(void)
         TEST(a_lease_that_makes_no_sense_is_taken_over),
         cmocka_unit_test_setup_teardown(without_conditions_every_node_tidies,
                                         set_up_without_conditions, tear_down),
+        TEST(a_store_that_is_full_is_tidied),
         TEST(a_store_that_fails_in_the_middle_is_tidied_in_the_next_round),
         TEST(stop_ends_a_round_early),
         TEST(large_entries_that_lie_there_go_here_when_they_are_cold),
         TEST(what_the_store_lacks_stays_and_is_told),
         TEST(what_somebody_reads_stays),
+        TEST(a_mirror_that_another_version_put_keeps_nothing_else_here),
         TEST(a_store_that_fails_demotes_nothing),
         TEST(a_repository_is_removed_with_all_that_it_has),
         FILES_TEST(a_repository_is_removed_with_all_that_it_has),

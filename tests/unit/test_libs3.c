@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 #include "cache/shared/object_store.h"
+#include "odd_s3.h"
 #include "scratch.h"
 
 static const char SECRET[] = "hunter2hunter2";
@@ -227,6 +228,47 @@ static void what_hangs_ends_when_the_store_is_stopped(void **state)
     free(endpoint);
 }
 
+static int add_key(void *ctx, const char *key, const struct object_info *info)
+{
+    (void)info;
+    return bytes_addf(ctx, "%s ", key);
+}
+
+/* Keys that are shorter than the prefix, others', and the same page for ever. */
+static void a_list_of_lies_ends_and_holds_what_was_asked_for(void **state)
+{
+    static const char page[] =
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n<?xml version=\"1.0\"?>"
+        "<ListBucketResult><IsTruncated>true</IsTruncated>"
+        "<Contents><Key>p</Key><Size>1</Size></Contents>"
+        "<Contents><Key>prefix/a/1</Key><Size>1</Size></Contents>"
+        "<Contents><Key>prefix/b/2</Key><Size>1</Size></Contents></ListBucketResult>";
+    struct odd_s3 odd;
+    struct object_store_config config;
+    struct object_store *store;
+    struct bytes got;
+    struct err err;
+
+    (void)state;
+    config = config_of("http://127.0.0.1:1");
+    store = open_store(&config); /* or this can't run */
+    object_store_free(&store);
+    odd_s3_start(&odd);
+    odd_s3_on(&odd, "GET ", page, 4);
+    config = config_of(odd.endpoint);
+    config.prefix = "prefix/";
+    config.stall_timeout_ms = config.deadline_ms = 5000;
+    store = open_store(&config);
+    bytes_init(&got, 1024);
+    assert_int_equal(object_list(store, "a/", add_key, &got, &err), -1);
+    assert_non_null(strstr(err.text, "nothing new"));
+    assert_int_equal(err.kind, ERR_UPSTREAM);
+    assert_string_equal(got.data, "a/1 a/1 ");
+    bytes_clear(&got);
+    object_store_free(&store);
+    odd_s3_stop(&odd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -236,6 +278,7 @@ int main(void)
         cmocka_unit_test(a_silent_server_is_a_timeout),
         cmocka_unit_test(a_server_that_is_not_there_is_told),
         cmocka_unit_test(what_hangs_ends_when_the_store_is_stopped),
+        cmocka_unit_test(a_list_of_lies_ends_and_holds_what_was_asked_for),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

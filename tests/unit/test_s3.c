@@ -718,6 +718,20 @@ static void a_list_goes_on_and_leaves_out_what_is_no_key(void **state)
     assert_string_equal(b->got.data, "a b/c z ");
 }
 
+/* Whoever empties one repository's prefix would else empty the bucket. */
+static void what_was_not_asked_for_is_no_part_of_a_list(void **state)
+{
+    struct bench *b = *state;
+
+    odd_s3_on(&b->odd, "GET /b?", PAGE("false", OBJECT("p/a/1") OBJECT("p/b/2") OBJECT("q/a/3")),
+              ALWAYS);
+    b->config.prefix = "p/";
+    open_store(b);
+    if (object_list(b->store, "a/", add_key, &b->got, &b->err) != 0)
+        fail_msg("%s", b->err.text);
+    assert_string_equal(b->got.data, "a/1 ");
+}
+
 static void a_list_that_brings_nothing_new_ends(void **state)
 {
     struct bench *b = *state;
@@ -1024,6 +1038,7 @@ int main(void)
         TEST(encryption_is_asked_for_when_it_is_set),
         TEST(a_virtual_host_has_the_bucket_in_its_name),
         TEST(a_list_goes_on_and_leaves_out_what_is_no_key),
+        TEST(what_was_not_asked_for_is_no_part_of_a_list),
         TEST(a_list_that_brings_nothing_new_ends),
         TEST(a_list_that_is_no_xml_is_nonsense),
         TEST(keys_come_from_a_file),

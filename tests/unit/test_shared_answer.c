@@ -42,6 +42,8 @@ struct memory {
     size_t chunk;                     /* it is handed out by so much */
     size_t breaks_at;                 /* and a get fails there; 0: never */
     bool refuses_conditions, is_late; /* another is there when it is put, though not before */
+    bool is_full;
+    bool lacks_conditions; /* as it turned out */
     unsigned puts;
 };
 
@@ -55,8 +57,12 @@ static int memory_put(void *self, const char *key, const struct object_source *s
     ssize_t n;
 
     m->puts++;
-    if (m->refuses_conditions && options->only_new)
+    if (m->is_full)
+        return err_set(err, ERR_REFUSED, "no room");
+    if (m->refuses_conditions && options->only_new) {
+        m->lacks_conditions = true;
         return err_set(err, ERR_REFUSED, "no conditions");
+    }
     if (m->is_late || (options->only_new && m->object.len > 0))
         return err_set(err, ERR_CONFLICT, "there is one");
     bytes_reset(&m->object);
@@ -115,6 +121,13 @@ static void memory_free(void *self)
     free(m);
 }
 
+static bool memory_lacks_conditions(void *self)
+{
+    const struct memory *m = self;
+
+    return m->lacks_conditions;
+}
+
 static struct object_store *memory_new(struct memory **m)
 {
     static const struct object_driver driver = {
@@ -123,6 +136,7 @@ static struct object_store *memory_new(struct memory **m)
         .head = memory_head,
         .free = memory_free,
         .has_conditions = true,
+        .lacks_conditions = memory_lacks_conditions,
     };
 
     *m = xcalloc(1, sizeof(**m));
@@ -395,6 +409,35 @@ static void every_size_comes_back_from_a_server(void **state)
     object_store_free(&s);
     free(prefix);
     free(words);
+}
+
+/* A folder's store sees at a glance that an object was cut.  That is nothing against the answer
+ * here, which is put in its place. */
+static void one_that_is_seen_to_be_damaged_is_put_anew(void **state)
+{
+    struct bench *b = *state;
+    struct object_store_config config = {.driver = "file", .endpoint = b->scratch.dir};
+    struct key key = key_number(1);
+    char hex[KEY_HEX_SIZE], *path;
+    struct object_store *s;
+    struct stat st;
+    uint64_t sent;
+    struct err err;
+    int fd = make_answer(b, BIG, false);
+
+    assert_int_equal(object_store_open(&config, &s, &err), 0);
+    assert_int_equal(put_answer(s, 1, fd, &sent, &err), 0);
+    key_to_hex(&key, hex);
+    path = xasprintf("%s/objects/answers,/%s,/%s=", b->scratch.dir, REPO, hex);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(truncate(path, st.st_size - 1), 0);
+    if (put_answer(s, 1, fd, &sent, &err) != 0)
+        fail_msg("%s", err.text);
+    assert_true(sent > BIG);
+    expect_whole(s, 1, BIG);
+    free(path);
+    close(fd);
+    object_store_free(&s);
 }
 
 /* ---- damage ---- */
@@ -722,6 +765,20 @@ static void an_endpoint_without_conditions_gets_it_without(void **state)
     expect_whole(b->store, 1, 1000);
 }
 
+static void what_a_store_has_no_room_for_is_sent_once(void **state)
+{
+    struct bench *b = *state;
+    int fd = make_answer(b, 1000, false);
+    uint64_t sent;
+    struct err err;
+
+    b->memory->is_full = true;
+    assert_int_equal(put_answer(b->store, 1, fd, &sent, &err), -1);
+    assert_int_equal(err.kind, ERR_REFUSED);
+    assert_int_equal(b->memory->puts, 1);
+    close(fd);
+}
+
 static void a_put_that_was_stopped_sends_nothing(void **state)
 {
     struct bench *b = *state;
@@ -798,6 +855,7 @@ int main(void)
         TEST(every_size_comes_back_whatever_it_comes_in),
         TEST(every_byte_may_come_alone),
         TEST(every_size_comes_back_from_a_folder),
+        TEST(one_that_is_seen_to_be_damaged_is_put_anew),
         TEST(every_size_comes_back_from_a_server),
         TEST(no_flipped_byte_of_a_head_passes),
         TEST(no_flipped_byte_of_a_piece_is_handed_on),
@@ -813,6 +871,7 @@ int main(void)
         TEST(a_damaged_file_is_not_sent),
         TEST(who_is_second_has_put_it_too),
         TEST(an_endpoint_without_conditions_gets_it_without),
+        TEST(what_a_store_has_no_room_for_is_sent_once),
         TEST(a_put_that_was_stopped_sends_nothing),
         TEST(pieces_end_where_they_should),
         TEST(a_record_that_is_too_long_cannot_be_shared),

@@ -816,6 +816,28 @@ static void what_was_kept_and_ends_amid_a_pkt_is_not_whole(void **state)
     rig_clear(&r);
 }
 
+/* The kept one had more lines of ACK in front of the pack than the one that is made instead. */
+static void the_note_goes_where_the_source_that_took_over_has_room_for_it(void **state)
+{
+    struct bytes body;
+    struct rig r;
+    struct err err;
+
+    (void)state;
+    bytes_init(&body, 1 << 20);
+    add_body(&body, &V0, 3);
+    rig_init(&r, &V0);
+    stream_begin_kept(&r.stream, 100);
+    assert_true(stream_restart(&r.stream));
+    assert_int_equal(answer_note_offset(r.answer), -1);
+    feed_pieces(&r, &body, body.len);
+    assert_int_equal(answer_note_offset(r.answer), strlen("0008NAK\n"));
+    assert_int_equal(stream_finish(&r.stream, &err), 0);
+    assert_out(&r, &body);
+    rig_clear(&r);
+    bytes_clear(&body);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -843,6 +865,7 @@ int main(void)
         cmocka_unit_test(what_was_kept_goes_through_in_pieces_of_any_size),
         cmocka_unit_test(a_break_amid_what_was_kept_is_told_by_the_sideband),
         cmocka_unit_test(what_was_kept_and_ends_amid_a_pkt_is_not_whole),
+        cmocka_unit_test(the_note_goes_where_the_source_that_took_over_has_room_for_it),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,12 +18,13 @@ struct sender {
     pthread_cond_t changed;
     unsigned allowed; /* how many more may go through the gate */
     unsigned begun, ended;
-    unsigned failures; /* so many more fail */
-    bool pausing;      /* who fails pauses the queue, as it would when the store is away */
-    char order[64];    /* the last byte of each path that was begun */
+    unsigned failures; /* so many more fail, so: */
+    enum uploads_result failure;
+    bool pausing;   /* who fails pauses the queue, as it would when the store is away */
+    char order[64]; /* the last byte of each path that was begun */
 };
 
-static bool send(void *ctx, enum entry_kind kind, const char *path)
+static enum uploads_result send(void *ctx, enum entry_kind kind, const char *path)
 {
     struct sender *s = ctx;
     bool fails;
@@ -44,12 +45,12 @@ static bool send(void *ctx, enum entry_kind kind, const char *path)
     pthread_mutex_unlock(&s->mutex);
     if (fails && s->pausing)
         uploads_pause(s->uploads, true);
-    return !fails;
+    return fails ? s->failure : UPLOADS_DONE;
 }
 
 static void set_up_sender(struct sender *s, unsigned threads, size_t queue_max)
 {
-    *s = (struct sender){0};
+    *s = (struct sender){.failure = UPLOADS_FAILED};
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->changed, NULL);
     s->uploads = uploads_new(threads, queue_max, send, s);
@@ -252,6 +253,27 @@ static void what_fails_each_time_is_given_up(void **state)
     tear_down_sender(&s);
 }
 
+/* The store is away, and who found that out has not paused the queue yet. */
+static void what_was_not_tried_keeps_all_its_tries(void **state)
+{
+    struct sender s;
+
+    (void)state;
+    set_up_sender(&s, 1, 10);
+    s.failures = 10 * UPLOADS_TRIES_MAX;
+    s.failure = UPLOADS_NOT_TRIED;
+    assert_true(add(&s, "answers/1"));
+    assert_true(add(&s, "answers/2"));
+    allow(&s, s.failures);
+    wait_until_begun(&s, 10 * UPLOADS_TRIES_MAX + 1);
+    s.failures = UPLOADS_TRIES_MAX - 1; /* it waits at the gate */
+    s.failure = UPLOADS_FAILED;
+    allow(&s, 10);
+    wait_until_idle(&s);
+    expect_counts(&s, 2, 0, 0);
+    tear_down_sender(&s);
+}
+
 static void one_that_waits_again_has_all_its_tries(void **state)
 {
     struct sender s;
@@ -387,6 +409,7 @@ int main(void)
         cmocka_unit_test(a_paused_queue_keeps_everything),
         cmocka_unit_test(what_failed_is_tried_again_after_the_pause),
         cmocka_unit_test(what_fails_each_time_is_given_up),
+        cmocka_unit_test(what_was_not_tried_keeps_all_its_tries),
         cmocka_unit_test(one_that_waits_again_has_all_its_tries),
         cmocka_unit_test(a_try_that_finds_the_queue_full_is_dropped),
         cmocka_unit_test(stopping_forgets_what_waits_and_waits_for_what_is_being_sent),
