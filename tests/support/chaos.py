@@ -327,7 +327,7 @@ class Chaos:
             asked = before | fresh.asked
             asked_before = before
         here = (node.name, q.key) in asked_before
-        anywhere = any(key == q.key for _, key in asked if (_, key) in asked_before)
+        anywhere = any(key == q.key for _, key in asked_before)
         mirror = any(key[0] == q.upstream.name for _, key in asked_before)
         if invalidated and ((detail == "local" and not here) or (detail in ("shared", "peer") and not anywhere) or
                             (detail in ("mirror", "refresh") and not mirror)):
@@ -506,8 +506,10 @@ class Chaos:
 
     def run(self, steps):
         try:
-            for _ in range(steps):
+            for n in range(1, steps + 1):
                 self.step()
+                if n % 1000 == 0:
+                    print(f"{time.strftime('%H:%M:%S')} {n} operations", flush=True)
             self.mend_all()
             self.check_at_the_end()
         finally:
