@@ -150,8 +150,16 @@ class Question:
 class Fresh:
     """What may have been made since the last acknowledged invalidation of one repository."""
 
-    asked: set = field(default_factory=set)   # (node, question)
-    invalidated: float = 0.0
+    asked: list = field(default_factory=list)  # Attempts
+    invalidated: int = 0                       # how often
+
+
+@dataclass(eq=False)
+class Attempt:
+    node: str
+    key: tuple
+    invalidated: int = 0  # before it began
+    flying: bool = True   # not answered yet
 
 
 class Chaos:
@@ -228,19 +236,24 @@ class Chaos:
 
     def attempt(self, node, q, hazard):
         """Ask, and judge what comes."""
-        start = time.monotonic()
         fresh = self.fresh[q.upstream.name]
         with self.lock:
-            before = set(fresh.asked)
-            fresh.asked.add((node.name, q.key))
-            invalidated = fresh.invalidated
+            mine = Attempt(node.name, q.key, fresh.invalidated)
+            fresh.asked.append(mine)
+        try:
+            self.ask(node, q, hazard, mine)
+        finally:
+            mine.flying = False
+
+    def ask(self, node, q, hazard, mine):
+        start = time.monotonic()
         try:
             if q.kind == "refs":
                 answer = ask(node.url_of(q.upstream.path), pktline.ls_refs(), user=q.user)
             else:
                 if q.kind in ("full", "shallow"):
                     refs = ask(node.url_of(q.upstream.path), pktline.ls_refs(), user=q.user)
-                    self.judge(node, Question(q.upstream, "refs", q.user), refs, start, hazard, before, invalidated)
+                    self.judge(node, Question(q.upstream, "refs", q.user), refs, start, hazard, mine)
                 extra = [f"deepen {q.depth}"] if q.depth else []
                 body = pktline.fetch(q.wants, q.haves, extra=extra)
                 answer = ask(node.url_of(q.upstream.path), body, user=q.user)
@@ -248,9 +261,9 @@ class Chaos:
             if hazard():
                 return
             raise self.wrong(f"{q} through {node.name}: {why!r}") from None
-        self.judge(node, q, answer, start, hazard, before, invalidated)
+        self.judge(node, q, answer, start, hazard, mine)
 
-    def judge(self, node, q, answer, start, hazard, before, invalidated):
+    def judge(self, node, q, answer, start, hazard, mine):
         end = time.monotonic()
         what = f"{q} through {node.name}: status {answer.status}, {answer.header('Cache-Status')}"
         may = q.upstream.may_read(q.user, start, end)
@@ -268,7 +281,7 @@ class Chaos:
             self.judge_refs(q, answer, start, end, what)
         else:
             self.judge_pack(node, q, answer, hazard, what)
-            self.judge_freshness(node, q, answer, before, invalidated, what)
+            self.judge_freshness(q, answer, mine, what)
 
     def judge_refs(self, q, answer, start, end, what):
         got = {}
@@ -315,26 +328,20 @@ class Chaos:
         if not needed <= got or (not q.haves and needed != got):
             raise self.wrong(f"{what}: {len(needed - got)} objects are missing and {len(got - needed)} too many")
 
-    def judge_freshness(self, node, q, answer, before, invalidated, what):
+    def judge_freshness(self, q, answer, mine, what):
         """Old is what can only have been made before the last acknowledged invalidation."""
-        said = answer.header("Cache-Status") or ""
-        detail = said.rpartition("detail=")[2]
+        detail = (answer.header("Cache-Status") or "").rpartition("detail=")[2]
         self.count(f"served: {detail}")
         fresh = self.fresh[q.upstream.name]
         with self.lock:
-            if fresh.invalidated != invalidated:
-                return  # one was under way
-            asked = before | fresh.asked
-            asked_before = before
-        here = (node.name, q.key) in asked_before
-        anywhere = any(key == q.key for _, key in asked_before)
-        mirror = any(key[0] == q.upstream.name for _, key in asked_before)
-        if invalidated and ((detail == "local" and not here) or (detail in ("shared", "peer") and not anywhere) or
-                            (detail in ("mirror", "refresh") and not mirror)):
-            # Others that ask just now may have made it.
-            others = asked - asked_before - {(node.name, q.key)}
-            if not any(key[0] == q.upstream.name for _, key in others):
-                raise self.wrong(f"{what}: that is older than the invalidation")
+            others = [a for a in fresh.asked if a is not mine]
+            # One that was acknowledged while this was asked says nothing of it.
+            judged = 0 < fresh.invalidated == mine.invalidated
+        same = [a.node for a in others if a.key == q.key]
+        old = {"local": mine.node not in same, "shared": not same, "peer": not same,
+               "mirror": not others, "refresh": not others}
+        if judged and old.get(detail):
+            raise self.wrong(f"{what}: that is older than the invalidation")
 
     def traffic(self):
         able = self.able()
@@ -370,7 +377,7 @@ class Chaos:
         node, u = self.rng.choice(able), self.rng.choice(open_to)
         self.note(f"clone {u.path} through {node.name}")
         for other in self.nodes:  # it asks for all refs, which is no question of ours
-            self.fresh[u.name].asked.add((other.name, "git"))
+            self.fresh[u.name].asked.append(Attempt(other.name, ("git",), flying=False))
         start = time.monotonic()
         clone = self.git.clone(node.url_of(u.path), "--bare")
         fsck(clone)
@@ -402,7 +409,7 @@ class Chaos:
         self.note(f"invalidate {u.path} through {node.name}")
         fresh = self.fresh[u.name]
         with self.lock:
-            asked_before = set(fresh.asked)
+            over = [a for a in fresh.asked if not a.flying]
         try:
             said = self.cluster.tell(node, command="invalidate", repo=u.name)
         except OSError:
@@ -413,8 +420,8 @@ class Chaos:
         if done:
             with self.lock:
                 # Who asked meanwhile may have made something new.
-                fresh.asked -= asked_before
-                fresh.invalidated = time.monotonic()
+                fresh.asked = [a for a in fresh.asked if a not in over]
+                fresh.invalidated += 1
         elif not self.faults and "error" not in said:
             self.log[-1] += f"; faults were {self.recent()}"
 
@@ -526,7 +533,7 @@ class Chaos:
         for u in self.upstreams:
             until(lambda: self.cluster.tell(self.nodes[0], command="invalidate", repo=u.name)
                   .get("result", {}).get("acknowledged"), f"{u.path} is invalidated", 4 * DEADLINE)
-            self.fresh[u.name] = Fresh(invalidated=time.monotonic())
+            self.fresh[u.name] = Fresh(invalidated=1)  # nothing is flying
             for node in self.nodes:
                 q = Question(u, "full", "alice", (u.refs.now["refs/heads/main"],))
                 self.attempt(node, q, lambda: False)
