@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from figures import alternate, median, ratios
@@ -124,6 +125,27 @@ def measure_following(bench, say, redis):
         faulty.close()
 
 
+def measure_pace(bench, say, redis, rate):
+    """All three read while it grows as slowly as upstream sends it."""
+    say("following what grows slowly")
+    size = response_size(bench)
+    ratio, seconds = [], []
+    for _ in range(bench.options.few):
+        nodes = Nodes(bench, redis, bench.origin(rate).url)
+        with nodes.node("a") as a, nodes.node("b") as b, ThreadPoolExecutor(3) as pool:
+            def reader(node):
+                return pool.submit(gigabytes_per_second, bench, bench.clone_request, node, size - REST)
+            first = reader(a)
+            until(lambda: redis.keys(nodes.prefix + "filling:*"), "it is being filled")
+            here, there = reader(a), reader(b)
+            ratio.append(there.result() / here.result())
+            seconds.append(size / 1e9 / here.result())
+            first.result()
+            assert b.packs(1) == ["hit, peer"], b.packs(1)
+    bench.rows.append(Row(f"an answer that grows at {rate / 1e6:.0f} MB/s: throughput, through another node / here",
+                          ratio, goal=0.8, at_least=True, note=f"{median(seconds):.1f} s"))
+
+
 def response_size(bench):
     """Bytes of upstream's answer; pannier's own differs by less than REST."""
     url = f"{bench.origin().url}{bench.clone_request.path}"
@@ -136,10 +158,11 @@ def response_size(bench):
     return int(done.stdout)
 
 
-def measure(bench, say):
+def measure(bench, say, slow_rate):
     redis = RedisServer()
     try:
         measure_lease(bench, say, redis)
         measure_following(bench, say, redis)
+        measure_pace(bench, say, redis, slow_rate)
     finally:
         redis.stop()

@@ -553,7 +553,7 @@ def measure_shared(bench):
 
 
 def measure_cluster(bench):
-    cluster.measure(bench, say)
+    cluster.measure(bench, say, SLOW_RATE)
 
 
 # ----------------------------------------------------------------------------------------------------
