@@ -10,7 +10,9 @@
     X(FLIGHTS, "questions to upstream that several requests share")                                \
     X(REFS, "the flights of questions about refs")                                                 \
     X(REPOSITORIES, "how often each repository was asked for")                                     \
+    X(STALE, "what may still be answered while upstream is down")                                  \
     X(DECISIONS, "what upstream decided and advertised, per credential and repository")            \
+    X(MANNERS, "the budgets of upstreams, and who was asked to wait")                              \
     X(ORIGINS, "the upstreams in use and their idle connections")                                  \
     X(JANITOR, "what the janitor has under way")                                                   \
     X(UPLOADS, "what is to go up into the shared tier")                                            \

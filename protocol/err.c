@@ -58,8 +58,10 @@ const char *err_kind_name(enum err_kind kind)
     case ERR_NOT_FOUND: return "not-found";
     case ERR_DENIED: return "denied";
     case ERR_UPSTREAM: return "upstream";
+    case ERR_DOWN: return "down";
     case ERR_TIMEOUT: return "timeout";
     case ERR_BUSY: return "busy";
+    case ERR_THROTTLED: return "throttled";
     case ERR_STORAGE: return "storage";
     case ERR_CORRUPT: return "corrupt";
     case ERR_PROCESS: return "process";

@@ -17,9 +17,11 @@ enum err_kind {
     ERR_NOT_FOUND, /* not here; absence is not damage */
     ERR_CONFLICT,  /* somebody else was first */
     ERR_DENIED,    /* upstream said no to this credential */
-    ERR_UPSTREAM,  /* upstream could not be reached, or spoke nonsense */
+    ERR_UPSTREAM,  /* upstream spoke nonsense */
+    ERR_DOWN,      /* upstream could not be reached, broke off, or answered with trouble (5xx) */
     ERR_TIMEOUT,   /* a deadline passed */
     ERR_BUSY,      /* a bound of ours is reached; later it may work */
+    ERR_THROTTLED, /* upstream asks, or its budget demands, that it be left alone for a while */
     ERR_STORAGE,   /* disk: full, read-only, broken */
     ERR_CORRUPT,   /* what was stored is not what was written */
     ERR_PROCESS,   /* a git program failed */

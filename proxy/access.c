@@ -9,6 +9,7 @@
 #include "protocol/base.h"
 #include "protocol/fetch_response.h"
 #include "proxy/flights.h"
+#include "proxy/manners/stale.h"
 #include "proxy/upstream.h"
 
 enum {
@@ -78,6 +79,11 @@ char *asker_wire_repo(const struct asker *a)
     return moved != NULL ? moved : xstrdup(a->wire_repo);
 }
 
+bool access_is_outage(enum err_kind kind)
+{
+    return kind == ERR_DOWN || kind == ERR_TIMEOUT || kind == ERR_THROTTLED;
+}
+
 bool access_is_denial(const struct response_head *head)
 {
     const char *remaining = response_head_get(head, "x-ratelimit-remaining");
@@ -89,10 +95,19 @@ bool access_is_denial(const struct response_head *head)
     return head->status == 401 || head->status == 403 || head->status == 404;
 }
 
+void access_heard(const struct asker *a, const char *words)
+{
+    const struct manners_who who = {a->upstream, a->base_url, a->authorization, a->wire_repo};
+
+    upstream_said(a->proxy->origins, &who, words);
+}
+
 /* Only what goes to clients is worth remembering. */
 static void deny(const struct asker *a, const struct response_head *head)
 {
     struct response_head kept = {.status = head->status};
+
+    stale_refused(a->proxy->stale, &a->subject); /* before: see stale_admit() */
 
     for (size_t i = 0; i < head->header_count; i++)
         if (strcmp(head->headers[i].name, "www-authenticate") == 0)
@@ -102,18 +117,26 @@ static void deny(const struct asker *a, const struct response_head *head)
 
 void access_learn(const struct asker *a, const struct response_head *head)
 {
-    if (head->status == 200)
+    if (head->status == 200) {
         decisions_allow(a->proxy->decisions, &a->subject, now_ms(), a->upstream->access_ttl_ms);
-    else if (access_is_denial(head))
+        stale_allowed(a->proxy->stale, &a->subject, a->upstream, now_ms());
+    } else if (access_is_denial(head)) {
         deny(a, head);
+    }
 }
 
 void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
                        const char *content_type, const struct bytes *asked,
                        const struct bytes *v2_body)
 {
-    struct decisions *d = a->proxy->decisions;
-    uint64_t now = now_ms(), ttl = a->upstream->access_ttl_ms;
+    access_show_refs(a->proxy->decisions, &a->subject, now_ms(), a->upstream->access_ttl_ms, refs,
+                     content_type, asked, v2_body);
+}
+
+void access_show_refs(struct decisions *d, const struct subject *s, uint64_t now, uint64_t ttl,
+                      const struct refs_reader *refs, const char *content_type,
+                      const struct bytes *asked, const struct bytes *v2_body)
+{
     int version = refs_reader_version(refs);
 
     if (!refs_reader_overflowed(refs) && (asked != NULL || version != 2)) {
@@ -130,7 +153,7 @@ void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
         }
         /* With arguments that nobody here knows it isn't known either what was left out. */
         if (!question.unknown)
-            decisions_advertised(d, &a->subject, now, ttl, &listing);
+            decisions_advertised(d, s, now, ttl, &listing);
         fetch_request_clear(&question);
     }
     if (v2_body != NULL) {
@@ -144,7 +167,7 @@ void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
             advert.v2_len = v2_body->len;
             advert.v2_content_type = xstrdup(content_type);
         }
-        decisions_set_advert(d, &a->subject, now, ttl, &advert);
+        decisions_set_advert(d, s, now, ttl, &advert);
     }
 }
 
@@ -222,6 +245,8 @@ static int ask_refs(struct question *q, struct upstream_request *r, enum refs_fo
                           form == REFS_ADVERTISEMENT ? &q->body : NULL);
     else
         q->broken = true;
+    if (rc == 0 && refs_reader_error(q->refs) != NULL)
+        access_heard(a, refs_reader_error(q->refs));
     free(moved);
     free(repo);
     return rc;
@@ -250,8 +275,7 @@ static int ask_for_decision(void *ctx, struct response_head *denial, struct err 
         verdict = VERDICT_DENIED;
         response_head_copy(&q.head, denial);
     } else {
-        err_set(err, q.head.status == 429 || q.head.status == 503 ? ERR_BUSY : ERR_UPSTREAM,
-                "%s answered with HTTP status %d", a->upstream->name, q.head.status);
+        upstream_trouble(a->upstream, &q.head, err);
     }
     question_clear(&q);
     return verdict;
@@ -263,8 +287,12 @@ enum verdict access_check(const struct asker *a, struct response_head *denial, s
 
     if (v != VERDICT_NONE)
         return v;
-    return (enum verdict)flights_ask_once(a->proxy->flights, &a->subject.key, ask_for_decision,
-                                          (void *)a, denial, err);
+    v = (enum verdict)flights_ask_once(a->proxy->flights, &a->subject.key, ask_for_decision,
+                                       (void *)a, denial, err);
+    if (v == VERDICT_NONE && access_is_outage(err->kind) &&
+        stale_admit(a->proxy->stale, a->proxy->decisions, &a->subject, a->upstream, now_ms()))
+        return VERDICT_ALLOWED;
+    return v;
 }
 
 int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err)

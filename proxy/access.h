@@ -21,6 +21,13 @@ void asker_init(struct asker *a, const struct exchange *x);
 void asker_copy(const struct asker *from, struct asker *to);
 void asker_clear(struct asker *a);
 
+/* The same, for what s was shown before, with a time of its own. */
+void access_show_refs(struct decisions *d, const struct subject *s, uint64_t now, uint64_t ttl,
+                      const struct refs_reader *refs, const char *content_type,
+                      const struct bytes *asked, const struct bytes *v2_body);
+/* Upstream's words in an ERR pkt: they may ask to be left alone. */
+void access_heard(const struct asker *a, const char *words);
+
 /* It asks upstream no more; what it is remembered for needs no credential. */
 void asker_forget_credential(struct asker *a);
 /* How many of the workers that ask may wait for one upstream. */
@@ -33,6 +40,8 @@ char *asker_wire_repo(const struct asker *a);
 void access_learn(const struct asker *a, const struct response_head *head);
 /* True for 401, 403 and 404 that are decisions, not throttling. */
 bool access_is_denial(const struct response_head *head);
+/* Upstream can't be asked now: it is down, hangs, or wants to be left alone. */
+bool access_is_outage(enum err_kind kind);
 /* And from a whole, parsed advertisement or ls-refs response.  asked: the body that asked for the
  * latter, in canonical form; NULL for an advertisement, of which v2_body then is what came. */
 void access_learn_refs(const struct asker *a, const struct refs_reader *refs,

@@ -329,6 +329,30 @@ static int check_shared(const struct config *c, struct err *err)
     return 0;
 }
 
+bool config_tls(const struct config *c, struct tls_files *out)
+{
+    *out = (struct tls_files){.certificate = c->tls.certificate,
+                              .key = c->tls.key,
+                              .client_ca = c->tls.client_ca,
+                              .client = c->tls.client};
+    return c->tls.certificate != NULL;
+}
+
+/* Half a TLS must not become none. */
+static int check_tls(const struct config *c, struct err *err)
+{
+    const char *missing = c->tls.certificate == NULL ? "certificate" : "key";
+    const char *there = c->tls.certificate != NULL ? "certificate"
+                        : c->tls.key != NULL       ? "key"
+                                                   : "client_ca";
+
+    if ((c->tls.certificate != NULL && c->tls.key != NULL) ||
+        (c->tls.certificate == NULL && c->tls.key == NULL && c->tls.client_ca == NULL))
+        return 0;
+    return err_set(err, ERR_INPUT, "%s: tls.%s: is missing although tls.%s is set; name both files",
+                   c->file, missing, there);
+}
+
 int config_load(const char *file, const struct config_overrides *overrides, struct config **out,
                 struct err *err)
 {
@@ -343,7 +367,8 @@ int config_load(const char *file, const struct config_overrides *overrides, stru
         add_usual_upstreams(c);
     if ((file && load_file(file, c, err) != 0) ||
         (overrides && apply_overrides(overrides, c, err) != 0) ||
-        (!c->data && default_data(c, err) != 0) || check_shared(c, err) != 0) {
+        (!c->data && default_data(c, err) != 0) || check_tls(c, err) != 0 ||
+        check_shared(c, err) != 0) {
         config_free(held);
         return -1;
     }

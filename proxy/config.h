@@ -19,6 +19,8 @@
 #include "cache/local/local.h"
 #include "cache/shared/object_store.h"
 #include "protocol/err.h"
+#include "proxy/manners/budget.h"
+#include "proxy/tls.h"
 
 enum shared_driver { SHARED_OFF, SHARED_S3, SHARED_LIBS3, SHARED_FILE };
 enum when_away { AWAY_SERVE, AWAY_PASS };
@@ -38,6 +40,10 @@ struct upstream_config {
     uint64_t denied_ttl_ms;
     uint64_t refs_ttl_ms; /* 0 (default): every ls-refs asks upstream */
     uint32_t max_connections;
+    struct rate rate;             /* of requests; count 0: no limit */
+    uint32_t burst;               /* of them at once, after a quiet while */
+    uint64_t stale_if_error_ms;   /* how old what is shown while upstream is down may be; 0: none */
+    uint64_t stale_access_ttl_ms; /* and how long ago upstream's yes */
     uint64_t connect_timeout_ms;
     uint64_t response_timeout_ms; /* until the first byte; hosts may compute for minutes */
     uint64_t stall_timeout_ms;    /* between bytes, once they flow */
@@ -48,6 +54,11 @@ struct config {
     struct address listen;
     char *data; /* absolute path */
     char *node; /* what this node is called */
+
+    struct {
+        char *certificate, *key, *client_ca; /* or NULL; certificate NULL: plain HTTP */
+        enum tls_client client;
+    } tls;
 
     struct upstream_config *upstreams;
     size_t upstream_count;
@@ -107,6 +118,8 @@ struct config {
         struct address listen; /* for the other nodes; host NULL: they can't follow us */
         char *advertise;       /* how they reach it; NULL: as listened on */
         char *secret_file;     /* what they know each other by */
+        bool tls;              /* with tls's certificate */
+        char *ca_file;         /* that others' are checked against; NULL: the system's */
         enum when_away when_away;
         uint64_t node_ttl_ms, lease_ttl_ms;
     } cluster;
@@ -142,6 +155,9 @@ void config_unref(struct config **c);
  * *base_url is yours to free: the URL with its '*' replaced. */
 const struct upstream_config *config_find_upstream(const struct config *c, const char *name,
                                                    char **base_url);
+
+/* The settings of `tls`, borrowed from c; false: none, plain HTTP. */
+bool config_tls(const struct config *c, struct tls_files *out);
 
 /* The settings of `shared` as object_store_open() takes them, borrowed from c; only where a driver
  * is set. */

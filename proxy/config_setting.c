@@ -10,6 +10,7 @@
 #include "protocol/base.h"
 
 #define OFFSET_top(field)       offsetof(struct config, field)
+#define OFFSET_tls(field)       offsetof(struct config, field)
 #define OFFSET_upstreams(field) offsetof(struct upstream_config, field)
 #define OFFSET_limits(field)    offsetof(struct config, field)
 #define OFFSET_cache(field)     offsetof(struct config, field)
@@ -40,6 +41,7 @@ const char *section_name(enum setting_section section)
 {
     static const char *const names[SECTION_COUNT] = {
         [SECTION_top] = "",
+        [SECTION_tls] = "tls",
         [SECTION_upstreams] = "upstreams",
         [SECTION_limits] = "limits",
         [SECTION_cache] = "cache",
@@ -242,6 +244,38 @@ static char *share_get(const struct share *field)
         return xasprintf("%u%%", field->percent);
     size_format(field->bytes, number);
     return xstrdup(number);
+}
+
+static const struct unit rate_units[] = {{"s", 1000}, {"m", 60000}, {"h", 3600000}};
+
+static bool rate_set(const char *text, struct rate *field, char why[SETTING_WHY_MAX])
+{
+    const char *rest;
+    uint64_t value;
+
+    if (digits_parse(text, &value, &rest) && value <= RATE_COUNT_MAX) {
+        if (value == 0 && *rest == '\0') {
+            *field = (struct rate){0};
+            return true;
+        }
+        for (size_t i = 0; value > 0 && *rest == '/' && i < ARRAY_LEN(rate_units); i++)
+            if (strcmp(rest + 1, rate_units[i].name) == 0) {
+                *field = (struct rate){(uint32_t)value, rate_units[i].factor};
+                return true;
+            }
+    }
+    return refuse(why,
+                  "is no rate; write how many in a second, minute or hour, such as 5/s, 300/m or "
+                  "5000/h, at most %d, or 0 for no limit",
+                  RATE_COUNT_MAX);
+}
+
+static char *rate_get(const struct rate *field)
+{
+    for (size_t i = 0; field->count > 0 && i < ARRAY_LEN(rate_units); i++)
+        if (rate_units[i].factor == field->per_ms)
+            return xasprintf("%" PRIu32 "/%s", field->count, rate_units[i].name);
+    return xstrdup("0");
 }
 
 /* Words. */
@@ -487,6 +521,7 @@ bool setting_set(const struct setting *s, const char *text, void *base, char why
     case SETTING_SIZE:
     case SETTING_DURATION:
     case SETTING_COUNT: return number_set(s, text, field, why);
+    case SETTING_RATE: return rate_set(text, field, why);
     case SETTING_SHARE: return share_set(s, text, field, why);
     case SETTING_BOOL: return bool_set(text, field, why);
     case SETTING_ENUM: return enum_set(s, text, field, why);
@@ -534,6 +569,7 @@ char *setting_get(const struct setting *s, const void *base)
         duration_format(*(const uint64_t *)field, number);
         return xstrdup(number);
     case SETTING_COUNT: return xasprintf("%" PRIu32, *(const uint32_t *)field);
+    case SETTING_RATE: return rate_get(field);
     case SETTING_SHARE: return share_get(field);
     case SETTING_BOOL: return xstrdup(*(const bool *)field ? "true" : "false");
     case SETTING_ENUM: return enum_get(s, field);

@@ -20,12 +20,14 @@ enum setting_type {
     SETTING_SHARE,    /* struct share, a size or a percentage */
     SETTING_DURATION, /* uint64_t, milliseconds */
     SETTING_COUNT,    /* uint32_t */
+    SETTING_RATE,     /* struct rate, "300/m", or 0 for none */
     SETTING_BOOL,     /* bool */
     SETTING_ENUM,     /* an enum whose words stand in `values` */
 };
 
 enum setting_section {
     SECTION_top,
+    SECTION_tls,
     SECTION_upstreams,
     SECTION_limits,
     SECTION_cache,

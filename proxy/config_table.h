@@ -27,6 +27,19 @@
     X(top, shutdown_grace, shutdown_grace_ms, DURATION, "0s", "1d", "30s", RELOAD, "duration",     \
       "How long running transfers may go on after SIGTERM.")
 
+#define CONFIG_TLS(X)                                                                              \
+    X(tls, certificate, tls.certificate, FILE, NULL, NULL, NULL, RELOAD, "file",                   \
+      "Serve https with this certificate (PEM, with those that lead to a root behind it); an "     \
+      "absolute path. Read again on each reload. Without it: http.")                               \
+    X(tls, key, tls.key, FILE, NULL, NULL, NULL, RELOAD, "file",                                   \
+      "The certificate's key (PEM, without a password); an absolute path.")                        \
+    X(tls, client_ca, tls.client_ca, FILE, NULL, NULL, NULL, RELOAD, "file",                       \
+      "Ask clients for a certificate that one of these (PEM) has signed; an absolute path. "       \
+      "Without it: they are asked for none.")                                                      \
+    X(tls, client, tls.client, ENUM, NULL, NULL, "required", RELOAD, "required, optional",         \
+      "With `client_ca`: whether who has no certificate is turned away. One that isn't signed "    \
+      "by them is turned away in any case.")
+
 #define CONFIG_UPSTREAMS(X)                                                                        \
     X(upstreams, name, name, NAME, NULL, NULL, NULL, RELOAD, "host, host:port or pattern",         \
       "What stands first in the path of a client's URL. One `*` matches one or more letters, "     \
@@ -44,6 +57,18 @@
       "0s: every request for refs asks.")                                                          \
     X(upstreams, max_connections, max_connections, COUNT, "1", "10000", "64", RELOAD,              \
       "connections", "Connections to this upstream at once; further questions wait.")              \
+    X(upstreams, rate, rate, RATE, NULL, NULL, "0", RELOAD, "number/s, /m or /h",                  \
+      "Requests to this upstream; what would be beyond it is answered from here or with 429. "     \
+      "Pushes and LFS count, but are never held up by it. 0: no limit.")                           \
+    X(upstreams, burst, burst, COUNT, "1", "100000", "60", RELOAD, "requests",                     \
+      "How many of `rate` may come at once after a quiet while; half of them are kept for "        \
+      "clients' requests, against mirrors that are made in the background.")                       \
+    X(upstreams, stale_if_error, stale_if_error_ms, DURATION, "0s", "30d", "0s", RELOAD,           \
+      "duration", "While upstream can't be reached, answers with 5xx or throttles, refs that it "  \
+      "showed this long ago may still be shown. 0s: never.")                                       \
+    X(upstreams, stale_access_ttl, stale_access_ttl_ms, DURATION, "0s", "30d", "1h", RELOAD,       \
+      "duration", "With `stale_if_error`: only to a credential that upstream last let in within "  \
+      "this time, and hasn't refused since.")                                                      \
     X(upstreams, connect_timeout, connect_timeout_ms, DURATION, "10ms", "5m", "10s", RELOAD,       \
       "duration", "For a connection to stand, TLS included.")                                      \
     X(upstreams, response_timeout, response_timeout_ms, DURATION, "10ms", "1d", "10m", RELOAD,     \
@@ -179,6 +204,10 @@
     X(cluster, secret_file, cluster.secret_file, FILE, NULL, NULL, NULL, RESTART, "file",          \
       "A line that all nodes have alike and nobody else: what they know each other by. Required "  \
       "with `listen`.")                                                                            \
+    X(cluster, tls, cluster.tls, BOOL, NULL, NULL, "false", RESTART, "true, false",                \
+      "Nodes speak https to each other, with the certificate of `tls`; all nodes alike.")          \
+    X(cluster, ca_file, cluster.ca_file, FILE, NULL, NULL, NULL, RESTART, "file",                  \
+      "Certificates (PEM) that those of other nodes are checked against in place of the system's.")\
     X(cluster, when_away, cluster.when_away, ENUM, NULL, NULL, "serve", RELOAD, "serve, pass",     \
       "While Redis can't be reached: `serve` goes on with what is on this disk and in the shared " \
       "tier; `pass` has upstream make every answer, so that nothing is served that others have "   \
@@ -196,6 +225,7 @@
 
 /* The mappings below the top; `upstreams` is a list and stands apart. */
 #define CONFIG_SECTIONS(Y)                                                                         \
+    Y(tls, CONFIG_TLS)                                                                             \
     Y(limits, CONFIG_LIMITS)                                                                       \
     Y(cache, CONFIG_CACHE)                                                                         \
     Y(shared, CONFIG_SHARED)                                                                       \
@@ -204,8 +234,8 @@
     Y(log, CONFIG_LOG)
 
 #define CONFIG_TABLE(X)                                                                            \
-    CONFIG_TOP(X) CONFIG_UPSTREAMS(X) CONFIG_LIMITS(X) CONFIG_CACHE(X) CONFIG_SHARED(X)            \
-    CONFIG_REDIS(X) CONFIG_CLUSTER(X) CONFIG_LOG(X)
+    CONFIG_TOP(X) CONFIG_TLS(X) CONFIG_UPSTREAMS(X) CONFIG_LIMITS(X) CONFIG_CACHE(X)               \
+    CONFIG_SHARED(X) CONFIG_REDIS(X) CONFIG_CLUSTER(X) CONFIG_LOG(X)
 /* clang-format on */
 
 #endif

@@ -46,6 +46,7 @@ struct exchange {
     const struct config *config;
     char id[17];
     char client[64];
+    char *tls_subject; /* of the client's verified certificate, as RFC 4514 writes it; or NULL */
     char *method, *target;
     struct smart_path path; /* valid when upstream is set */
     const struct upstream_config *upstream;
@@ -60,7 +61,8 @@ struct exchange {
     /* The handler's own. */
     void *state;
     void (*free_state)(void *state);
-    const char *result; /* how it was answered: static words, for the log */
+    uint64_t stale_age_ms; /* not 0: upstream couldn't be asked, and this old is what it said */
+    const char *result;    /* how it was answered: static words, for the log */
 
     struct server_part *server; /* opaque */
 };
@@ -76,8 +78,8 @@ void reply_text(struct exchange *x, int status, const char *result, const char *
 /* data is copied. */
 void reply_bytes(struct exchange *x, int status, const char *content_type, const void *data,
                  size_t len, const char *result);
-/* What a failure looks like to a client: 400, 413, 403, 404, 502, 503 with Retry-After, 504 by
- * kind. */
+/* What a failure looks like to a client: 400, 413, 403, 404, 502, 429 and 503 with Retry-After, 504
+ * by kind. */
 void reply_error(struct exchange *x, const struct err *err);
 
 /* Wait for a to say something, then call ready(x).  Opens the reader at once, so that a producer

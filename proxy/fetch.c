@@ -15,6 +15,7 @@
 #include "proxy/fill.h"
 #include "proxy/fleet.h"
 #include "proxy/flights.h"
+#include "proxy/manners/stale.h"
 #include "proxy/mirroring.h"
 #include "proxy/refs.h"
 #include "proxy/relay.h"
@@ -290,10 +291,21 @@ static void handle_failure(struct exchange *x, struct fetch *f, const struct err
     else if (why->kind == ERR_REFUSED || f->attempts >= ATTEMPTS_MAX)
         exchange_again(x, pass_on);
     else if (why->kind == ERR_DENIED ||
-             (!f->leads && (why->kind == ERR_CANCELLED || why->kind == ERR_BUSY)))
+             (!f->leads &&
+              (why->kind == ERR_CANCELLED || why->kind == ERR_BUSY || why->kind == ERR_THROTTLED)))
         exchange_again(x, fetch_serve); /* rights and rate limits are each credential's own */
     else
         reply_error(x, why);
+}
+
+/* RFC 9211: a ttl below zero says for how long it has been stale. */
+static void reply_cache_status(struct exchange *x, const char *status)
+{
+    char text[128];
+
+    snprintf(text, sizeof(text), "%s; ttl=-%llu", status,
+             (unsigned long long)(x->stale_age_ms + 999) / 1000);
+    reply_header(x, "Cache-Status", x->stale_age_ms > 0 ? text : status);
 }
 
 static void fetch_ready(struct exchange *x)
@@ -313,13 +325,19 @@ static void fetch_ready(struct exchange *x)
     }
     describe_result(f, answer_source(a), &result, &cache_status);
     age_ms = decisions_refs_age(x->proxy->decisions, &f->asker.subject, now_ms());
-    if (age_ms > 0) /* only with refs_ttl */
+    if (stale_holds(x->proxy->stale, &f->asker.subject, now_ms(), &x->stale_age_ms)) {
+        x->stale_age_ms += x->stale_age_ms == 0; /* 0 says that it isn't */
+        stale_served(x->proxy->stale);
+        snprintf(note, sizeof(note),
+                 "pannier: %s; upstream can't be asked, refs as of %.1f s ago\n", result,
+                 (double)x->stale_age_ms / 1000);
+    } else if (age_ms > 0) /* only with refs_ttl */
         snprintf(note, sizeof(note), "pannier: %s; refs as of %.1f s ago\n", result,
                  (double)age_ms / 1000);
     else
         snprintf(note, sizeof(note), "pannier: %s\n", result);
     reply_header(x, "Cache-Control", "no-cache, max-age=0, must-revalidate");
-    reply_header(x, "Cache-Status", cache_status);
+    reply_cache_status(x, cache_status);
     reply_stream(x, 200, content_type_response(SERVICE_UPLOAD_PACK),
                  f->req.no_progress ? NULL : note, result);
 }

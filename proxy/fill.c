@@ -135,6 +135,8 @@ static void conclude(struct fill *f, struct stream *s)
         return;
     }
     refusal = stream_refused(s);
+    if (refusal != NULL && answer_source(f->answer) == SOURCE_UPSTREAM)
+        access_heard(&f->asker, refusal);
     if (refusal != NULL && !s->handed_on) {
         err_set(&why, ERR_REFUSED, "%s", refusal);
         give_up(f, &why);

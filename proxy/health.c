@@ -8,6 +8,8 @@
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
 #include "proxy/fleet.h"
+#include "proxy/manners/stale.h"
+#include "proxy/upstream.h"
 
 /* UINT64_MAX is "no limit". */
 static json_t *number(uint64_t n)
@@ -95,17 +97,22 @@ char *health_describe(const struct proxy *p, size_t *len)
     json_t *json, *shared = describe_shared(p, &no_store),
                   *cluster = describe_cluster(p, &no_redis);
     bool degraded = failing || no_store || no_redis;
+    struct manners_counts manners;
     char *text, *line;
 
     answers_count(p->cache.answers, &answers);
     janitor_count(p->janitor, &upkeep);
+    upstream_manners(p->origins, &manners);
     json =
-        json_pack("{s:s, s:s, s:s, s:{s:o, s:o, s:o}, s:{s:o}, s:o, s:o, s:o, s:{s:o, s:o, s:o}}",
+        json_pack("{s:s, s:s, s:s, s:{s:o, s:o, s:o}, s:{s:o}, s:{s:o, s:o, s:o}, s:o, s:o, s:o, "
+                  "s:{s:o, s:o, s:o}}",
                   "status", degraded ? "degraded" : "ok", "version", PANNIER_VERSION, "storage",
                   failing ? "failing" : "ok", "answers", "filling", number(answers.filling), "kept",
                   number(answers.kept), "damaged", number(answers.damaged), "mirrors", "damaged",
-                  number(mirrors_damaged(p->cache.mirrors)), "space", describe_local(p), "shared",
-                  shared, "cluster", cluster, "janitor", "maintained", number(upkeep.maintained),
+                  number(mirrors_damaged(p->cache.mirrors)), "upstream", "throttled",
+                  number(manners.throttled), "refused", number(manners.refused), "stale",
+                  number(stale_count(p->stale)), "space", describe_local(p), "shared", shared,
+                  "cluster", cluster, "janitor", "maintained", number(upkeep.maintained),
                   "verified", number(upkeep.verified), "failed", number(upkeep.failed));
     must(json != NULL);
     text = json_dumps(json, JSON_COMPACT);

@@ -30,7 +30,8 @@ enum { WHICH_MAX = 64 };
 struct peers {
     char *secret;
     char start[REDIS_TOKEN_SIZE]; /* tells this process's answers from an earlier one's */
-    struct upstream_config how;   /* to ask: name, ca_file, timeouts */
+    const char *scheme;
+    struct upstream_config how; /* to ask: name, ca_file, timeouts */
 };
 
 /* ---- who asks ---- */
@@ -104,8 +105,10 @@ int peers_new(const struct config *c, struct peers **out, struct err *err)
     p = xcalloc(1, sizeof(*p));
     p->secret = secret;
     redis_token(p->start);
+    p->scheme = c->cluster.tls ? "https" : "http";
     p->how = (struct upstream_config){
         .name = xstrdup("the other node"),
+        .ca_file = c->cluster.ca_file != NULL ? xstrdup(c->cluster.ca_file) : NULL,
         .max_connections = PEER_CONNECTIONS,
         .connect_timeout_ms = PEER_CONNECT_MS,
         .response_timeout_ms = PEER_RESPONSE_MS,
@@ -124,6 +127,7 @@ void peers_free(struct peers **pp)
         return;
     explicit_bzero(p->secret, strlen(p->secret));
     free(p->secret);
+    free(p->how.ca_file);
     free(p->how.name);
     free(p);
 }
@@ -305,7 +309,7 @@ static int ask(struct proxy *proxy, const char *address, const char *target, str
                struct err *err)
 {
     struct peers *peers = proxy->peers;
-    char *base_url = xasprintf("http://%s", address);
+    char *base_url = xasprintf("%s://%s", peers->scheme, address);
     char token[PEER_TOKEN_MAX];
     struct upstream_request r = {
         .method = "GET",

@@ -17,6 +17,7 @@ struct origins;
 struct peers;
 struct refs;
 struct repositories;
+struct stale;
 
 struct proxy {
     struct cache cache;
@@ -29,6 +30,7 @@ struct proxy {
     struct flights *flights;
     struct refs *refs;
     struct repositories *repositories;
+    struct stale *stale; /* what may be shown while an upstream is down */
 
     /* Short questions (refs, access); answers being made; what is passed on at its client's pace;
      * mirrors being built. */

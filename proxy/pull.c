@@ -17,8 +17,7 @@ static int on_head(void *ctx, const struct response_head *head, struct err *err)
     if (access_is_denial(head))
         return err_set(err, ERR_DENIED, "%s refuses this credential: HTTP status %d", name,
                        head->status);
-    return err_set(err, head->status == 429 || head->status == 503 ? ERR_BUSY : ERR_UPSTREAM,
-                   "%s answered with HTTP status %d", name, head->status);
+    return upstream_trouble(p->asker->upstream, head, err);
 }
 
 static int pass_gathered(void *ctx, const void *data, size_t len, struct err *err)
@@ -77,6 +76,7 @@ int pull_perform(struct pull *p, const struct fetch_request *req, struct err *er
         .accept = content_type_response(SERVICE_UPLOAD_PACK),
         .body = body.data,
         .body_len = body.len,
+        .need = p->spare ? NEED_SPARE : NEED_CLIENT,
         .head_fn = on_head,
         .data_fn = on_data,
         .pause_fn = on_pause,
@@ -141,7 +141,7 @@ int pull_into_mirror(const struct asker *a, struct mirror *m, const struct oid_l
     };
     struct fetch_response_shape shape;
     struct pack_intake in = {.asker = a, .mirror = m, .background = background};
-    struct pull p = {.asker = a, .waiting = waiting};
+    struct pull p = {.asker = a, .waiting = waiting, .spare = background};
     int rc;
 
     if (decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert))
@@ -150,8 +150,10 @@ int pull_into_mirror(const struct asker *a, struct mirror *m, const struct oid_l
     fetch_response_shape_of(&req, &shape);
     p.watch = fetch_response_new(&shape, pack_intake_feed, &in);
     rc = pull_perform(&p, &req, err);
-    if (rc == 0 && fetch_response_refused(p.watch))
+    if (rc == 0 && fetch_response_refused(p.watch)) {
+        access_heard(a, fetch_response_error(p.watch));
         rc = err_set(err, ERR_REFUSED, "upstream says: %s", fetch_response_error(p.watch));
+    }
     if (rc == 0)
         rc = fetch_response_finish(p.watch, err);
     if (rc == 0)

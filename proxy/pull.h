@@ -17,6 +17,7 @@
 
 struct pull {
     const struct asker *asker;
+    bool spare; /* nobody waits for it */
     /* -1 ends it: nobody wants it any more.  NULL: somebody always does. */
     int (*wanted)(void *ctx, struct err *err);
     void *ctx;

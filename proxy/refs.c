@@ -12,6 +12,7 @@
 #include "proxy/access.h"
 #include "proxy/decisions.h"
 #include "proxy/encoded.h"
+#include "proxy/manners/stale.h"
 
 enum {
     /* With refs_ttl; each costs an open file or three, and beyond it upstream is asked. */
@@ -40,7 +41,10 @@ struct flight {
     bool broken;       /* what came is not refs; it is passed on all the same */
     struct bytes held; /* an unfinished pkt */
     struct bytes v2_body;
-    unsigned pushes; /* of its group when it started */
+    struct bytes seen; /* with stale_if_error: all of a body, as far as STALE_BODY_MAX */
+    bool seen_all;
+    struct shown *shown; /* made of it, to be remembered */
+    unsigned pushes;     /* of its group when it started */
     uint64_t asked_ms;
     uint64_t kept_until_ms; /* with refs_ttl: who asks before then gets this answer again */
 };
@@ -58,6 +62,7 @@ struct group {
 /* What an exchange keeps of a flight. */
 struct passenger {
     struct flight *flight; /* a reference */
+    struct err why;        /* of an outage */
     struct encoded *form;  /* the flight's */
 };
 
@@ -96,6 +101,8 @@ static void flight_unref(struct flight *f)
     bytes_clear(&f->body);
     bytes_clear(&f->held);
     bytes_clear(&f->v2_body);
+    bytes_clear(&f->seen);
+    shown_free(f->shown);
     free(f->git_protocol);
     free(f);
 }
@@ -195,6 +202,8 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
 
     if (f->head.status != 200)
         return hand_on(f, data, len, err);
+    if (f->seen_all && bytes_add(&f->seen, data, len) != 0)
+        f->seen_all = false;
     if (f->form == REFS_ADVERTISEMENT)
         bytes_add(&f->v2_body, data, len); /* over its limit it is only not remembered */
     if (!f->broken && refs_reader_feed(f->reader, data, len, &ignored) != 0)
@@ -252,6 +261,8 @@ static bool learn(struct flight *f, const char *moved)
     if (f->form == REFS_ADVERTISEMENT)
         decisions_set_moved(a->proxy->decisions, &a->subject, now_ms(), a->upstream->access_ttl_ms,
                             moved);
+    if (refs_reader_error(f->reader) != NULL)
+        access_heard(a, refs_reader_error(f->reader));
     if (f->head.status != 200 || f->broken || refs_reader_finish(f->reader, &ignored) != 0 ||
         refs_reader_error(f->reader) != NULL)
         return false;
@@ -353,6 +364,9 @@ static struct flight *land_locked(struct refs *all, struct flight *f, struct fli
         g->kept = f;
         f->refs++;
     }
+    /* Under the lock that a push counts itself under before it has things forgotten. */
+    if (f->shown != NULL && f->pushes == g->pushes)
+        stale_keep(f->asker.proxy->stale, &f->asker.subject, &f->key, &f->shown, f->asked_ms);
     if (g->gathering != NULL) {
         next = g->gathering;
         next->pushes = g->pushes;
@@ -389,6 +403,9 @@ static void ask_and_hand_on(struct flight *f)
     rc = ask(f, &moved, &why);
     whole = rc == 0 && learn(f, moved);
     finish(f, rc, &why);
+    if (whole && f->seen_all && !refs_reader_overflowed(f->reader))
+        f->shown = shown_new(f->form, &f->reader, response_head_get(&f->head, "content-type"),
+                             &f->body, &f->seen);
     if (whole && f->asker.upstream->refs_ttl_ms > 0 && answer_fd(plain->answer) >= 0)
         f->kept_until_ms = now_ms() + f->asker.upstream->refs_ttl_ms;
     free(moved);
@@ -522,7 +539,7 @@ static void start_form(struct flight *f, struct encoded *form)
 {
     struct passenger *p = xmalloc(sizeof(*p));
 
-    *p = (struct passenger){f, form};
+    *p = (struct passenger){.flight = f, .form = form};
     if (workers_submit(f->asker.proxy->queries, make_form, p))
         return;
     encoded_fail(form, &(struct err){ERR_BUSY, "too many requests are waiting"});
@@ -531,23 +548,79 @@ static void start_form(struct flight *f, struct encoded *form)
 
 static void serve_again(struct exchange *x);
 
+/* ---- while upstream is down ---- */
+
+/* Upstream could not be asked, and nothing of what it may have said has gone out. */
+static bool is_outage(const struct flight *f, struct answer *a, const struct err *why)
+{
+    if (answer_state(a) == ANSWER_FAILED && answer_size(a) == 0)
+        return access_is_outage(why->kind);
+    return f->head.status >= 500 || f->head.status == 429 ||
+           (f->head.status == 403 && !access_is_denial(&f->head));
+}
+
+/* True: x is answered with what upstream said to the same credential and question before. */
+static bool reply_stale(struct exchange *x, const struct flight *f)
+{
+    struct stale *st = x->proxy->stale;
+    const struct subject *s = &f->asker.subject;
+    const struct upstream_config *c = f->asker.upstream;
+    char status[96];
+    struct bytes body;
+    bool shown;
+
+    shown = stale_show(st, s, &f->key, c, now_ms(), &body) &&
+            (stale_holds(st, s, now_ms(), &x->stale_age_ms) ||
+             stale_admit(st, x->proxy->decisions, s, c, now_ms())) &&
+            stale_holds(st, s, now_ms(), &x->stale_age_ms);
+    if (shown) {
+        x->stale_age_ms += x->stale_age_ms == 0; /* 0 says that it isn't */
+        stale_served(st);
+        snprintf(status, sizeof(status), "pannier; hit; detail=stale; ttl=-%llu",
+                 (unsigned long long)(x->stale_age_ms + 999) / 1000);
+        reply_header(x, "Cache-Control", "no-cache, max-age=0, must-revalidate");
+        reply_header(x, "Cache-Status", status);
+        reply_header(x, "Vary", "Accept-Encoding");
+        reply_bytes(x, 200, content_type_response(x->path.service), body.data, body.len,
+                    "refs, stale");
+    }
+    bytes_clear(&body);
+    return shown;
+}
+
+/* In a worker, as much may have to be copied. */
+static void serve_stale(struct exchange *x)
+{
+    struct passenger *p = x->state;
+
+    if (!reply_stale(x, p->flight))
+        reply_error(x, &p->why);
+}
+
 /* HTTP thread: upstream has begun to answer, or failed. */
 static void refs_ready(struct exchange *x)
 {
-    const struct passenger *p = x->state;
+    struct passenger *p = x->state;
     const struct flight *f = p->flight;
     struct answer *a = exchange_answer(x);
+    bool failed = answer_state(a) == ANSWER_FAILED && answer_size(a) == 0;
     const char *type, *encoding;
 
-    if (answer_state(a) == ANSWER_FAILED && answer_size(a) == 0) {
-        struct err why;
-
-        answer_why(a, &why);
+    if (failed)
+        answer_why(a, &p->why);
+    if (is_outage(f, a, &p->why) &&
+        stale_can(x->proxy->stale, &f->asker.subject, &f->key, f->asker.upstream, now_ms())) {
+        if (!failed)
+            upstream_trouble(f->asker.upstream, &f->head, &p->why);
+        exchange_again(x, serve_stale);
+        return;
+    }
+    if (failed) {
         /* The disk fails, and this form of the answer had gone by before x came to read it. */
         if (p->form->deserted)
             exchange_again(x, serve_again);
         else
-            reply_error(x, &why);
+            reply_error(x, &p->why);
         return;
     }
     for (size_t i = 0; i < f->head.header_count; i++) {
@@ -584,6 +657,8 @@ static struct flight *flight_new(struct exchange *x, enum refs_form form, enum h
     f->git_protocol = x->git_protocol != NULL ? xstrdup(x->git_protocol) : NULL;
     bytes_init(&f->held, SIZE_MAX / 2);
     bytes_init(&f->v2_body, DECISION_ADVERT_MAX);
+    bytes_init(&f->seen, STALE_BODY_MAX);
+    f->seen_all = f->asker.upstream->stale_if_error_ms > 0;
     bytes_init(&f->body, SIZE_MAX / 2);
     if (body != NULL)
         bytes_add(&f->body, body->data, body->len);
@@ -606,7 +681,7 @@ static int serve_with(struct exchange *x, struct flight *mine, enum company comp
     if (rc == 0) {
         struct passenger *p = xmalloc(sizeof(*p));
 
-        *p = (struct passenger){f, b.form};
+        *p = (struct passenger){.flight = f, .form = b.form};
         x->state = p;
         x->free_state = passenger_free;
         if (b.old)
@@ -641,8 +716,14 @@ static void serve(struct exchange *x, enum refs_form form, enum hash_algo algo,
     /* Kept refs, too, only for whom upstream has lately said yes to. */
     bool allowed =
         decisions_get(x->proxy->decisions, &f->asker.subject, now_ms(), NULL) == VERDICT_ALLOWED;
+    uint64_t age_ms;
     struct err why;
 
+    /* Upstream was down a moment ago: not everybody needs to find out anew. */
+    if (stale_holds(x->proxy->stale, &f->asker.subject, now_ms(), &age_ms) && reply_stale(x, f)) {
+        flight_unref(f);
+        return;
+    }
     if (serve_with(x, f, allowed ? WITH_KEPT : WITH_GATHERING, &why) == 0)
         return;
     /* Only when the disk fails do bytes pass that a late one can't get any more. */

@@ -9,6 +9,7 @@
 #include "proxy/encoded.h"
 #include "proxy/fleet.h"
 #include "proxy/log.h"
+#include "proxy/manners/stale.h"
 #include "proxy/refs.h"
 #include "proxy/stream.h"
 
@@ -125,6 +126,8 @@ static void forget_refs(const struct relay *r)
 {
     decisions_forget(r->asker.proxy->decisions, &r->asker.repo_id);
     refs_forget(r->asker.proxy->refs, &r->asker.repo_id);
+    /* Last: refs.c has none kept from then on. */
+    stale_forget(r->asker.proxy->stale, &r->asker.repo_id);
     fleet_tell_update(r->asker.proxy->fleet, &r->asker.repo_id);
 }
 
@@ -151,6 +154,9 @@ static int transfer(struct relay *r, struct err *err)
         .body_len = r->body.len,
         .read_fn = r->streams_body ? on_upload : NULL,
         .content_length = r->content_length,
+        .need = r->service == SERVICE_UPLOAD_PACK || r->service == SERVICE_UPLOAD_PACK_REFS
+                    ? NEED_CLIENT
+                    : NEED_MUST,
         .head_fn = on_head,
         .data_fn = on_data,
         .tick_fn = on_tick,
@@ -177,6 +183,7 @@ static void conclude(struct relay *r, int rc, struct err *why)
         struct bytes words;
         struct err ignored;
 
+        access_heard(&r->asker, stream_refused(&r->stream));
         /* The stream holds a refusal back, for those who'd rather ask elsewhere; here it is what
          * upstream says. */
         bytes_init(&words, PKT_MAX);

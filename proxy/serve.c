@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cache/lock.h"
@@ -18,13 +19,14 @@
 #include "proxy/decisions.h"
 #include "proxy/fleet.h"
 #include "proxy/flights.h"
+#include "proxy/listeners.h"
 #include "proxy/log.h"
+#include "proxy/manners/stale.h"
 #include "proxy/mirroring.h"
 #include "proxy/peer.h"
 #include "proxy/proxy.h"
 #include "proxy/refs.h"
-#include "proxy/routes.h"
-#include "proxy/server.h"
+#include "proxy/systemd.h"
 
 enum {
     BACKGROUND_THREADS = 2, /* each builds a mirror, which takes a processor */
@@ -148,6 +150,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
         return -1;
     p->origins = origins_new();
     p->decisions = decisions_new();
+    p->stale = stale_new();
     p->flights = flights_new();
     p->refs = refs_new();
     p->repositories = repositories_new();
@@ -184,55 +187,12 @@ static void tear_down(struct proxy *p)
     repositories_free(&p->repositories);
     refs_free(&p->refs);
     flights_free(&p->flights);
+    stale_free(&p->stale);
     decisions_free(&p->decisions);
     origins_free(&p->origins);
     peers_free(&p->peers);
     shared_close(&p->cache.shared);
     cache_close(&p->cache);
-}
-
-/* ---- what is listened on ---- */
-
-enum { SERVERS_MAX = 2 };
-
-struct servers {
-    struct server *list[SERVERS_MAX]; /* the clients' is the first */
-    size_t count;
-};
-
-static void stop_servers(struct servers *s)
-{
-    while (s->count > 0)
-        server_stop(&s->list[--s->count]);
-}
-
-static int start_servers(struct proxy *p, struct config *c, struct servers *out, struct err *err)
-{
-    const struct server_listener listeners[SERVERS_MAX] = {
-        {.host = c->listen.host, .port = c->listen.port, .plan = routes_plan},
-        {.host = c->cluster.listen.host, .port = c->cluster.listen.port, .plan = peer_plan},
-    };
-
-    *out = (struct servers){.count = 0};
-    for (size_t i = 0; i < SERVERS_MAX; i++) {
-        if (listeners[i].host == NULL)
-            continue;
-        if (server_start(p, c, &listeners[i], &out->list[out->count], err) != 0) {
-            stop_servers(out);
-            return -1;
-        }
-        out->count++;
-    }
-    return 0;
-}
-
-static size_t active(const struct servers *s)
-{
-    size_t sum = 0;
-
-    for (size_t i = 0; i < s->count; i++)
-        sum += server_active(s->list[i]);
-    return sum;
 }
 
 /* ---- signals ---- */
@@ -274,15 +234,20 @@ static void catch_signals(sigset_t *while_waiting)
     pthread_sigmask(SIG_BLOCK, &blocked, while_waiting);
 }
 
-static void reload(struct servers *s, struct config **config, const struct serve_origin *origin)
+static void reload(const struct listeners *l, struct config **config,
+                   const struct serve_origin *origin)
 {
     struct local_limits limits;
     struct keeper_limits shared_limits;
-    struct config *loaded;
+    struct config *loaded = NULL;
+    struct tls_identity *identity = NULL;
     struct err why;
     char *restart;
 
-    if (config_load(origin->file, origin->overrides, &loaded, &why) != 0) {
+    if (config_load(origin->file, origin->overrides, &loaded, &why) != 0 ||
+        listeners_prepare(l, loaded, &identity, &why) != 0) {
+        if (loaded != NULL)
+            config_unref(&loaded);
         log_line(LOG_ERROR, "configuration refused, the old one goes on", "reason", LOG_STR,
                  why.text, NULL);
         return;
@@ -291,8 +256,7 @@ static void reload(struct servers *s, struct config **config, const struct serve
     if (restart != NULL)
         log_line(LOG_WARN, "these settings need a restart", "settings", LOG_STR, restart, NULL);
     free(restart);
-    for (size_t i = 0; i < s->count; i++)
-        server_configure(s->list[i], loaded);
+    listeners_configure(l, loaded, &identity);
     limits_of(loaded, &limits);
     local_configure(the_proxy.cache.local, &limits);
     shared_limits_of(loaded, &shared_limits);
@@ -305,32 +269,29 @@ static void reload(struct servers *s, struct config **config, const struct serve
 }
 
 /* Waits for SIGTERM or SIGINT. */
-static void attend(struct servers *s, struct config **config, const struct serve_origin *origin,
-                   const sigset_t *open)
+static void attend(const struct listeners *l, struct config **config,
+                   const struct serve_origin *origin, const sigset_t *open)
 {
     while (stop_signals == 0) {
         sigsuspend(open);
         if (reload_wanted) {
             reload_wanted = 0;
-            reload(s, config, origin);
+            systemd_reloading();
+            reload(l, config, origin);
+            systemd_ready();
         }
     }
 }
 
 /* True when all requests ended by themselves. */
-static bool drain(struct servers *s, const struct config *config, const sigset_t *open)
+static bool drain(const struct listeners *l, const struct config *config, const sigset_t *open)
 {
-    uint64_t deadline_ms = now_ms() + config->shutdown_grace_ms;
-    bool idle = true;
-
-    log_line(LOG_INFO, "stopping", "active", LOG_U64, (uint64_t)active(s), NULL);
-    for (size_t i = 0; i < s->count; i++)
-        server_drain(s->list[i]);
+    systemd_stopping();
+    log_line(LOG_INFO, "stopping", "active", LOG_U64, (uint64_t)listeners_active(l), NULL);
+    listeners_drain(l);
     /* From here on the handler itself must run in this thread. */
     pthread_sigmask(SIG_SETMASK, open, NULL);
-    for (size_t i = 0; i < s->count; i++)
-        idle &= server_wait_idle(s->list[i], deadline_ms, &hurry);
-    return idle;
+    return listeners_wait_idle(l, now_ms() + config->shutdown_grace_ms, &hurry);
 }
 
 static void leave_at_once(struct proxy *p)
@@ -347,7 +308,8 @@ static void leave_at_once(struct proxy *p)
 int serve_run(struct config *config, const struct serve_origin *origin)
 {
     struct config *current = (struct config *)config_ref(config);
-    struct servers servers = {.count = 0};
+    struct systemd_sockets sockets;
+    struct listeners listeners = {NULL};
     sigset_t open;
     struct err why;
 
@@ -357,22 +319,23 @@ int serve_run(struct config *config, const struct serve_origin *origin)
     raise_descriptor_limit(current);
     /* Before the first request can want to say something. */
     log_start(current->log.format, current->log.level);
-    if (build(&the_proxy, current, &why) != 0 ||
-        start_servers(&the_proxy, current, &servers, &why) != 0) {
+    if (systemd_take_sockets(&sockets, &why) != 0 || build(&the_proxy, current, &why) != 0 ||
+        listeners_start(&the_proxy, current, &sockets, &listeners, &why) != 0) {
         fprintf(stderr, "pannier: %s\n", why.text);
         tear_down(&the_proxy);
         log_stop();
         config_unref(&current);
         return 1;
     }
-    log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(servers.list[0]), "data",
-             LOG_STR, folder_path(the_proxy.cache.folder), "version", LOG_STR, PANNIER_VERSION,
-             NULL);
-    attend(&servers, &current, origin, &open);
+    log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(listeners.clients), "scheme",
+             LOG_STR, server_has_tls(listeners.clients) ? "https" : "http", "data", LOG_STR,
+             folder_path(the_proxy.cache.folder), "version", LOG_STR, PANNIER_VERSION, NULL);
+    systemd_ready();
+    attend(&listeners, &current, origin, &open);
     control_drain(the_proxy.control);
-    if (!drain(&servers, current, &open))
+    if (!drain(&listeners, current, &open))
         leave_at_once(&the_proxy);
-    stop_servers(&servers);
+    listeners_stop(&listeners);
     tear_down(&the_proxy);
     log_line(LOG_INFO, "stopped", NULL);
     log_stop();

@@ -21,6 +21,7 @@
 #include "protocol/sideband.h"
 #include "proxy/log.h"
 #include "proxy/sendfile.h"
+#include "proxy/tls.h"
 
 enum {
     /* libmicrohttpd maps a pool of this size per connection and touches what it needs: request
@@ -50,6 +51,10 @@ enum wait {
 struct connection {
     struct server *server;
     int fd;
+    void *session;                 /* GnuTLS's; NULL: no TLS */
+    struct tls_identity *identity; /* what the session began with */
+    char *subject;                 /* of the client's certificate, or NULL */
+    bool subject_known;
     enum { AWAIT_HEADERS, AWAIT_REQUEST, AWAIT_BODY, BUSY } awaiting;
     uint64_t since_ms;
     uint64_t body_timeout_ms;
@@ -106,12 +111,14 @@ struct server {
     plan_fn *plan;
     struct MHD_Daemon *daemon;
     int listen_fd;
+    bool tls;
     char address[128];
 
     struct lock lock;
     pthread_cond_t idle;     /* the last exchange has ended */
     pthread_cond_t stop_now; /* for the watchman, who has no business with each request's end */
     struct config *config;
+    struct tls_identity *identity; /* for connections to come; NULL: no TLS */
     struct connection *connections;
     struct server_part *exchanges;
     size_t active;
@@ -157,6 +164,7 @@ static void part_free(struct server_part *p)
     free(x->accept_encoding);
     free(x->accept);
     free(x->range);
+    free(x->tls_subject);
     if (x->config != NULL)
         config_unref((struct config **)&x->config);
     lock_clear(&p->lock);
@@ -235,18 +243,20 @@ static void watch(struct server_part *p, int awaiting)
 static void log_request(struct server_part *p, bool whole)
 {
     struct exchange *x = &p->x;
-    char repository[512] = "";
+    char repository[512] = "", stale[32] = "";
     uint64_t total = now_us() - p->started_us;
 
     if (x->upstream != NULL)
         snprintf(repository, sizeof(repository), "%s/%s", x->path.upstream, x->path.repo);
-    log_line(LOG_INFO, "request", "id", LOG_STR, x->id, "client", LOG_STR, x->client, "method",
-             LOG_STR, x->method != NULL ? x->method : "?", "repository", LOG_STR,
-             repository[0] != '\0' ? repository : NULL, "service", LOG_STR,
+    if (x->stale_age_ms > 0)
+        snprintf(stale, sizeof(stale), "%.1f s", (double)x->stale_age_ms / 1000);
+    log_line(LOG_INFO, "request", "id", LOG_STR, x->id, "client", LOG_STR, x->client, "subject",
+             LOG_STR, x->tls_subject, "method", LOG_STR, x->method != NULL ? x->method : "?",
+             "repository", LOG_STR, repository[0] != '\0' ? repository : NULL, "service", LOG_STR,
              x->upstream != NULL ? service_name(x->path.service) : NULL, "protocol", LOG_U64,
              (uint64_t)x->protocol, "result", LOG_STR, x->result != NULL ? x->result : "aborted",
-             "status", LOG_U64, (uint64_t)p->status, "bytes", LOG_U64, p->body_sent,
-             "first_byte_ms", LOG_MS,
+             "stale", LOG_STR, stale[0] != '\0' ? stale : NULL, "status", LOG_U64,
+             (uint64_t)p->status, "bytes", LOG_U64, p->body_sent, "first_byte_ms", LOG_MS,
              p->first_byte_us > 0 ? p->first_byte_us - p->started_us : total, "total_ms", LOG_MS,
              total, "ended", LOG_STR, whole ? "whole" : "cut", NULL);
 }
@@ -390,6 +400,17 @@ void reply_text(struct exchange *x, int status, const char *result, const char *
     reply_bytes(x, status, "text/plain; charset=utf-8", text, (size_t)n + 1, result);
 }
 
+static void reply_retry_after(struct exchange *x)
+{
+    const struct manners_who who = {x->upstream, x->base_url, x->authorization, x->path.wire_repo};
+    char seconds[16];
+
+    if (x->upstream == NULL) /* a request of another kind, which asked on its own account */
+        return;
+    snprintf(seconds, sizeof(seconds), "%u", upstream_retry_after_s(x->proxy->origins, &who));
+    reply_header(x, "Retry-After", seconds);
+}
+
 void reply_error(struct exchange *x, const struct err *err)
 {
     static const struct {
@@ -397,9 +418,10 @@ void reply_error(struct exchange *x, const struct err *err)
         int status;
         const char *result;
     } statuses[] = {
-        {ERR_INPUT, 400, "refused"},     {ERR_LIMIT, 413, "refused"}, {ERR_REFUSED, 403, "refused"},
-        {ERR_NOT_FOUND, 404, "refused"}, {ERR_TIMEOUT, 504, "error"}, {ERR_BUSY, 503, "error"},
-        {ERR_CANCELLED, 503, "error"},
+        {ERR_INPUT, 400, "refused"},   {ERR_LIMIT, 413, "refused"},
+        {ERR_REFUSED, 403, "refused"}, {ERR_NOT_FOUND, 404, "refused"},
+        {ERR_TIMEOUT, 504, "error"},   {ERR_BUSY, 503, "error"},
+        {ERR_CANCELLED, 503, "error"}, {ERR_THROTTLED, 429, "throttled"},
     };
     int status = 502;
     const char *result = "error";
@@ -415,7 +437,9 @@ void reply_error(struct exchange *x, const struct err *err)
         snprintf(seconds, sizeof(seconds), "%d", RETRY_AFTER_S);
         reply_header(x, "Retry-After", seconds);
     }
-    if (status >= 500)
+    if (status == 429)
+        reply_retry_after(x);
+    if (status >= 500 || status == 429)
         log_line(LOG_WARN, "request failed", "id", LOG_STR, x->id, "kind", LOG_STR,
                  err_kind_name(err->kind), "reason", LOG_STR, err->text, NULL);
     reply_text(x, status, result, "pannier: %s", err->text);
@@ -538,7 +562,8 @@ static struct MHD_Response *response_for_stream(struct server_part *p)
     p->note_offset = answer_note_offset(a);
     if (whole && p->note_offset < 0)
         bytes_reset(&p->note); /* no sideband: nowhere to put it */
-    if (whole && p->note.len == 0 && (fd = answer_dup_fd(a)) >= 0) {
+    /* What TLS has to encrypt can't go by sendfile. */
+    if (whole && p->note.len == 0 && !p->server->tls && (fd = answer_dup_fd(a)) >= 0) {
         struct MHD_Response *r;
 
         sendfile_body_ends(fd, size);
@@ -613,6 +638,19 @@ static void name_client(struct server_part *p)
     snprintf(p->x.client, sizeof(p->x.client), "%s", host);
 }
 
+/* A connection's certificate is looked at once: it says the same to each request. */
+static void name_subject(struct server_part *p)
+{
+    struct connection *c = watched(p->connection);
+
+    if (c == NULL || c->session == NULL)
+        return;
+    if (!c->subject_known)
+        c->subject = tls_session_subject(c->session);
+    c->subject_known = true;
+    p->x.tls_subject = c->subject != NULL ? xstrdup(c->subject) : NULL;
+}
+
 static void read_headers(struct server_part *p, const char *method)
 {
     struct exchange *x = &p->x;
@@ -633,6 +671,7 @@ static void read_headers(struct server_part *p, const char *method)
     x->has_body = coding != NULL || x->content_length > 0;
     bytes_init(&x->body, x->config->limits.body_bytes);
     name_client(p);
+    name_subject(p);
     free(length);
     free(coding);
 }
@@ -762,7 +801,7 @@ void exchange_end_upload(struct exchange *x)
 }
 
 /* libmicrohttpd takes no response while a body comes, and a client may wait for one before it sends
- * the rest; so this one goes straight to the socket.  (With TLS it would need another way.) */
+ * the rest; so this one goes straight to the socket, or into the TLS session. */
 static void refuse_in_the_middle(struct server_part *p)
 {
     static const char reply[] = "HTTP/1.1 413 Content Too Large\r\n"
@@ -773,7 +812,10 @@ static void refuse_in_the_middle(struct server_part *p)
                                 "pannier: the request's body is over limits.body.\r\n";
     struct connection *c = watched(p->connection);
 
-    if (c == NULL || send(c->fd, reply, sizeof(reply) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+    if (c == NULL)
+        return;
+    if (c->session != NULL ? !tls_session_last_words(c->session, reply, sizeof(reply) - 1)
+                           : send(c->fd, reply, sizeof(reply) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
         return;
     shutdown(c->fd, SHUT_WR);
     p->status = 413;
@@ -873,6 +915,20 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 
 /* ---- the watchman: deadlines that restart at no byte ---- */
 
+/* Before the handshake. */
+static void begin_session(struct connection *c, struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+
+    lock_take(&c->server->lock);
+    c->identity = tls_identity_ref(c->server->identity);
+    lock_drop(&c->server->lock);
+    must(info != NULL && info->tls_session != NULL);
+    c->session = info->tls_session;
+    tls_session_begin(c->session, c->identity);
+}
+
 static void on_connection(void *cls, struct MHD_Connection *connection, void **context,
                           enum MHD_ConnectionNotificationCode what)
 {
@@ -888,6 +944,8 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
         c->fd = info->connect_fd;
         c->since_ms = now_ms();
         *context = c;
+        if (s->tls)
+            begin_session(c, connection);
         lock_take(&s->lock);
         DL_APPEND(s->connections, c);
         lock_drop(&s->lock);
@@ -895,6 +953,8 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
         lock_take(&s->lock);
         DL_DELETE(s->connections, c);
         lock_drop(&s->lock);
+        tls_identity_unref(&c->identity);
+        free(c->subject);
         free(c);
         *context = NULL;
     }
@@ -1004,37 +1064,62 @@ static unsigned http_threads(const struct config *config)
     return cores < 1 ? 1 : cores > 8 ? 8 : (unsigned)cores;
 }
 
+static struct MHD_Daemon *start_daemon(struct server *s, const struct config *config,
+                                       unsigned threads)
+{
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    unsigned stall_s = (unsigned)((config->limits.stall_timeout_ms + 999) / 1000);
+    struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)TLS_PRIORITIES},
+        {MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, (void *)(uintptr_t)tls_unused()},
+        {MHD_OPTION_END, 0, NULL}};
+
+    if (s->tls)
+        flags |= MHD_USE_TLS;
+    else
+        tls[0].option = MHD_OPTION_END;
+    return MHD_start_daemon(
+        flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL,
+        MHD_OPTION_ARRAY, tls, MHD_OPTION_LISTEN_SOCKET, s->listen_fd, MHD_OPTION_URI_LOG_CALLBACK,
+        on_request_line, s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_CONNECTION_LIMIT,
+        config->limits.connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_CONNECTION_TIMEOUT, stall_s, MHD_OPTION_THREAD_POOL_SIZE,
+        threads > 1 ? threads : 0, MHD_OPTION_END);
+}
+
 int server_start(struct proxy *proxy, struct config *config, const struct server_listener *listener,
                  struct server **out, struct err *err)
 {
     struct server *s = xcalloc(1, sizeof(*s));
     unsigned threads = listener->threads > 0 ? listener->threads : http_threads(config);
-    unsigned stall_s = (unsigned)((config->limits.stall_timeout_ms + 999) / 1000);
 
     s->proxy = proxy;
     s->plan = listener->plan;
-    if (open_socket(listener, &s->listen_fd, err) != 0) {
+    s->listen_fd = listener->socket > 0 ? listener->socket : -1;
+    s->tls = listener->tls != NULL;
+    if (s->tls && MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES) {
+        free(s);
+        return err_set(err, ERR_INPUT, "tls: the libmicrohttpd here was built without TLS");
+    }
+    if (s->listen_fd < 0 && open_socket(listener, &s->listen_fd, err) != 0) {
         free(s);
         return -1;
     }
+    if (s->tls)
+        s->identity = tls_identity_ref(listener->tls);
     s->config = (struct config *)config_ref(config);
     lock_init(&s->lock, LOCK_SERVER);
     lock_cond_init(&s->idle);
     lock_cond_init(&s->stop_now);
     name_address(s);
-    s->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-        on_request, s, MHD_OPTION_LISTEN_SOCKET, s->listen_fd, MHD_OPTION_EXTERNAL_LOGGER,
-        on_mhd_log, NULL, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, s,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
-        s, MHD_OPTION_CONNECTION_LIMIT, config->limits.connections,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-        MHD_OPTION_CONNECTION_TIMEOUT, stall_s, MHD_OPTION_THREAD_POOL_SIZE,
-        threads > 1 ? threads : 0, MHD_OPTION_END);
+    s->daemon = start_daemon(s, config, threads);
     if (s->daemon == NULL) {
         err_set(err, ERR_INPUT, "the HTTP front can't be started on %s", s->address);
-        close(s->listen_fd);
+        if (listener->socket <= 0)
+            close(s->listen_fd);
         config_unref(&s->config);
+        tls_identity_unref(&s->identity);
         lock_clear(&s->lock);
         pthread_cond_destroy(&s->idle);
         pthread_cond_destroy(&s->stop_now);
@@ -1055,6 +1140,23 @@ void server_configure(struct server *s, struct config *config)
     s->config = (struct config *)config_ref(config);
     lock_drop(&s->lock);
     config_unref(&old);
+}
+
+bool server_has_tls(const struct server *s)
+{
+    return s->tls;
+}
+
+void server_set_identity(struct server *s, struct tls_identity *id)
+{
+    struct tls_identity *old;
+
+    must(s->tls);
+    lock_take(&s->lock);
+    old = s->identity;
+    s->identity = tls_identity_ref(id);
+    lock_drop(&s->lock);
+    tls_identity_unref(&old);
 }
 
 const char *server_address(const struct server *s)
@@ -1114,6 +1216,7 @@ void server_stop(struct server **sp)
         lock_wait_until(&s->lock, &s->idle, until);
     lock_drop(&s->lock);
     MHD_stop_daemon(s->daemon);
+    tls_identity_unref(&s->identity);
     config_unref(&s->config);
     pthread_cond_destroy(&s->idle);
     pthread_cond_destroy(&s->stop_now);

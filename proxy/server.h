@@ -7,6 +7,7 @@
 #define PANNIER_PROXY_SERVER_H
 
 #include "proxy/exchange.h"
+#include "proxy/tls.h"
 
 struct server;
 
@@ -25,6 +26,10 @@ struct server_listener {
     uint16_t port;    /* 0: whichever is free */
     unsigned threads; /* that speak HTTP; 0: as limits.http_threads says */
     plan_fn *plan;
+    struct tls_identity *tls; /* a reference of its own is taken; NULL: plain HTTP */
+    /* One that listens already, such as systemd's; then host and port are not used.  The server's
+     * from the call on when that succeeds.  0: none. */
+    int socket;
 };
 
 /* Any number of them, each with threads of its own.  config: the first one; server_configure()
@@ -33,6 +38,10 @@ int server_start(struct proxy *proxy, struct config *config, const struct server
                  struct server **out, struct err *err);
 /* New requests get this configuration. */
 void server_configure(struct server *s, struct config *config);
+/* Connections that come from now on begin with this one (a reference of its own is taken); those
+ * under way keep theirs.  Only where the listener was started with TLS. */
+bool server_has_tls(const struct server *s);
+void server_set_identity(struct server *s, struct tls_identity *id);
 /* "HOST:PORT" as it is listened on, with the port that the kernel chose for port 0. */
 const char *server_address(const struct server *s);
 

@@ -6,11 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
 
 #include <uthash.h>
 
 #include "cache/lock.h"
 #include "protocol/base.h"
+#include "protocol/bytes.h"
 
 enum {
     IDLE_MAX = 16,      /* connections kept per origin while nobody uses them */
@@ -38,6 +40,7 @@ struct origins {
     pthread_cond_t freed;
     struct origin *by_url;
     size_t idle_count; /* of all */
+    struct manners *manners;
     atomic_bool cancelled;
 };
 
@@ -48,6 +51,7 @@ struct origins *origins_new(void)
     must(curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK);
     lock_init(&o->lock, LOCK_ORIGINS);
     lock_cond_init(&o->freed);
+    o->manners = manners_new();
     return o;
 }
 
@@ -69,6 +73,7 @@ void origins_free(struct origins **op)
         free(origin);
     }
     pthread_cond_destroy(&o->freed);
+    manners_free(&o->manners);
     lock_clear(&o->lock);
     free(o);
     curl_global_cleanup();
@@ -225,6 +230,7 @@ struct transfer {
     const struct upstream_config *config;
     const struct upstream_request *request;
     struct response_head head;
+    struct bytes refusal; /* the beginning of a 403's or 429's body */
     bool head_done;
     bool redirecting; /* the body of a redirect is nobody's */
     bool got_data;
@@ -307,6 +313,8 @@ static size_t on_data(char *data, size_t size, size_t count, void *ctx)
     size_t len = size * count;
 
     t->got_data = true;
+    if (t->head.status == 403 || t->head.status == 429)
+        bytes_add(&t->refusal, data, len < THROTTLE_TEXT_MAX ? len : THROTTLE_TEXT_MAX);
     if (!t->redirecting && t->request->data_fn(t->request->ctx, data, len, t->err) != 0) {
         t->stopped = true;
         return 0;
@@ -430,9 +438,8 @@ static int explain(CURLcode code, const char *words, const struct transfer *t)
     case CURLE_GOT_NOTHING:
     case CURLE_HTTP2:
     case CURLE_HTTP2_STREAM:
-        return err_set(t->err, ERR_UPSTREAM, "%s broke off: %s", t->config->name, reason);
-    default:
-        return err_set(t->err, ERR_UPSTREAM, "%s can't be reached: %s", t->config->name, reason);
+        return err_set(t->err, ERR_DOWN, "%s broke off: %s", t->config->name, reason);
+    default: return err_set(t->err, ERR_DOWN, "%s can't be reached: %s", t->config->name, reason);
     }
 }
 
@@ -474,7 +481,7 @@ static int run(CURL *curl, struct transfer *t, const char *url)
     curl_slist_free_all(headers);
     /* curl takes a head that is cut off for a response without a body. */
     if (code == CURLE_OK && !t->head_done)
-        return err_set(t->err, ERR_UPSTREAM, "%s broke off in the middle of its headers",
+        return err_set(t->err, ERR_DOWN, "%s broke off in the middle of its headers",
                        t->config->name);
     return code == CURLE_OK ? 0 : explain(code, words, t);
 }
@@ -508,15 +515,75 @@ static char *follow(const struct upstream_request *r, const char *location)
     return xstrndup(path + 1, len - rest_len - 2);
 }
 
+/* ---- manners ---- */
+
+static struct manners_who who_asks(const struct upstream_config *config,
+                                   const struct upstream_request *r)
+{
+    return (struct manners_who){config, r->base_url, r->authorization, r->repo};
+}
+
+/* A 200 may say that it was the last one; in a body only a refusal is looked at, as anything may
+ * stand in a repository. */
+static void hear(struct origins *o, const struct upstream_request *r, struct transfer *t)
+{
+    struct manners_who who = who_asks(t->config, r);
+    enum throttle_scope scope;
+    uint64_t wait_ms;
+
+    if (r->need == NEED_MUST || !t->head_done)
+        return;
+    scope = throttle_of_head(&t->head, (int64_t)time(NULL), &wait_ms);
+    manners_heard(o->manners, &who, scope, wait_ms, now_ms());
+    if (scope == THROTTLE_NONE && t->refusal.len > 0 && bytes_add(&t->refusal, "", 1) == 0)
+        upstream_said(o, &who, t->refusal.data);
+}
+
+void upstream_said(struct origins *o, const struct manners_who *who, const char *words)
+{
+    uint64_t wait_ms;
+    enum throttle_scope scope = throttle_of_text(words, &wait_ms);
+
+    manners_heard(o->manners, who, scope, wait_ms, now_ms());
+}
+
+int upstream_trouble(const struct upstream_config *config, const struct response_head *head,
+                     struct err *err)
+{
+    uint64_t wait_ms;
+    enum err_kind kind = ERR_UPSTREAM;
+
+    if (head->status == 429 ||
+        throttle_of_head(head, (int64_t)time(NULL), &wait_ms) != THROTTLE_NONE)
+        kind = ERR_THROTTLED;
+    else if (head->status >= 500)
+        kind = ERR_DOWN;
+    return err_set(err, kind, "%s answered with HTTP status %d", config->name, head->status);
+}
+
+uint32_t upstream_retry_after_s(struct origins *o, const struct manners_who *who)
+{
+    return manners_retry_after_s(o->manners, who, now_ms());
+}
+
+void upstream_manners(struct origins *o, struct manners_counts *out)
+{
+    manners_count(o->manners, out);
+}
+
 int upstream_perform(struct origins *o, const struct upstream_config *config,
                      const struct upstream_request *r, char **moved_repo, struct err *err)
 {
-    CURL *curl = take_handle(o, config, r, err);
+    struct manners_who who = who_asks(config, r);
     char *repo = NULL;
     int rc = -1;
+    CURL *curl;
 
     if (moved_repo != NULL)
         *moved_repo = NULL;
+    if (manners_admit(o->manners, &who, r->need, now_ms(), err) != 0)
+        return -1;
+    curl = take_handle(o, config, r, err);
     if (curl == NULL)
         return -1;
     for (int redirects = 0;; redirects++) {
@@ -524,8 +591,11 @@ int upstream_perform(struct origins *o, const struct upstream_config *config,
         char *url = xasprintf("%s/%s/%s", r->base_url, repo != NULL ? repo : r->repo, r->rest);
         char *next = NULL;
 
+        bytes_init(&t.refusal, 2 * THROTTLE_TEXT_MAX);
         rc = run(curl, &t, url);
         free(url);
+        hear(o, r, &t);
+        bytes_clear(&t.refusal);
         if (rc == 0 && t.redirecting) {
             next = follow(r, response_head_get(&t.head, "location"));
             if (next == NULL)

@@ -8,6 +8,9 @@
  * here, with method and body, at most REDIRECTS_MAX times; others are an error: a redirect that is
  * passed on takes the client away from us.
  *
+ * A request goes out only if manners (proxy/manners/manners.h) allow it: within the upstream's
+ * rate, and not while it asks to be left alone.
+ *
  * Worker threads only: blocks until the response is complete. */
 #ifndef PANNIER_PROXY_UPSTREAM_H
 #define PANNIER_PROXY_UPSTREAM_H
@@ -20,6 +23,7 @@
 
 #include "protocol/err.h"
 #include "proxy/config.h"
+#include "proxy/manners/manners.h"
 
 enum {
     REDIRECTS_MAX = 5,
@@ -55,6 +59,8 @@ struct upstream_request {
     const char *repo;     /* escaped path of the repository, ".git" as typed */
     const char *rest;     /* what follows it, with the query */
 
+    enum need need; /* NEED_MUST: neither held up by throttling nor heard for it */
+
     const char *authorization; /* the header's value, or NULL */
     const char *git_protocol;  /* likewise, as are the next four */
     const char *content_type;
@@ -89,11 +95,21 @@ struct upstream_request {
     void *ctx;
 };
 
-/* 0: a whole response came, whatever its status.  -1: ERR_UPSTREAM (unreachable, TLS, cut off, a
- * redirect that leads away), ERR_TIMEOUT, ERR_BUSY (no connection came free), ERR_CANCELLED, or
- * what a function returned.  *moved_repo, when not NULL, is set to the repository's new escaped
- * path when redirects led to one, else to NULL; yours to free. */
+/* 0: a whole response came, whatever its status.  -1: ERR_DOWN (unreachable, TLS, cut off),
+ * ERR_UPSTREAM (a redirect that leads away), ERR_TIMEOUT, ERR_BUSY (no connection came free),
+ * ERR_THROTTLED (nothing was asked), ERR_CANCELLED, or what a function returned.  *moved_repo, when
+ * not NULL, is set to the repository's new escaped path when redirects led to one, else to NULL;
+ * yours to free. */
 int upstream_perform(struct origins *o, const struct upstream_config *config,
                      const struct upstream_request *r, char **moved_repo, struct err *err);
+
+/* What a status that isn't 200 or a denial means to whoever wanted something: ERR_THROTTLED,
+ * ERR_DOWN or ERR_UPSTREAM.  Returns -1. */
+int upstream_trouble(const struct upstream_config *config, const struct response_head *head,
+                     struct err *err);
+/* Upstream said so in place of what was asked for (an ERR pkt under status 200). */
+void upstream_said(struct origins *o, const struct manners_who *who, const char *words);
+uint32_t upstream_retry_after_s(struct origins *o, const struct manners_who *who);
+void upstream_manners(struct origins *o, struct manners_counts *out);
 
 #endif

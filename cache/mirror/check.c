@@ -296,6 +296,22 @@ int mirror_check_folder(struct mirror *m, const char *path, mirror_idle_fn *tick
     return check_all(&c, err);
 }
 
+/* A kill may have left packs that were linked in and are not of the list yet: what is in them would
+ * count as here although what it needs may lie in others that never came.  Before anybody looks. */
+static void sweep_first(struct mirror *m)
+{
+    bool mine;
+
+    lock_take(&m->all->lock);
+    mine = m->verified == NULL && m->users == NULL && !m->writing;
+    m->writing |= mine;
+    lock_drop(&m->all->lock);
+    if (!mine)
+        return; /* a writer sweeps when it begins */
+    mirror_sweep(m);
+    mirror_write_end(m);
+}
+
 bool mirror_ready(struct mirror *m)
 {
     struct lock *lock = &m->all->lock;
@@ -308,6 +324,7 @@ bool mirror_ready(struct mirror *m)
         lock_wait(lock, &m->all->done);
     m->checking = true;
     lock_drop(lock);
+    sweep_first(m);
     good = !mirror_doomed(m);
     if (good && mirror_check(m, false, &why) != 0) {
         good = false;

@@ -53,6 +53,7 @@ class Pannier:
         self.config_file = self.folder / "pannier.yaml" if config is not None else None
         self.arguments = list(arguments)
         self.env = {**os.environ, **(env or {})}
+        self.wrapper, self.pass_fds = [], ()  # a program that execs it, and what it inherits
         self.process = None
         self.deaf = threading.Event()  # set: nobody reads its stderr
         if config is not None:
@@ -79,7 +80,7 @@ class Pannier:
         self.text = []
         self.news = threading.Condition()
         self.process = subprocess.Popen(
-            self.command(), env=self.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            self.wrapper + self.command(), env=self.env, pass_fds=self.pass_fds, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL, cwd=self.folder,
         )
         self.reader = threading.Thread(target=self.read, args=(self.process.stderr,), daemon=True)

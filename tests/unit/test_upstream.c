@@ -356,7 +356,7 @@ static void a_forward_proxys_word_is_not_upstreams(void **state)
     r.base_url = "https://upstream.invalid";
     assert_int_equal(perform(&c, &r), -1);
     unsetenv("https_proxy");
-    assert_int_equal(c.err.kind, ERR_UPSTREAM);
+    assert_int_equal(c.err.kind, ERR_DOWN);
     assert_int_equal(c.heads, 0);
     client_clear(&c);
 }
@@ -401,7 +401,7 @@ static void a_response_that_is_cut_off_is_no_response(void **state)
 
         CLIENT_INIT(&c, SAYS_AND_LEAVES(rows[i]));
         assert_int_equal(get_once(&c), -1);
-        assert_int_equal(c.err.kind, ERR_UPSTREAM);
+        assert_int_equal(c.err.kind, ERR_DOWN);
         assert_null(c.moved);
         client_clear(&c);
     }
@@ -425,7 +425,7 @@ static void a_head_that_is_cut_off_is_no_response(void **state)
         client_close(&c);
         assert_int_equal(c.heads, 0);
         assert_int_equal(rc, -1);
-        assert_int_equal(c.err.kind, ERR_UPSTREAM);
+        assert_int_equal(c.err.kind, ERR_DOWN);
         client_clear(&c);
     }
 }
@@ -437,7 +437,7 @@ static void what_is_no_http_is_no_response(void **state)
     (void)state;
     CLIENT_INIT(&c, SAYS_AND_LEAVES("SSH-2.0-OpenSSH_9.2\r\n"));
     assert_int_equal(get_once(&c), -1);
-    assert_int_equal(c.err.kind, ERR_UPSTREAM);
+    assert_int_equal(c.err.kind, ERR_DOWN);
     assert_int_equal(c.heads, 0);
     client_clear(&c);
 }
@@ -452,7 +452,7 @@ static void a_host_that_is_not_there_is_told(void **state)
     r = get(&c);
     r.base_url = "http://127.0.0.1:1";
     assert_int_equal(perform(&c, &r), -1);
-    assert_int_equal(c.err.kind, ERR_UPSTREAM);
+    assert_int_equal(c.err.kind, ERR_DOWN);
     client_clear(&c);
 }
 
