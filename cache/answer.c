@@ -21,6 +21,7 @@ _Static_assert(ANSWER_WINDOW % WRITE_SIZE == 0, "a piece lies in the window in o
 
 struct answer {
     atomic_int refs;
+    uint64_t number;
     struct lock lock;
     pthread_cond_t room; /* window mode: a reader took something, or left */
 
@@ -50,8 +51,10 @@ struct answer {
 
 struct answer *answer_new_filling(void)
 {
+    static atomic_uint_fast64_t count;
     struct answer *a = xcalloc(1, sizeof(*a));
 
+    a->number = atomic_fetch_add(&count, 1);
     atomic_init(&a->refs, 1);
     lock_init(&a->lock, LOCK_ANSWER);
     lock_cond_init(&a->room);
@@ -358,6 +361,11 @@ uint64_t answer_size(struct answer *a)
     total = a->total;
     lock_drop(&a->lock);
     return total;
+}
+
+uint64_t answer_number(const struct answer *a)
+{
+    return a->number;
 }
 
 int64_t answer_note_offset(struct answer *a)

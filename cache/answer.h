@@ -99,6 +99,8 @@ enum answer_state answer_state(struct answer *a);
 enum answer_source answer_source(struct answer *a);
 uint64_t answer_size(struct answer *a); /* bytes so far; final once WHOLE */
 int64_t answer_note_offset(struct answer *a);
+/* Tells it from all others of this process, also from one that takes its place. */
+uint64_t answer_number(const struct answer *a);
 bool answer_has_readers(struct answer *a);          /* open ones, now */
 void answer_why(struct answer *a, struct err *why); /* of a FAILED one */
 /* Why the disk refused this answer's bytes; false when it didn't. */

@@ -730,6 +730,28 @@ void answers_remove(struct answers *all, const struct key *key)
     free(name);
 }
 
+void answers_let_go(struct answers *all)
+{
+    struct answer **gone = NULL;
+    struct slot *s, *next;
+    size_t count = 0;
+
+    lock_take(&all->lock);
+    gone = xcalloc(HASH_COUNT(all->by_key) + 1, sizeof(*gone));
+    HASH_ITER(hh, all->by_key, s, next)
+    {
+        if (s->answer == NULL || s->published)
+            continue;
+        gone[count++] = s->answer;
+        set_answer_locked(all, s, NULL);
+        remove_locked(all, s);
+    }
+    lock_drop(&all->lock);
+    while (count > 0)
+        answer_unref(&gone[--count]);
+    free(gone);
+}
+
 void answers_count(struct answers *all, struct answers_counts *out)
 {
     struct slot *s;

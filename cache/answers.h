@@ -75,6 +75,10 @@ void answers_fail(struct answers *all, const struct key *key, struct answer *a,
 /* It must not be served any more: also when it is read just now. */
 void answers_remove(struct answers *all, const struct key *key);
 
+/* What is being filled just now is not found any more: who follows it goes on, who asks from here
+ * on has it made anew. */
+void answers_let_go(struct answers *all);
+
 /* Reads the file at an entry's path against its digest.  0: it is what was written, or is gone.
  * -1: ERR_CORRUPT, or ERR_STORAGE when it can't be told. */
 int answers_verify(struct answers *all, const char *path, struct err *err);

@@ -73,6 +73,7 @@ int cache_invalidate(struct cache *c, const struct invalidation *what, struct in
     atomic_fetch_add(&c->epoch, 1);
     if (what->scope == SCOPE_REF)
         return 0;
+    answers_let_go(c->answers);
     remove_unborn(c, what);
     rc = what->scope == SCOPE_EVERYTHING ? local_each(c->local, collect, &r, err)
                                          : local_each_of(c->local, what->repo_id, collect, &r, err);

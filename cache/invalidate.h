@@ -1,14 +1,16 @@
 /* What must not be served any more goes from this node.
  *
- * A repository's answers and mirror go by force: who reads them reads on, nobody new gets them, and
- * what is being made of it just now is not kept: a mirror by its handle, an answer by the epoch,
- * which whoever makes one notes before it begins and looks at before it keeps (cache_epoch()).
+ * A repository's answers and mirror go by force: who reads them reads on, nobody new gets them.
+ * What is being made just now goes to those who follow it already, is found by nobody else, and is
+ * not kept: a mirror by its handle, an answer by the epoch, which whoever makes one notes before it
+ * begins and looks at before it keeps (cache_epoch()).
  *
  *     SCOPE_REPOSITORY   all of it
  *     SCOPE_REF          nothing lies here by the name of a ref; what is known of refs is the
- * caller's SCOPE_OBJECT       all of the repository, unless its mirror is here, whole, and lacks
- * the object and there are no answers: which answers hold it can't be told SCOPE_EVERYTHING
- * everything
+ *                        caller's
+ *     SCOPE_OBJECT       all of the repository, as it can't be told which answers hold it; but not
+ *                        a whole mirror that lacks it
+ *     SCOPE_EVERYTHING   everything
  *
  * Worker threads: removes files. */
 #ifndef PANNIER_CACHE_INVALIDATE_H

@@ -483,6 +483,15 @@ static bool try_peer(struct fill *f, struct stream *s)
     return false;
 }
 
+/* Upstream itself is asked, whoever else may have it; those to whom it has said yes elsewhere may
+ * follow here. */
+static void let_follow(struct fill *f)
+{
+    struct filling theirs;
+
+    f->claimed = f->kept && fleet_claim(f->asker.proxy->fleet, &f->key, &theirs) == CLAIM_OURS;
+}
+
 /* ---- mirrors ---- */
 
 /* The mirror is there, now at least. */
@@ -553,6 +562,8 @@ static void run(void *ctx)
     answers_begin(f->asker.proxy->cache.answers, f->kept ? &f->key : NULL, f->answer);
     stream_init(&s, f->answer, &f->req);
     f->epoch = cache_epoch(&f->asker.proxy->cache);
+    if (f->only_upstream)
+        let_follow(f);
     if (f->only_upstream || (!try_shared(f, &s) && !try_peer(f, &s) && !try_mirror(f, &s)))
         from_upstream(f, &s);
     stream_clear(&s);

@@ -342,7 +342,9 @@ enum fleet_claim fleet_claim(struct fleet *f, const struct key *key, struct fill
         }
         if (ignored.kind != ERR_CONFLICT)
             return CLAIM_NONE;
-        if (strcmp(theirs->node, f->node) != 0)
+        /* One that is dead, or stalls, would only cost time. */
+        if (strcmp(theirs->node, f->node) != 0 &&
+            nodes_has(cluster_nodes(f->cluster), theirs->node))
             return CLAIM_THEIRS;
         /* Of ours from before: who asks here has not found it, so it is nothing to follow. */
         filling_clear(redis, theirs);
@@ -466,21 +468,26 @@ static int remove_shared(struct fleet *f, const struct fleet_invalidation *what,
     return rc;
 }
 
-static int tell(struct fleet *f, const struct event *e, struct fleet_invalidated *out,
-                struct err *err)
+/* Have all applied it?  0: *out says so. */
+static int wait_told(struct fleet *f, const char *id, struct fleet_invalidated *out,
+                     struct err *err)
 {
-    struct events *events = cluster_events(f->cluster);
-    char id[EVENT_ID_SIZE];
     struct err late;
 
-    if (events_send(events, e, id, err) != 0)
-        return -1;
+    node_list_clear(&out->late);
     /* A node that died just now counts as alive for its ttl. */
-    if (events_wait_applied(events, id, f->node_ttl_ms + APPLIED_WAIT_MS, &out->late, &late) == 0)
-        out->acknowledged = true;
-    else if (late.kind != ERR_TIMEOUT)
-        *err = late;
-    return out->acknowledged || late.kind == ERR_TIMEOUT ? 0 : -1;
+    out->acknowledged =
+        events_wait_applied(cluster_events(f->cluster), id, f->node_ttl_ms + APPLIED_WAIT_MS,
+                            &out->late, &late) == 0;
+    if (out->acknowledged || late.kind == ERR_TIMEOUT)
+        return 0;
+    *err = late;
+    return -1;
+}
+
+static int tell(struct fleet *f, const struct event *e, char id[EVENT_ID_SIZE], struct err *err)
+{
+    return events_send(cluster_events(f->cluster), e, id, err);
 }
 
 int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
@@ -494,26 +501,38 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
                       .node = f->node};
     struct invalidation here;
     struct invalidated gone;
+    char id[EVENT_ID_SIZE];
     struct err why;
     int rc = 0, told;
 
     *out = (struct fleet_invalidated){0};
     if (what->scope != SCOPE_EVERYTHING)
         key_to_hex(&what->repo_id, e.repo_id);
-    /* Written down first: a node that misses the event finds it there. */
-    if (f->proxy->cache.shared != NULL && what->scope != SCOPE_REF)
-        rc = shared_invalidation_note(f->proxy->cache.shared, &e, err);
-    if (rc == 0)
-        rc = remove_shared(f, what, out, err);
-    told = tell(f, &e, out, &why);
+    /* First, as it has effect at once, and the shared tier may take its time. */
+    told = tell(f, &e, id, &why);
     if (told != 0) { /* here at least */
         forget_refs(f, &e);
         describe(&e, &here);
-        cache_invalidate(&f->proxy->cache, &here, &gone, &why);
+        cache_invalidate(&f->proxy->cache, &here, &gone, err);
     }
-    /* Once more: some of it may have been on its way up. */
+    /* A node that has missed the event finds it written down. */
+    if (f->proxy->cache.shared != NULL && what->scope != SCOPE_REF)
+        rc = shared_invalidation_note(f->proxy->cache.shared, &e, err);
+    if (told == 0)
+        told = wait_told(f, id, out, &why);
     if (rc == 0)
         rc = remove_shared(f, what, out, err);
+    /* And again: who had applied it may have taken it meanwhile from one that had not, or out of
+     * the shared tier; or may have missed it, and looked before it was written down.  Now nobody
+     * has it to give. */
+    if (rc == 0 && told == 0 && !f->alone) {
+        bool all = out->acknowledged;
+
+        told = tell(f, &e, id, &why);
+        if (told == 0 && all)
+            told = wait_told(f, id, out, &why);
+        out->acknowledged &= told == 0;
+    }
     if (rc == 0 && told != 0)
         *err = why;
     out->acknowledged &= rc == 0;

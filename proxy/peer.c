@@ -8,6 +8,7 @@
 
 #include "cache/lock.h"
 #include "protocol/base.h"
+#include "proxy/fleet.h"
 #include "proxy/gather.h"
 
 enum {
@@ -15,16 +16,20 @@ enum {
     SECRET_MIN = 16, /* shorter ones can be guessed */
     PEER_CONNECTIONS = 64,
     PEER_CONNECT_MS = 1000, /* a node that isn't there must not hold anybody up */
-    PEER_RESPONSE_MS = 30 * 1000,
-    PEER_STALL_MS = 30 * 1000, /* the other puts in a keepalive each five seconds */
+    /* The other puts in a keepalive each five seconds, from the start on. */
+    PEER_RESPONSE_MS = 15 * 1000,
+    PEER_STALL_MS = 15 * 1000,
 };
 
 static const char SCHEME[] = "Pannier ";
 static const char ROOT[] = "/peer/answers/";
 static const char NOTE_HEADER[] = "X-Pannier-Note-Offset";
+static const char WHICH_HEADER[] = "X-Pannier-Answer";
+enum { WHICH_MAX = 64 };
 
 struct peers {
     char *secret;
+    char start[REDIS_TOKEN_SIZE]; /* tells this process's answers from an earlier one's */
     const char *scheme;
     struct upstream_config how; /* to ask: name, ca_file, timeouts */
 };
@@ -99,6 +104,7 @@ int peers_new(const struct config *c, struct peers **out, struct err *err)
         return -1;
     p = xcalloc(1, sizeof(*p));
     p->secret = secret;
+    redis_token(p->start);
     p->scheme = c->cluster.tls ? "https" : "http";
     p->how = (struct upstream_config){
         .name = xstrdup("the other node"),
@@ -152,6 +158,14 @@ static void reply_absent(struct exchange *x)
     reply_text(x, 404, "peer", "pannier: this node does not have that answer");
 }
 
+static void say_which(struct exchange *x, const struct answer *a)
+{
+    char which[WHICH_MAX];
+
+    snprintf(which, sizeof(which), "%s.%" PRIu64, x->proxy->peers->start, answer_number(a));
+    reply_header(x, WHICH_HEADER, which);
+}
+
 static void followed_ready(struct exchange *x)
 {
     struct answer *a = exchange_answer(x);
@@ -165,6 +179,7 @@ static void followed_ready(struct exchange *x)
         snprintf(offset, sizeof(offset), "%" PRId64, answer_note_offset(a));
         reply_header(x, NOTE_HEADER, offset);
     }
+    say_which(x, a);
     reply_stream(x, 200, "application/octet-stream", NULL, "peer");
 }
 
@@ -195,6 +210,7 @@ static void serve_digest(struct exchange *x, struct answer *a)
         return;
     }
     hex_encode(sha256, sizeof(sha256), hex);
+    say_which(x, a);
     reply_bytes(x, 200, "text/plain", hex, strlen(hex), "peer");
 }
 
@@ -206,6 +222,12 @@ static void serve_peer(struct exchange *x)
     bool digest;
 
     must(parse_target(x->target, &key, &digest));
+    /* Whatever cluster.when_away says: others, who can reach Redis, know of what was invalidated,
+     * and we may not. */
+    if (!cluster_may_serve(fleet_cluster(x->proxy->fleet), now_ms())) {
+        reply_absent(x);
+        return;
+    }
     a = find_answer(x->proxy->cache.answers, &key);
     if (digest)
         serve_digest(x, a);
@@ -236,6 +258,7 @@ struct following {
     struct gather gathered;
     bool begun;
     int status;
+    char which[WHICH_MAX];
     char hex[KEY_HEX_SIZE]; /* the digest, as it comes */
     size_t hex_len;
 };
@@ -244,6 +267,7 @@ static int on_head(void *ctx, const struct response_head *head, struct err *err)
 {
     struct following *f = ctx;
     const char *offset = response_head_get(head, "x-pannier-note-offset");
+    const char *which = response_head_get(head, "x-pannier-answer");
 
     f->status = head->status;
     if (head->status == 404)
@@ -254,6 +278,7 @@ static int on_head(void *ctx, const struct response_head *head, struct err *err)
     if (head->status != 200)
         return err_set(err, ERR_UPSTREAM, "the other node answered with HTTP status %d",
                        head->status);
+    snprintf(f->which, sizeof(f->which), "%s", which != NULL ? which : "");
     if (f->sink == NULL)
         return 0;
     f->begun = true;
@@ -313,8 +338,9 @@ static int pass(void *ctx, const void *data, size_t len, struct err *err)
     return f->sink->data(f->sink->ctx, data, len, err);
 }
 
+/* which: of which body it must be; of another one it says nothing. */
 static int ask_digest(struct proxy *proxy, const char *address, const char *target,
-                      uint8_t sha256[SHA256_SIZE], bool *kept, struct err *err)
+                      const char *which, uint8_t sha256[SHA256_SIZE], bool *kept, struct err *err)
 {
     struct following f = {.sink = NULL};
     struct key digest;
@@ -323,8 +349,8 @@ static int ask_digest(struct proxy *proxy, const char *address, const char *targ
     f.hex[f.hex_len] = '\0';
     if (rc == 0 && !key_from_hex(f.hex, &digest))
         rc = err_set(err, ERR_UPSTREAM, "the other node tells no digest");
-    *kept = rc == 0;
-    if (rc == 0)
+    *kept = rc == 0 && strcmp(f.which, which) == 0;
+    if (*kept)
         memcpy(sha256, digest.raw, SHA256_SIZE);
     return rc != 0 && err->kind == ERR_NOT_FOUND ? 0 : rc;
 }
@@ -348,7 +374,7 @@ int peer_follow(struct proxy *proxy, const char *address, const struct key *key,
         rc = -1;
     gather_clear(&f.gathered);
     if (rc == 0)
-        rc = ask_digest(proxy, address, digest_target, sha256, kept, err);
+        rc = ask_digest(proxy, address, digest_target, f.which, sha256, kept, err);
     free(digest_target);
     free(target);
     return rc;

@@ -2,7 +2,8 @@
  *
  *     GET /peer/answers/<key>          the body; X-Pannier-Note-Offset where it is known
  *     GET /peer/answers/<key>/digest   SHA-256 of the body, in hex, once it is whole and kept
- *     Authorization: Pannier <until>.<mac>
+ *     X-Pannier-Answer                 in both responses: which body; there may be another one
+ * under this key by the time that the digest is asked for Authorization: Pannier <until>.<mac>
  *
  * on the listener of `cluster.listen`.  <until> is seconds since 1970, at most PEER_VALID_S from
  * now, <mac> the HMAC-SHA-256 of method, target and <until> under the nodes' secret.  Whoever asks

@@ -9,7 +9,7 @@
 #include "protocol/base.h"
 #include "protocol/digest.h"
 
-enum { HEARTBEAT_DEFAULT_MS = 1000, TTL_DEFAULT_MS = 5000 };
+enum { HEARTBEAT_DEFAULT_MS = 1000, TTL_DEFAULT_MS = 5000, RUN_SIZE = 64 };
 
 /* Since when this very server has been told of nodes, in its milliseconds: after a restart or a
  * failover it may have forgotten some that still count themselves as alive. */
@@ -20,11 +20,11 @@ enum { HEARTBEAT_DEFAULT_MS = 1000, TTL_DEFAULT_MS = 5000 };
     "local known = redis.call('HMGET', KEYS[2], 'run', 'since')\n"                                 \
     "local since = known[1] == run and tonumber(known[2]) or now\n"
 
-/* 0: another node has this id.  1: we were known.  2: we were not. */
+/* {0: another node has this id; 1: we were known; 2: we were not, the server's run}. */
 static const char BEAT[] =
     AGE "local boot = redis.call('HGET', KEYS[1], 'boot')\n"
         "if boot and boot ~= ARGV[3] and redis.call('HGET', KEYS[1], 'address') ~= ARGV[4] then\n"
-        "  return 0\n"
+        "  return {0, run}\n"
         "end\n"
         "redis.call('HSET', KEYS[1], 'boot', ARGV[3], 'address', ARGV[4], 'version', ARGV[5],\n"
         "           'started', ARGV[6], 'requests', ARGV[7], 'disk_used', ARGV[8],\n"
@@ -34,7 +34,12 @@ static const char BEAT[] =
         "if since == now then\n"
         "  redis.call('HSET', KEYS[2], 'run', run, 'since', string.format('%.0f', now))\n"
         "end\n"
-        "return boot == ARGV[3] and 1 or 2\n";
+        "return {boot == ARGV[3] and 1 or 2, run}\n";
+/* ARGV: ids that another server knew.  As if they had been heard of just now. */
+static const char REMIND[] =
+    "local time = redis.call('TIME')\n"
+    "local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))\n"
+    "for i = 1, #ARGV do redis.call('HSETNX', KEYS[1], ARGV[i], now) end\n";
 /* Only if it is ours: else it would live for ever. */
 static const char APPLIED[] =
     "if redis.call('HGET', KEYS[1], 'boot') ~= ARGV[1] then return 0 end\n"
@@ -72,9 +77,13 @@ struct nodes {
     int64_t started;
     uint64_t heartbeat_ms, ttl_ms, remember_ms;
     char *key, *set_key, *since_key, *prefix, *channel;
-    struct redis_script beat, applied, leave, list;
+    struct redis_script beat, applied, leave, list, remind;
     pthread_t thread;
     bool threaded;
+
+    /* The thread's alone: who there was by the last look, and which server said so. */
+    struct node_list known;
+    char run[RUN_SIZE];
 
     struct lock lock;
     pthread_cond_t woken;
@@ -128,6 +137,35 @@ static void take_beat(struct nodes *n, int64_t answer, const char *applied, uint
     lock_drop(&n->lock);
 }
 
+/* A Redis that came back empty has forgotten who was cut off meanwhile, and may serve what it has.
+ * Each node tells it of those that it knew. */
+static bool remind(struct nodes *n)
+{
+    const char *ids[NODES_MAX + 1];
+    struct err ignored;
+    size_t i;
+
+    for (i = 0; i < n->known.count; i++)
+        ids[i] = n->known.nodes[i].id;
+    ids[i] = NULL;
+    return i == 0 ||
+           redis_run(n->redis, &n->remind, REDIS_WORDS(n->set_key), ids, NULL, &ignored) == 0;
+}
+
+static void remember(struct nodes *n, const char *run)
+{
+    struct node_list list;
+    struct err ignored;
+
+    if (n->run[0] != '\0' && strcmp(run, n->run) != 0 && !remind(n))
+        return; /* at the next beat */
+    snprintf(n->run, sizeof(n->run), "%s", run);
+    if (nodes_list(n, &list, &ignored) != 0)
+        return;
+    node_list_clear(&n->known);
+    n->known = list;
+}
+
 static void beat(struct nodes *n)
 {
     char ttl[REDIS_NUMBER_SIZE], started[REDIS_NUMBER_SIZE], requests[REDIS_NUMBER_SIZE];
@@ -151,7 +189,9 @@ static void beat(struct nodes *n)
                                redis_number(load.disk_limit, limit), applied),
                    &reply, &err);
     if (rc == 0)
-        take_beat(n, reply->integer, applied, sent);
+        take_beat(n, redis_item_integer(reply, 0), applied, sent);
+    if (rc == 0 && n->remember_ms > 0)
+        remember(n, redis_item_text(reply, 1));
     redis_reply_free(&reply);
 }
 
@@ -322,6 +362,23 @@ static void list_self(struct nodes *n, struct node_list *out)
     *out = (struct node_list){.nodes = self, .count = 1, .complete = true};
 }
 
+bool nodes_has(struct nodes *n, const char *id)
+{
+    struct redis_reply *reply = NULL;
+    struct err ignored;
+    char *key;
+    bool has;
+
+    if (n->redis == NULL)
+        return strcmp(id, n->id) == 0;
+    key = xasprintf("%s%s", n->prefix, id);
+    has = redis_ask(n->redis, REDIS_WORDS("EXISTS", key), &reply, &ignored) == 0 &&
+          reply->integer == 1;
+    redis_reply_free(&reply);
+    free(key);
+    return has;
+}
+
 int nodes_list(struct nodes *n, struct node_list *out, struct err *err)
 {
     const struct redis_reply *items;
@@ -402,6 +459,7 @@ static void prepare_redis(struct nodes *n)
     redis_script_init(&n->applied, APPLIED);
     redis_script_init(&n->leave, LEAVE);
     redis_script_init(&n->list, LIST);
+    redis_script_init(&n->remind, REMIND);
     redis_watch(n->redis, hear_change, n);
     n->beat_at_ms = UINT64_MAX; /* until it is up */
     must(pthread_create(&n->thread, NULL, beat_main, n) == 0);
@@ -464,5 +522,6 @@ void nodes_free(struct nodes **np)
     free(n->since_key);
     free(n->prefix);
     free(n->channel);
+    node_list_clear(&n->known);
     free(n);
 }

@@ -78,6 +78,8 @@ struct node_list {
      * still count themselves as alive, and serve. */
     bool complete;
 };
+/* Is it alive?  False also when that can't be told.  Worker threads. */
+bool nodes_has(struct nodes *n, const char *id);
 /* Those alive, and those that are silent (remember_ms).  0: *out is yours to clear.  -1: as
  * redis_ask().  Worker threads. */
 int nodes_list(struct nodes *n, struct node_list *out, struct err *err);

@@ -17,6 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
+import cluster  # noqa: E402
 import repository  # noqa: E402
 import shared  # noqa: E402
 import startup  # noqa: E402
@@ -36,7 +37,7 @@ REPO = "public/bench"
 SLOW_RATE = 25 * MB
 READERS = (1, 16, 64)
 PACED_READERS, PACE = 1000, 100 * 1000
-PARTS = ("cold", "first-byte", "warm", "together", "paced", "startup", "upkeep", "shared")
+PARTS = ("cold", "first-byte", "warm", "together", "paced", "startup", "upkeep", "shared", "cluster")
 WITHOUT_REPOSITORY = {"startup"}
 FETCHES = 500
 
@@ -549,6 +550,10 @@ def measure_upkeep(bench):
 def measure_shared(bench):
     name, path, _ = growing_copy(bench, 0, "public/shared")
     shared.measure(bench, say, name, path)
+
+
+def measure_cluster(bench):
+    cluster.measure(bench, say, SLOW_RATE)
 
 
 # ----------------------------------------------------------------------------------------------------

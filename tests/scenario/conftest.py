@@ -13,11 +13,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import repos  # noqa: E402
+from support.cluster import Cluster  # noqa: E402
 from support.faulty import Faulty  # noqa: E402
 from support.faulty_s3 import FaultyS3  # noqa: E402
 from support.gitclient import Git  # noqa: E402
 from support.origin import Origin  # noqa: E402
 from support.pannier import Pannier, binary  # noqa: E402
+from support.redis_server import RedisServer  # noqa: E402
 from support.rgw import Rgw  # noqa: E402
 from support.tier import Tier  # noqa: E402
 
@@ -100,6 +102,21 @@ def odd_s3(rgw):
     faulty.close()
 
 
+@pytest.fixture(scope="session")
+def a_redis():
+    server = RedisServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis(a_redis):
+    """A real Redis; what a test kills or freezes of it goes on after the test, with nothing in it."""
+    yield a_redis
+    a_redis.revive()
+    a_redis.ask("FLUSHALL")
+
+
 @pytest.fixture
 def git(tmp_path):
     return Git(tmp_path / "home")
@@ -142,6 +159,14 @@ def tier(start, own_s3, odd_s3, tmp_path, origin):
     tier = Tier(start, own_s3, odd_s3, tmp_path, origin.url)
     yield tier
     tier.no_secret_was_told()
+
+
+@pytest.fixture
+def cluster(tier, redis, tmp_path):
+    """Nodes that share the tier and a Redis."""
+    cluster = Cluster(tier, redis, tmp_path)
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture

@@ -293,6 +293,38 @@ static void a_late_failure_leaves_the_next_ones_answer_alone(void **state)
     answer_unref(&next);
 }
 
+static void what_was_let_go_of_goes_on_for_its_readers_and_is_not_found(void **state)
+{
+    const struct fixture *f = *state;
+    struct key keys[] = {key_number(1), key_number(2)};
+    struct answer *kept = lead(f, &keys[1]), *old = lead(f, &keys[0]), *next;
+
+    answers_begin(f->answers, &keys[1], kept);
+    assert_true(keep(f, &keys[1], kept));
+    answers_begin(f->answers, &keys[0], old);
+    append(old, 5);
+    answers_let_go(f->answers);
+    assert_null(answers_peek(f->answers, &keys[0]));
+    next = lead(f, &keys[0]);
+    answers_begin(f->answers, &keys[0], next);
+    append(next, 7);
+    /* The old one's end takes nothing from the next one. */
+    append(old, 1);
+    answers_end(f->answers, &keys[0], old);
+    assert_body(old, 6);
+    assert_true(keep(f, &keys[0], next));
+    answer_unref(&old);
+    old = follow(f, &keys[0]);
+    assert_ptr_equal(old, next);
+    assert_true(answer_number(old) == answer_number(next));
+    assert_true(answer_number(kept) != answer_number(next));
+    answer_unref(&old);
+    answer_unref(&next);
+    /* What is whole is no concern of it. */
+    assert_true(answers_have(f->answers, &keys[1]));
+    answer_unref(&kept);
+}
+
 /* ---- keeping and finding ---- */
 
 static void a_kept_answer_is_at_hand(void **state)
@@ -1050,6 +1082,7 @@ int main(void)
         TEST(after_a_failure_the_next_leads_anew),
         TEST(what_is_ended_without_being_kept_is_for_those_who_have_it),
         TEST(a_late_failure_leaves_the_next_ones_answer_alone),
+        TEST(what_was_let_go_of_goes_on_for_its_readers_and_is_not_found),
         TEST(a_kept_answer_is_at_hand),
         TEST(a_digest_that_is_known_is_kept_with_the_answer),
         TEST(a_digest_that_was_not_right_after_all_is_worked_out),

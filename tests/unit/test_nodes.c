@@ -16,14 +16,15 @@ struct member {
     struct nodes *nodes;
 };
 
-static void member_init(struct member *m, const char *url, const char *id, const char *address,
-                        uint64_t ttl_ms)
+static void member_init_remembering(struct member *m, const char *url, const char *id,
+                                    const char *address, uint64_t ttl_ms, uint64_t remember_ms)
 {
     struct nodes_config config = {.id = id,
                                   .address = address,
                                   .version = "0.1",
                                   .heartbeat_ms = ttl_ms / 10,
-                                  .ttl_ms = ttl_ms};
+                                  .ttl_ms = ttl_ms,
+                                  .remember_ms = remember_ms};
     struct err err;
 
     m->redis = url != NULL ? real_redis_open(url) : NULL;
@@ -31,6 +32,12 @@ static void member_init(struct member *m, const char *url, const char *id, const
         fail_msg("%s", err.text);
     if (m->redis != NULL)
         real_redis_connect(m->redis);
+}
+
+static void member_init(struct member *m, const char *url, const char *id, const char *address,
+                        uint64_t ttl_ms)
+{
+    member_init_remembering(m, url, id, address, ttl_ms, 0);
 }
 
 static void member_clear(struct member *m)
@@ -172,6 +179,49 @@ static void who_leaves_is_gone_at_once_and_who_dies_after_its_time(void **state)
     real_redis_clear(&s);
 }
 
+static bool is_silent(struct member *m, const char *id)
+{
+    struct node_list list;
+    struct err err;
+    bool silent = false;
+
+    if (nodes_list(m->nodes, &list, &err) != 0)
+        return false;
+    for (size_t i = 0; i < list.count; i++)
+        silent |= strcmp(list.nodes[i].id, id) == 0 && list.nodes[i].silent_ms > 0;
+    node_list_clear(&list);
+    return silent;
+}
+
+static void who_fell_silent_is_remembered_also_by_a_redis_that_came_back_empty(void **state)
+{
+    struct real_redis s;
+    struct member a, b;
+    struct err err;
+
+    (void)state;
+    real_redis_init(&s, NULL);
+    member_init_remembering(&a, s.unix_url, "a", "", 1000, 60000);
+    member_init_remembering(&b, s.unix_url, "b", "", 1000, 60000);
+    AWAIT(is_alive(&a) && is_alive(&b) && count_nodes(&a) == 2);
+    assert_true(nodes_has(a.nodes, "b"));
+    redis_stop(b.redis);
+    AWAIT(is_silent(&a, "b"));
+    assert_false(nodes_has(a.nodes, "b"));
+    AWAIT(is_alive(&a)); /* it has looked since, at its heartbeat */
+    real_redis_restart_empty(&s);
+    AWAIT(is_silent(&a, "b"));
+    /* Until somebody says that it is gone; and the next server hears nothing of it. */
+    assert_int_equal(nodes_forget(a.nodes, "b", &err), 0);
+    AWAIT(is_complete(&a));
+    real_redis_restart_empty(&s);
+    AWAIT(is_complete(&a));
+    assert_int_equal(count_nodes(&a), 1);
+    member_clear(&a);
+    member_clear(&b);
+    real_redis_clear(&s);
+}
+
 static void by_the_clock_it_is_dead_before_others_think_so(void **state)
 {
     struct real_redis s;
@@ -309,6 +359,7 @@ int main(void)
         cmocka_unit_test(alone_we_are_the_list),
         cmocka_unit_test(who_joins_is_seen_with_what_it_says_of_itself),
         cmocka_unit_test(the_next_heartbeat_tells_the_load),
+        cmocka_unit_test(who_fell_silent_is_remembered_also_by_a_redis_that_came_back_empty),
         cmocka_unit_test(who_leaves_is_gone_at_once_and_who_dies_after_its_time),
         cmocka_unit_test(by_the_clock_it_is_dead_before_others_think_so),
         cmocka_unit_test(who_was_forgotten_is_alive_only_from_then_on),
