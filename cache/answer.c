@@ -11,6 +11,14 @@
 #include "cache/lock.h"
 #include "protocol/base.h"
 
+enum {
+    /* What the file takes at once.  The page cache keeps it in such pieces, and sendfile costs
+     * readers a quarter less than of small ones; bigger ones bring readers hardly anything, and the
+     * kernel has to find them. */
+    WRITE_SIZE = 128 * 1024,
+};
+_Static_assert(ANSWER_WINDOW % WRITE_SIZE == 0, "a piece lies in the window in one piece");
+
 struct answer {
     atomic_int refs;
     uint64_t number;
@@ -23,8 +31,7 @@ struct answer {
     int64_t note_offset;
 
     /* [0, file_len) lies in the file, [window_start, total) in the window.  The file takes the
-     * window's bytes when it is full, so that it is written in big, aligned pieces: the page cache
-     * keeps it in such pieces then, and sendfile costs readers about a quarter less. */
+     * window's bytes as soon as they are an aligned piece. */
     int fd;
     char *path; /* unlinked with the last reference; NULL when there's no name to unlink */
     uint64_t file_len;
@@ -172,11 +179,11 @@ void answer_store_at(struct answer *a, const char *path, struct claim **claim)
 }
 
 /* What the window holds goes into the file, all of it or as much as the disk takes.  The file ends
- * at a multiple of the window's size until the last time, so the bytes lie in one piece. */
+ * at a multiple of WRITE_SIZE until the last time, so the bytes lie in one piece. */
 static void flush(struct answer *a)
 {
-    const char *data = a->window;
     uint64_t at = a->file_len;
+    const char *data = a->window + at % ANSWER_WINDOW;
     struct err why;
 
     if (a->claim != NULL && local_claim_grow(a->claim, a->total - at, &why) != 0) {
@@ -204,7 +211,7 @@ static void flush(struct answer *a)
 static size_t window_copy_in_locked(struct answer *a, const char *data, size_t len)
 {
     size_t at = (size_t)(a->total % ANSWER_WINDOW);
-    size_t n = ANSWER_WINDOW - at < len ? ANSWER_WINDOW - at : len;
+    size_t left = WRITE_SIZE - at % WRITE_SIZE, n = left < len ? left : len;
 
     if (a->window == NULL)
         a->window = xmalloc(ANSWER_WINDOW);
@@ -267,7 +274,7 @@ int answer_append(struct answer *a, const void *data, size_t len, struct err *er
             give_room_back(a);
         from += n;
         len -= n;
-        if (!a->passing && a->total % ANSWER_WINDOW == 0)
+        if (!a->passing && a->total % WRITE_SIZE == 0)
             flush(a);
     }
     return 0;

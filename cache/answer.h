@@ -24,9 +24,9 @@
  * again answer_reader_close(&r)
  *
  * Where the bytes lie: in a file, so that the producer sets the pace and a slow reader costs
- * nothing; the newest ones in a window in memory, until it is full or the end comes.  When the disk
- * fails or has no room for it (or when nothing is to be kept: answer_new_passing) the window is all
- * there is, and then the producer waits for the slowest reader that is open. */
+ * nothing; the newest ones in a window in memory, until there are enough or the end comes.  When
+ * the disk fails or has no room for it (or when nothing is to be kept: answer_new_passing) the
+ * window is all there is, and then the producer waits for the slowest reader that is open. */
 #ifndef PANNIER_CACHE_ANSWER_H
 #define PANNIER_CACHE_ANSWER_H
 

@@ -13,6 +13,7 @@
     X(STALE, "what may still be answered while upstream is down")                                  \
     X(DECISIONS, "what upstream decided and advertised, per credential and repository")            \
     X(MANNERS, "the budgets of upstreams, and who was asked to wait")                              \
+    X(CREDENTIALS, "the credentials of pannier's own, and who fetches newer ones")                 \
     X(ORIGINS, "the upstreams in use and their idle connections")                                  \
     X(JANITOR, "what the janitor has under way")                                                   \
     X(UPLOADS, "what is to go up into the shared tier")                                            \

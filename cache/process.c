@@ -196,8 +196,8 @@ static void put_in_background(pid_t pid)
  * started it, so that after a crash no git program goes on writing into a folder that the next
  * start has swept.  It leads a group of its own, so that the programs that it starts end with it.
  */
-_Noreturn static void become_git(const char *const *argv, char *const *envp, int in, int out,
-                                 int err_fd, pid_t parent)
+_Noreturn static void become(const char *const *argv, char *const *envp, int in, int out,
+                             int err_fd, pid_t parent)
 {
     sigset_t none;
 
@@ -210,30 +210,48 @@ _Noreturn static void become_git(const char *const *argv, char *const *envp, int
     if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err_fd, 2) >= 0) {
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
-        execvpe("git", (char *const *)argv, envp);
+        execvpe(argv[0], (char *const *)argv, envp);
     }
-    dprintf(err_fd, "git can't be run: %s\n", strerrordesc_np(errno));
+    dprintf(err_fd, "%s can't be run: %s\n", argv[0], strerrordesc_np(errno));
     _exit(127);
 }
 
-static int spawn(struct processes *pool, const struct process_spec *spec, int in, int out,
-                 int err_fd, pid_t *pid, struct err *err)
+static void fill_args(const struct process_spec *spec, const char *argv[ARGS_MAX + 1])
 {
-    const char *argv[ARGS_MAX + 1];
-    char *envp[12];
-    char *protocol_var = NULL;
-    pid_t parent = getpid();
     size_t n = 0;
-    int rc = 0;
 
-    for (size_t i = 0; i < ARRAY_LEN(COMMON_ARGS); i++)
-        argv[n++] = COMMON_ARGS[i];
+    if (spec->program != NULL)
+        argv[n++] = spec->program;
+    else
+        for (; n < ARRAY_LEN(COMMON_ARGS); n++)
+            argv[n] = COMMON_ARGS[n];
     for (size_t i = 0; spec->args[i] != NULL; i++) {
         must(n < ARGS_MAX);
         argv[n++] = spec->args[i];
     }
     argv[n] = NULL;
-    n = 0;
+}
+
+/* Ours, and nobody is asked at a terminal.  The array is the caller's to free. */
+static char **own_environment(void)
+{
+    size_t n = 0;
+    char **envp;
+
+    while (environ[n] != NULL)
+        n++;
+    envp = xcalloc(n + 2, sizeof(*envp));
+    envp[0] = (char *)"GIT_TERMINAL_PROMPT=0";
+    memcpy(envp + 1, environ, n * sizeof(*envp));
+    return envp;
+}
+
+static char **clean_environment(const struct processes *pool, const char *protocol_var)
+{
+    enum { VARIABLES_MAX = 12 };
+    char **envp = xcalloc(VARIABLES_MAX, sizeof(*envp));
+    size_t n = 0;
+
     envp[n++] = pool->path_var;
     envp[n++] = (char *)"HOME=/nonexistent";
     envp[n++] = (char *)"LC_ALL=C";
@@ -242,18 +260,34 @@ static int spawn(struct processes *pool, const struct process_spec *spec, int in
     envp[n++] = (char *)"GIT_TERMINAL_PROMPT=0";
     envp[n++] = (char *)"GIT_NO_LAZY_FETCH=1";
     envp[n++] = (char *)"GIT_ALLOW_PROTOCOL=";
-    if (spec->protocol != NULL)
-        envp[n++] = protocol_var = xasprintf("GIT_PROTOCOL=%s", spec->protocol);
-    envp[n] = NULL;
+    if (protocol_var != NULL)
+        envp[n++] = (char *)protocol_var;
+    must(n < VARIABLES_MAX);
+    return envp;
+}
+
+static int spawn(struct processes *pool, const struct process_spec *spec, int in, int out,
+                 int err_fd, pid_t *pid, struct err *err)
+{
+    char *protocol_var =
+        spec->protocol != NULL ? xasprintf("GIT_PROTOCOL=%s", spec->protocol) : NULL;
+    char **envp = spec->program != NULL ? own_environment() : clean_environment(pool, protocol_var);
+    const char *argv[ARGS_MAX + 1];
+    pid_t parent = getpid();
+    int rc = 0;
+
+    fill_args(spec, argv);
     *pid = fork();
     if (*pid == 0)
-        become_git(argv, envp, in, out, err_fd, parent);
+        become(argv, envp, in, out, err_fd, parent);
     if (*pid < 0)
-        rc = err_errno(err, ERR_PROCESS, "run git %s", spec->args[0]);
+        rc = err_errno(err, ERR_PROCESS, "run %s %s", spec->program != NULL ? spec->program : "git",
+                       spec->args[0] != NULL ? spec->args[0] : "");
     else
         setpgid(*pid, *pid); /* whoever comes first: the child, or who wants to end it */
     if (rc == 0 && spec->background)
         put_in_background(*pid);
+    free(envp);
     free(protocol_var);
     return rc;
 }

@@ -1,4 +1,5 @@
-/* Git programs: run without a shell, with a clean environment, in bounded number.
+/* Git programs, and what git would run for us: run without a shell, with a clean environment, in
+ * bounded number.
  *
  *     process_start(pool, &spec, &p, &err)     waits for a slot
  *     read p->out_fd / write p->in_fd          blocking pipes; close in_fd with process_close_in()
@@ -27,7 +28,10 @@ void processes_kill_all(struct processes *pool);
 size_t processes_running(struct processes *pool);
 
 struct process_spec {
-    const char *const *args; /* behind "git"; ends with NULL */
+    /* NULL: git, for work on mirrors.  Else a program of the operator's, looked for in PATH, which
+     * gets these arguments alone and our own environment. */
+    const char *program;
+    const char *const *args; /* behind the program's name; ends with NULL */
     const char *protocol;    /* GIT_PROTOCOL, or NULL */
     const void *input;       /* the whole standard input; NULL: in_fd is a pipe */
     size_t input_len;

@@ -1,5 +1,5 @@
 /* SHA-1, SHA-256 and HMAC-SHA-256, and the 32-byte key that names things.  The home of OpenSSL's
- * digests: no other file includes its headers. */
+ * digests. */
 #ifndef PANNIER_PROTOCOL_DIGEST_H
 #define PANNIER_PROTOCOL_DIGEST_H
 

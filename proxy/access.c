@@ -2,12 +2,14 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <utlist.h>
 
 #include "cache/lock.h"
 #include "protocol/base.h"
 #include "protocol/fetch_response.h"
+#include "proxy/credentials/credentials.h"
 #include "proxy/flights.h"
 #include "proxy/manners/stale.h"
 #include "proxy/upstream.h"
@@ -20,8 +22,39 @@ enum {
     PROBE_BYTES_MAX = 1 << 20,
 };
 
-void asker_init(struct asker *a, const struct exchange *x)
+static struct credential_use use_of(const struct asker *a)
 {
+    return (struct credential_use){
+        .upstream = a->upstream,
+        .base_url = a->base_url,
+        .repo = strchr(a->name, '/') + 1, /* behind the upstream's name, which has none */
+        .push = a->push,
+    };
+}
+
+/* With a credential of pannier's own a decision is for the client and that credential together: no
+ * client's rights are another's, and none outlive a credential that had them.  No Authorization can
+ * hold a newline, so none can be taken for such a pair. */
+static int name_own_subject(struct asker *a, const struct client_config *who, struct err *err)
+{
+    const struct credential_use use = use_of(a);
+    char *authorization, *pair;
+
+    if (credentials_get(a->proxy->credentials, &use, time(NULL), &authorization, err) != 0)
+        return -1;
+    pair = xasprintf("\n%s\n%s", who != NULL ? who->name : "", authorization);
+    decisions_subject(a->proxy->decisions, pair, a->base_url, a->wire_repo, &a->repo_id,
+                      &a->subject);
+    credentials_wipe(&pair);
+    credentials_wipe(&authorization);
+    return 0;
+}
+
+int asker_init(struct asker *a, const struct exchange *x, struct err *err)
+{
+    enum service service = x->path.service;
+    bool push = service == SERVICE_RECEIVE_PACK || service == SERVICE_RECEIVE_PACK_REFS;
+
     *a = (struct asker){
         .proxy = x->proxy,
         .config = config_ref(x->config),
@@ -29,11 +62,26 @@ void asker_init(struct asker *a, const struct exchange *x)
         .name = xasprintf("%s/%s", x->path.upstream, x->path.repo),
         .base_url = xstrdup(x->base_url),
         .wire_repo = xstrdup(x->path.wire_repo),
-        .authorization = x->authorization != NULL ? xstrdup(x->authorization) : NULL,
+        .push = push,
     };
     repo_id_of(x->path.upstream, x->path.repo, &a->repo_id);
+    /* Who isn't known by name may read with it, and pushes, or asks for what isn't git's smart
+     * protocol, with what it has itself.  A known one is let in for nothing else, and what it has
+     * is for pannier alone. */
+    a->own = x->upstream->auth != AUTH_PASSTHROUGH &&
+             (service == SERVICE_UPLOAD_PACK || service == SERVICE_UPLOAD_PACK_REFS ||
+              (push && x->who != NULL));
+    must(a->own ? !push || x->who->push : x->who == NULL);
+    if (a->own) {
+        if (name_own_subject(a, x->who, err) == 0)
+            return 0;
+        asker_clear(a);
+        return -1;
+    }
+    a->authorization = x->authorization != NULL ? xstrdup(x->authorization) : NULL;
     decisions_subject(x->proxy->decisions, a->authorization, a->base_url, a->wire_repo, &a->repo_id,
                       &a->subject);
+    return 0;
 }
 
 void asker_copy(const struct asker *from, struct asker *to)
@@ -63,6 +111,43 @@ void asker_forget_credential(struct asker *a)
         explicit_bzero(a->authorization, strlen(a->authorization));
     free(a->authorization);
     a->authorization = NULL;
+}
+
+static int perform_with_own(const struct asker *a, struct upstream_request *r, char **moved_repo,
+                            struct err *err)
+{
+    struct credentials *all = a->proxy->credentials;
+    const struct credential_use use = use_of(a);
+    int status, rc;
+
+    r->status = &status;
+    for (bool again = false;; again = true) {
+        char *authorization;
+
+        if (credentials_get(all, &use, time(NULL), &authorization, err) != 0)
+            return -1;
+        r->authorization = authorization;
+        rc = upstream_perform(a->proxy->origins, a->upstream, r, moved_repo, err);
+        if (status == 401)
+            credentials_refused(all, &use, time(NULL), authorization);
+        else if (rc == 0 && status == 200)
+            credentials_accepted(all, &use, authorization);
+        credentials_wipe(&authorization);
+        if (status != 401 || again || r->read_fn != NULL)
+            return rc;
+    }
+}
+
+int asker_perform(const struct asker *a, const struct upstream_request *request, char **moved_repo,
+                  struct err *err)
+{
+    struct upstream_request r = *request;
+
+    r.base_url = a->base_url;
+    if (a->own)
+        return perform_with_own(a, &r, moved_repo, err);
+    r.authorization = a->authorization;
+    return upstream_perform(a->proxy->origins, a->upstream, &r, moved_repo, err);
 }
 
 uint32_t question_share(const struct asker *a)
@@ -225,16 +310,14 @@ static int ask_refs(struct question *q, struct upstream_request *r, enum refs_fo
 
     q->refs = refs_reader_new(form, algo, REFS_BODY_OIDS_MAX);
     bytes_init(&q->body, DECISION_ADVERT_MAX);
-    r->base_url = a->base_url;
     r->repo = form == REFS_ADVERTISEMENT ? a->wire_repo : repo;
-    r->authorization = a->authorization;
     r->git_protocol = "version=2";
     r->decode = true;
     r->share = question_share(a);
     r->head_fn = question_head;
     r->data_fn = refs_data;
     r->ctx = q;
-    rc = upstream_perform(a->proxy->origins, a->upstream, r, &moved, err);
+    rc = asker_perform(a, r, &moved, err);
     if (rc == 0 && form == REFS_ADVERTISEMENT)
         decisions_set_moved(a->proxy->decisions, &a->subject, now_ms(), a->upstream->access_ttl_ms,
                             moved);
@@ -378,10 +461,8 @@ bool access_probe(const struct asker *a, const struct oid_list *oids)
     bytes_init(&q.body, PROBE_BYTES_MAX);
     char *repo = asker_wire_repo(a);
     r = (struct upstream_request){.method = "POST",
-                                  .base_url = a->base_url,
                                   .repo = repo,
                                   .rest = "git-upload-pack",
-                                  .authorization = a->authorization,
                                   .git_protocol = "version=2",
                                   .content_type = content_type_request(SERVICE_UPLOAD_PACK),
                                   .accept = content_type_response(SERVICE_UPLOAD_PACK),
@@ -391,8 +472,8 @@ bool access_probe(const struct asker *a, const struct oid_list *oids)
                                   .head_fn = question_head,
                                   .data_fn = probe_data,
                                   .ctx = &q};
-    yes = upstream_perform(a->proxy->origins, a->upstream, &r, NULL, &err) == 0 &&
-          q.head.status == 200 && fetch_response_finish(q.fetched, &err) == 0;
+    yes = asker_perform(a, &r, NULL, &err) == 0 && q.head.status == 200 &&
+          fetch_response_finish(q.fetched, &err) == 0;
     if (yes)
         decisions_grant(a->proxy->decisions, &a->subject, now_ms(), a->upstream->access_ttl_ms,
                         oids);

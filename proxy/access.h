@@ -13,11 +13,16 @@ struct asker {
     const struct config *config; /* a reference of its own */
     const struct upstream_config *upstream;
     char *name; /* "<upstream>/<repository>", for logs */
-    char *base_url, *wire_repo, *authorization;
+    char *base_url, *wire_repo;
+    char *authorization; /* the client's; NULL: none, or own */
+    bool own;            /* upstream is shown a credential of pannier's own in its place */
+    bool push;
     struct key repo_id;
     struct subject subject;
 };
-void asker_init(struct asker *a, const struct exchange *x);
+/* x has been admitted (clients.h).  -1: pannier should have a credential of its own and has none;
+ * then there is nothing to clear. */
+int asker_init(struct asker *a, const struct exchange *x, struct err *err);
 void asker_copy(const struct asker *from, struct asker *to);
 void asker_clear(struct asker *a);
 
@@ -30,6 +35,13 @@ void access_heard(const struct asker *a, const char *words);
 
 /* It asks upstream no more; what it is remembered for needs no credential. */
 void asker_forget_credential(struct asker *a);
+
+/* upstream_perform() on its behalf: base_url and authorization are put in here.  Upstream's 401 to
+ * a credential of pannier's own is not for the client, who can't mend it: another one is tried
+ * once, where the body can be sent again, and then it is ERR_UPSTREAM. */
+int asker_perform(const struct asker *a, const struct upstream_request *request, char **moved_repo,
+                  struct err *err);
+
 /* How many of the workers that ask may wait for one upstream. */
 uint32_t question_share(const struct asker *a);
 

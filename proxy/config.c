@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include "protocol/base.h"
+#include "protocol/jwt.h"
 #include "proxy/config_file.h"
 #include "proxy/config_setting.h"
 
 /* What callers hold is the second member; the count is ours alone. */
 struct counted {
     atomic_uint references;
+    unsigned own_line; /* of the file: where an upstream first has a credential of pannier's own */
     struct config config;
 };
 
@@ -24,12 +26,14 @@ static void config_free(struct counted *held)
 {
     struct config *c = &held->config;
 
-    for (size_t i = 0; i < c->upstream_count; i++)
-        setting_clear(SECTION_upstreams, &c->upstreams[i]);
-    free(c->upstreams);
-    for (int s = 0; s < SECTION_COUNT; s++)
-        if (s != SECTION_upstreams)
+    for (int s = 0; s < SECTION_COUNT; s++) {
+        const struct setting_list *list = setting_list_of((enum setting_section)s);
+
+        if (list)
+            setting_list_clear(list, c);
+        else
             setting_clear((enum setting_section)s, c);
+    }
     free(c->file);
     free(held);
 }
@@ -55,13 +59,7 @@ void config_unref(struct config **cp)
 
 static struct upstream_config *add_upstream(struct config *c)
 {
-    struct upstream_config *u;
-
-    c->upstreams = xrealloc(c->upstreams, (c->upstream_count + 1) * sizeof(*c->upstreams));
-    u = &c->upstreams[c->upstream_count++];
-    memset(u, 0, sizeof(*u));
-    setting_set_defaults(SECTION_upstreams, u);
-    return u;
+    return setting_list_add(setting_list_of(SECTION_upstreams), c);
 }
 
 static void add_usual_upstreams(struct config *c)
@@ -97,6 +95,19 @@ struct loading {
     struct err *err;
 };
 
+/* Which kind of credential needs a setting of an upstream; no other kind has a use for it. */
+static const struct {
+    enum setting_id id;
+    enum auth_kind kind;
+} auth_settings[] = {
+    {setting_upstreams_token_file, AUTH_TOKEN},
+    {setting_upstreams_credential_helper, AUTH_HELPER},
+    {setting_upstreams_app_id, AUTH_GITHUB_APP},
+    {setting_upstreams_private_key_file, AUTH_GITHUB_APP},
+    {setting_upstreams_netrc_file, AUTH_NETRC},
+};
+static const char *const auth_names[] = {"passthrough", "token", "helper", "github_app", "netrc"};
+
 static int complain(struct loading *l, unsigned line, const char *prefix, const char *key,
                     const char *why)
 {
@@ -128,14 +139,73 @@ static bool name_taken(const struct config *c, const struct upstream_config *u)
     return false;
 }
 
-static int apply_upstream(struct loading *l, const struct config_file_upstream *from, size_t index)
+/* A setting for another kind of credential is refused rather than ignored: who writes token_file
+ * and forgets auth would find its clients' credentials used. */
+static int check_auth(struct loading *l, const struct config_file_item *from, const char *prefix,
+                      const struct upstream_config *u)
 {
-    struct upstream_config *u = add_upstream(l->config);
-    char prefix[32], why[SETTING_WHY_MAX];
+    unsigned line = from->set[setting_upstreams_auth].line;
+    const struct config_place *username = &from->set[setting_upstreams_username];
+    char why[SETTING_WHY_MAX];
 
-    snprintf(prefix, sizeof(prefix), "upstreams[%zu]", index);
-    if (apply_section(l, SECTION_upstreams, prefix, from->set, u) != 0)
-        return -1;
+    for (size_t i = 0; i < ARRAY_LEN(auth_settings); i++) {
+        const char *key = setting_table[auth_settings[i].id].key;
+        const char *kind = auth_names[auth_settings[i].kind];
+        const struct config_place *place = &from->set[auth_settings[i].id];
+
+        if (place->text && u->auth != auth_settings[i].kind) {
+            snprintf(why, sizeof(why), "is for 'auth: %s'; write that, or leave this out", kind);
+            return complain(l, place->line, prefix, key, why);
+        }
+        if (!place->text && u->auth == auth_settings[i].kind) {
+            snprintf(why, sizeof(why), "is missing, which 'auth: %s' needs", kind);
+            return complain(l, line, prefix, key, why);
+        }
+    }
+    if (username->text && (u->auth == AUTH_PASSTHROUGH || u->auth == AUTH_GITHUB_APP))
+        return complain(l, username->line, prefix, "username",
+                        "is for 'auth: token', 'helper' and 'netrc'; leave it out");
+    if (username->text && strchr(u->username, ':'))
+        return complain(l, username->line, prefix, "username",
+                        "holds a ':', which no user name may; write it without");
+    if (u->auth != AUTH_PASSTHROUGH && counted_of(l->config)->own_line == 0)
+        counted_of(l->config)->own_line = line;
+    if (u->app_id && !jwt_issuer_ok(u->app_id))
+        return complain(l, from->set[setting_upstreams_app_id].line, prefix, "app_id",
+                        "is no id of an app; write letters, digits, '.', '-' and '_'");
+    if (u->auth != AUTH_PASSTHROUGH && strchr(u->name, '*'))
+        return complain(l, line, prefix, "auth",
+                        "gives a credential to whatever host a client chooses; write an entry "
+                        "with a name without '*'");
+    return 0;
+}
+
+static int check_client(struct loading *l, const struct config_file_item *from, const char *prefix,
+                        const struct client_config *client)
+{
+    const struct config *c = l->config;
+
+    if (!client->name)
+        return complain(l, from->line, prefix, "name", "is missing; write what the log calls it");
+    for (size_t i = 0; &c->clients[i] != client; i++)
+        if (strcmp(c->clients[i].name, client->name) == 0)
+            return complain(l, from->set[setting_clients_name].line, prefix, "name",
+                            "is the name of an earlier client; give each its own");
+    if (!client->token_hash.set && !client->tls_subject && client->network.count == 0)
+        return complain(l, from->line, prefix, "token_hash",
+                        "is missing; write it, or tls_subject, or network");
+    if (client->repositories.count == 0)
+        return complain(l, from->line, prefix, "repositories",
+                        "is missing; write for instance [github.com/acme/*]");
+    return 0;
+}
+
+/* Are the settings of this entry, each of them right, right together? */
+static int check_upstream(struct loading *l, const struct config_file_item *from,
+                          const char *prefix, const struct upstream_config *u)
+{
+    char why[SETTING_WHY_MAX];
+
     if (!u->name)
         return complain(l, from->line, prefix, "name", "is missing; write the host's name");
     if (!u->url)
@@ -146,21 +216,60 @@ static int apply_upstream(struct loading *l, const struct config_file_upstream *
                         "is the name of an earlier upstream; give each its own");
     if (!same_stars(u, why))
         return complain(l, from->set[setting_upstreams_url].line, prefix, "url", why);
+    return check_auth(l, from, prefix, u);
+}
+
+static int apply_list(struct loading *l, const struct setting_list *list,
+                      const struct config_file_list *from)
+{
+    for (size_t i = 0; i < from->count; i++) {
+        const struct config_file_item *item = &from->items[i];
+        void *base = setting_list_add(list, l->config);
+        char prefix[32];
+        int rc;
+
+        snprintf(prefix, sizeof(prefix), "%s[%zu]", section_name(list->section), i);
+        rc = apply_section(l, list->section, prefix, item->set, base);
+        if (rc == 0 && list->section == SECTION_upstreams)
+            rc = check_upstream(l, item, prefix, base);
+        else if (rc == 0 && list->section == SECTION_clients)
+            rc = check_client(l, item, prefix, base);
+        if (rc != 0)
+            return -1;
+    }
     return 0;
 }
 
 static int apply_file(struct loading *l, const struct config_file *file)
 {
-    for (int s = 0; s < SECTION_COUNT; s++)
-        if (s != SECTION_upstreams &&
-            apply_section(l, (enum setting_section)s, section_name((enum setting_section)s),
-                          file->set, l->config) != 0)
+    for (int s = 0; s < SECTION_COUNT; s++) {
+        enum setting_section section = (enum setting_section)s;
+        const struct setting_list *list = setting_list_of(section);
+        int rc = list ? apply_list(l, list, &file->lists[s])
+                      : apply_section(l, section, section_name(section), file->set, l->config);
+
+        if (rc != 0)
             return -1;
-    for (size_t i = 0; i < file->upstream_count; i++)
-        if (apply_upstream(l, &file->upstreams[i], i) != 0)
-            return -1;
-    if (!file->has_upstreams)
+    }
+    if (!file->lists[SECTION_upstreams].there)
         add_usual_upstreams(l->config);
+    return 0;
+}
+
+/* Whoever reaches the port could use what pannier's own credentials may read. */
+static int check_own(const struct config *c, struct err *err)
+{
+    struct address address;
+    bool loopback = strcmp(c->listen.host, "localhost") == 0 ||
+                    (address_parse(c->listen.host, &address) && address_is_loopback(&address));
+
+    for (size_t i = 0; i < c->upstream_count && c->client_count == 0 && !loopback; i++)
+        if (c->upstreams[i].auth != AUTH_PASSTHROUGH)
+            return err_set(err, ERR_INPUT,
+                           "%s:%u: clients: are missing, as %s has 'auth: %s' and others than this "
+                           "machine could use it; list them, or listen on 127.0.0.1",
+                           c->file, counted_of(c)->own_line, c->upstreams[i].name,
+                           auth_names[c->upstreams[i].auth]);
     return 0;
 }
 
@@ -361,14 +470,14 @@ int config_load(const char *file, const struct config_overrides *overrides, stru
 
     atomic_init(&held->references, 1);
     for (int s = 0; s < SECTION_COUNT; s++)
-        if (s != SECTION_upstreams)
+        if (!setting_list_of((enum setting_section)s))
             setting_set_defaults((enum setting_section)s, c);
     if (!file)
         add_usual_upstreams(c);
     if ((file && load_file(file, c, err) != 0) ||
         (overrides && apply_overrides(overrides, c, err) != 0) ||
         (!c->data && default_data(c, err) != 0) || check_tls(c, err) != 0 ||
-        check_shared(c, err) != 0) {
+        check_own(c, err) != 0 || check_shared(c, err) != 0) {
         config_free(held);
         return -1;
     }

@@ -18,16 +18,20 @@
 #include "cache/compress.h"
 #include "cache/local/local.h"
 #include "cache/shared/object_store.h"
+#include "protocol/digest.h"
 #include "protocol/err.h"
 #include "proxy/manners/budget.h"
+#include "proxy/network.h"
 #include "proxy/tls.h"
 
+/* How pannier shows itself to an upstream; proxy/credentials/credentials.h. */
+enum auth_kind { AUTH_PASSTHROUGH, AUTH_TOKEN, AUTH_HELPER, AUTH_GITHUB_APP, AUTH_NETRC };
 enum shared_driver { SHARED_OFF, SHARED_S3, SHARED_LIBS3, SHARED_FILE };
 enum when_away { AWAY_SERVE, AWAY_PASS };
 enum log_format { LOG_TEXT, LOG_JSON };
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
-struct address {
+struct host_port {
     char *host; /* its first member; NULL: none */
     uint16_t port;
 };
@@ -36,6 +40,12 @@ struct upstream_config {
     char *name; /* what stands in the client's URL: a host, host:port, or a pattern with one '*' */
     char *url;  /* http(s) base URL without a trailing slash; its '*' is what the name's matched */
     char *ca_file; /* NULL: the system's */
+    enum auth_kind auth;
+    char *username;          /* NULL: the kind's own */
+    char *token_file;        /* AUTH_TOKEN's; each kind has what it needs, and the others' NULL */
+    char *credential_helper; /* AUTH_HELPER's */
+    char *app_id, *private_key_file, *api_url; /* AUTH_GITHUB_APP's; api_url is always set */
+    char *netrc_file;                          /* AUTH_NETRC's */
     uint64_t access_ttl_ms;
     uint64_t denied_ttl_ms;
     uint64_t refs_ttl_ms; /* 0 (default): every ls-refs asks upstream */
@@ -49,9 +59,30 @@ struct upstream_config {
     uint64_t stall_timeout_ms;    /* between bytes, once they flow */
 };
 
+/* SHA-256 of a token. */
+struct token_hash {
+    bool set;
+    struct key sha256;
+};
+
+struct text_list {
+    char **items;
+    size_t count;
+};
+
+/* Somebody for whom pannier uses credentials of its own; see proxy/clients.h. */
+struct client_config {
+    char *name;
+    struct token_hash token_hash;
+    char *tls_subject; /* or NULL */
+    struct network_list network;
+    struct text_list repositories; /* globs */
+    bool push;
+};
+
 struct config {
     char *file; /* NULL: none */
-    struct address listen;
+    struct host_port listen;
     char *data; /* absolute path */
     char *node; /* what this node is called */
 
@@ -62,6 +93,8 @@ struct config {
 
     struct upstream_config *upstreams;
     size_t upstream_count;
+    struct client_config *clients;
+    size_t client_count;
 
     struct {
         uint64_t body_bytes;        /* a request body, as sent and after inflating */
@@ -115,7 +148,7 @@ struct config {
     } redis;
 
     struct {
-        struct address listen; /* for the other nodes; host NULL: they can't follow us */
+        struct host_port listen; /* for the other nodes; host NULL: they can't follow us */
         char *advertise;       /* how they reach it; NULL: as listened on */
         char *secret_file;     /* what they know each other by */
         bool tls;              /* with tls's certificate */

@@ -18,16 +18,42 @@
 
 /* A configuration is a page or two; whatever is larger was given by mistake. */
 enum { FILE_MAX_BYTES = 1 << 20 };
-/* Each costs a search at every request. */
-enum { UPSTREAMS_MAX = 1000 };
 enum { KEY_MAX = 96 };
 
 /* What libcyaml fills.  Every value is text here: ours are the sentences about bad ones. */
 
-#define RAW_MEMBER(section, key, ...) char *key;
-struct raw_upstreams {
-    CONFIG_UPSTREAMS(RAW_MEMBER)
-};
+/* A setting's value is a scalar or a list of them, by its type. */
+#define SHAPE_ADDRESS   ONE
+#define SHAPE_FOLDER    ONE
+#define SHAPE_FILE      ONE
+#define SHAPE_NAME      ONE
+#define SHAPE_TEXT      ONE
+#define SHAPE_PLAIN_URL ONE
+#define SHAPE_URL       ONE
+#define SHAPE_SIZE      ONE
+#define SHAPE_SHARE     ONE
+#define SHAPE_DURATION  ONE
+#define SHAPE_COUNT     ONE
+#define SHAPE_RATE      ONE
+#define SHAPE_BOOL      ONE
+#define SHAPE_ENUM      ONE
+#define SHAPE_HASH      ONE
+#define SHAPE_NETWORKS  MANY
+#define SHAPE_GLOBS     MANY
+#define JOINED_(a, b)   a##b
+#define JOINED(a, b)    JOINED_(a, b)
+
+#define MEMBER_ONE(key) char *key;
+#define MEMBER_MANY(key)                                                                           \
+    char **key;                                                                                    \
+    unsigned key##_count;
+#define RAW_MEMBER(section, key, field, type, ...) JOINED(MEMBER_, SHAPE_##type)(key)
+#define Y(section, rows, ...)                                                                      \
+    struct raw_##section {                                                                         \
+        rows(RAW_MEMBER)                                                                           \
+    };
+CONFIG_LISTS(Y)
+#undef Y
 #define Y(section, rows)                                                                           \
     struct raw_##section {                                                                         \
         rows(RAW_MEMBER)                                                                           \
@@ -36,36 +62,51 @@ CONFIG_SECTIONS(Y)
 #undef Y
 struct raw_top {
     CONFIG_TOP(RAW_MEMBER)
-    struct raw_upstreams *upstreams;
-    unsigned upstreams_count;
+#define Y(section, ...)                                                                            \
+    struct raw_##section *section;                                                                 \
+    unsigned section##_count;
+    CONFIG_LISTS(Y)
+#undef Y
 #define Y(section, rows) struct raw_##section *section;
     CONFIG_SECTIONS(Y)
 #undef Y
 };
 
-#define RAW_FIELD(section, key, ...)                                                               \
+static const cyaml_schema_value_t text_item = {
+    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 0, CYAML_UNLIMITED)};
+
+#define FIELD_ONE(section, key)                                                                    \
     CYAML_FIELD_STRING_PTR(#key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct raw_##section,   \
                            key, 0, CYAML_UNLIMITED),
+#define FIELD_MANY(section, key)                                                                   \
+    CYAML_FIELD_SEQUENCE(#key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct raw_##section,     \
+                         key, &text_item, 0, CYAML_UNLIMITED),
+#define RAW_FIELD(section, key, field, type, ...) JOINED(FIELD_, SHAPE_##type)(section, key)
 
-#define Y(section, rows)                                                                           \
+#define Y(section, rows, ...)                                                                      \
     static const cyaml_schema_field_t section##_fields[] = {rows(RAW_FIELD) CYAML_FIELD_END};
 CONFIG_SECTIONS(Y)
-Y(upstreams, CONFIG_UPSTREAMS)
+CONFIG_LISTS(Y)
 #undef Y
 
-static const cyaml_schema_value_t upstream_schema = {
-    CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct raw_upstreams, upstreams_fields)};
+#define Y(section, ...)                                                                            \
+    static const cyaml_schema_value_t section##_item = {                                           \
+        CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct raw_##section, section##_fields)};
+CONFIG_LISTS(Y)
+#undef Y
 
-static const cyaml_schema_field_t top_fields[] = {
-    CONFIG_TOP(RAW_FIELD)
-        CYAML_FIELD_SEQUENCE("upstreams", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct raw_top,
-                             upstreams, &upstream_schema, 0, UPSTREAMS_MAX),
+static const cyaml_schema_field_t top_fields[] = {CONFIG_TOP(RAW_FIELD)
+#define Y(section, rows, type, counter, max, ...)                                                  \
+    CYAML_FIELD_SEQUENCE(#section, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct raw_top,       \
+                         section, &section##_item, 0, max),
+                                                      CONFIG_LISTS(Y)
+#undef Y
 #define Y(section, rows)                                                                           \
     CYAML_FIELD_MAPPING_PTR(#section, CYAML_FLAG_POINTER_NULL | CYAML_FLAG_OPTIONAL,               \
                             struct raw_top, section, section##_fields),
-    CONFIG_SECTIONS(Y)
+                                                          CONFIG_SECTIONS(Y)
 #undef Y
-        CYAML_FIELD_END};
+                                                              CYAML_FIELD_END};
 
 static const cyaml_schema_value_t top_schema = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct raw_top, top_fields)};
@@ -274,7 +315,45 @@ static int find_setting(enum setting_section section, const char *key)
     return -1;
 }
 
-/* The event is the value of a setting: one scalar with something in it. */
+/* The event begins a list: put its items together. */
+static int walk_items(struct walk *w, const struct setting *s, const char *full,
+                      struct config_place *place)
+{
+    const yaml_event_t *e = &w->event;
+    struct bytes items;
+    size_t len;
+
+    place->line = line_of(w);
+    if (e->type != YAML_SEQUENCE_START_EVENT)
+        return complain(w, line_of(w), full, "is not a list; write [...] around it (%s)",
+                        s->values);
+    bytes_init(&items, SIZE_MAX / 2); /* the file is bounded */
+    for (;;) {
+        if (walk_next(w) != 0)
+            break;
+        if (e->type == YAML_SEQUENCE_END_EVENT && items.len == 0) {
+            complain(w, place->line, full, "is empty; write an item (%s) or leave the line out",
+                     s->values);
+            break;
+        }
+        if (e->type == YAML_SEQUENCE_END_EVENT) {
+            place->items = bytes_take(&items, &len);
+            return 0;
+        }
+        if (e->type != YAML_SCALAR_EVENT || is_null(e) ||
+            strcspn((const char *)e->data.scalar.value, ", ") != e->data.scalar.length ||
+            e->data.scalar.length == 0) {
+            complain(w, line_of(w), full, "has an item that is not one word; write words (%s)",
+                     s->values);
+            break;
+        }
+        bytes_addf(&items, "%s%s", items.len > 0 ? ", " : "", (const char *)e->data.scalar.value);
+    }
+    bytes_clear(&items);
+    return -1;
+}
+
+/* The event is the value of a setting: one scalar with something in it, or a list. */
 static int walk_value(struct walk *w, int id, const char *prefix, struct config_place *place)
 {
     const struct setting *s = &setting_table[id];
@@ -282,6 +361,8 @@ static int walk_value(struct walk *w, int id, const char *prefix, struct config_
     char full[KEY_MAX];
 
     snprintf(full, sizeof(full), "%s%s%s", prefix, *prefix ? "." : "", s->key);
+    if (setting_is_list(s))
+        return walk_items(w, s, full, place);
     if (e->type != YAML_SCALAR_EVENT)
         return complain(w, line_of(w), full, "is a %s; write one value (%s)",
                         e->type == YAML_SEQUENCE_START_EVENT ? "list" : "mapping", s->values);
@@ -347,42 +428,41 @@ static int walk_section(struct walk *w, enum setting_section section, const char
     }
 }
 
-static struct config_file_upstream *add_upstream(struct config_file *file)
+static struct config_file_item *add_item(struct config_file_list *list)
 {
-    struct config_file_upstream *u;
+    struct config_file_item *item;
 
-    file->upstreams =
-        xrealloc(file->upstreams, (file->upstream_count + 1) * sizeof(*file->upstreams));
-    u = &file->upstreams[file->upstream_count++];
-    memset(u, 0, sizeof(*u));
-    return u;
+    list->items = xrealloc(list->items, (list->count + 1) * sizeof(*list->items));
+    item = &list->items[list->count++];
+    memset(item, 0, sizeof(*item));
+    return item;
 }
 
-static int walk_upstreams(struct walk *w)
+static int walk_list(struct walk *w, const struct setting_list *l)
 {
-    struct config_file_upstream *u;
-    char prefix[32];
+    struct config_file_list *list = &w->file->lists[l->section];
+    const char *name = section_name(l->section);
+    struct config_file_item *item;
+    char prefix[KEY_MAX];
 
-    w->file->has_upstreams = true;
+    list->there = true;
     if (w->event.type != YAML_SEQUENCE_START_EVENT)
-        return complain(w, line_of(w), "upstreams",
-                        "is not a list; write '- name: ...' with 'url: ...' below it, or leave the "
-                        "key out");
+        return complain(w, line_of(w), name,
+                        "is not a list; write %s below it, or leave the key out", l->like);
     for (;;) {
         if (walk_next(w) != 0)
             return -1;
         if (w->event.type == YAML_SEQUENCE_END_EVENT)
             return 0;
-        snprintf(prefix, sizeof(prefix), "upstreams[%zu]", w->file->upstream_count);
+        snprintf(prefix, sizeof(prefix), "%s[%zu]", name, list->count);
         if (w->event.type != YAML_MAPPING_START_EVENT)
-            return complain(w, line_of(w), prefix,
-                            "is not a mapping; write '- name: ...' with 'url: ...' below it");
-        if (w->file->upstream_count == UPSTREAMS_MAX)
-            return complain(w, line_of(w), "upstreams",
-                            "has more than %d entries; use patterns with '*'", UPSTREAMS_MAX);
-        u = add_upstream(w->file);
-        u->line = line_of(w);
-        if (walk_section(w, SECTION_upstreams, prefix, u->set) != 0)
+            return complain(w, line_of(w), prefix, "is not a mapping; write %s below it", l->like);
+        if (list->count == l->max)
+            return complain(w, line_of(w), name, "has more than %zu entries; %s", l->max,
+                            l->beyond);
+        item = add_item(list);
+        item->line = line_of(w);
+        if (walk_section(w, l->section, prefix, item->set) != 0)
             return -1;
     }
 }
@@ -394,8 +474,8 @@ static int walk_named_section(struct walk *w, enum setting_section section)
 
     if (walk_next(w) != 0)
         return -1;
-    if (section == SECTION_upstreams)
-        return walk_upstreams(w);
+    if (setting_list_of(section))
+        return walk_list(w, setting_list_of(section));
     if (is_null(&w->event)) /* all that was in it is commented out */
         return 0;
     if (w->event.type != YAML_MAPPING_START_EVENT)
@@ -523,23 +603,33 @@ static void place_texts(struct config_file *file)
 {
     const struct raw_top *top = file->yaml;
 
-#define X(section, key, ...) file->set[setting_##section##_##key].text = top->key;
+#define TEXT_ONE(place, raw, key)  (place)->text = (raw)->key;
+#define TEXT_MANY(place, raw, key) (place)->text = (place)->items;
+#define X(section, key, field, type, ...)                                                          \
+    JOINED(TEXT_, SHAPE_##type)(&file->set[setting_##section##_##key], top, key)
     CONFIG_TOP(X)
 #undef X
-#define X(section_, key, ...)                                                                      \
+#define X(section_, key, field, type, ...)                                                         \
     if (top->section_)                                                                             \
-        file->set[setting_##section_##_##key].text = top->section_->key;
+        JOINED(TEXT_, SHAPE_##type)                                                                \
+    (&file->set[setting_##section_##_##key], top->section_, key)
 #define Y(section, rows) rows(X)
     CONFIG_SECTIONS(Y)
 #undef Y
 #undef X
-    must(top->upstreams_count == file->upstream_count);
-    for (size_t i = 0; i < file->upstream_count; i++) {
-#define X(section, key, ...)                                                                       \
-    file->upstreams[i].set[setting_##section##_##key].text = top->upstreams[i].key;
-        CONFIG_UPSTREAMS(X)
-#undef X
+#define X(section_, key, field, type, ...)                                                         \
+    JOINED(TEXT_, SHAPE_##type)(&item->set[setting_##section_##_##key], raw, key)
+#define Y(section_, rows, ...)                                                                     \
+    must(top->section_##_count == file->lists[SECTION_##section_].count);                          \
+    for (size_t i = 0; i < file->lists[SECTION_##section_].count; i++) {                           \
+        struct config_file_item *item = &file->lists[SECTION_##section_].items[i];                 \
+        const struct raw_##section_ *raw = &top->section_[i];                                      \
+                                                                                                   \
+        rows(X)                                                                                    \
     }
+    CONFIG_LISTS(Y)
+#undef Y
+#undef X
 }
 
 int config_file_load(const char *path, struct config_file **out, struct err *err)
@@ -577,6 +667,13 @@ void config_file_free(struct config_file **filep)
         return;
     if (file->yaml)
         cyaml_free(cyaml_settings(&c, complaint), &top_schema, file->yaml, 0);
-    free(file->upstreams);
+    for (int s = 0; s < SECTION_COUNT; s++) {
+        for (size_t i = 0; i < file->lists[s].count; i++)
+            for (size_t k = 0; k < SETTINGS_TOTAL; k++)
+                free(file->lists[s].items[i].set[k].items);
+        free(file->lists[s].items);
+    }
+    for (size_t k = 0; k < SETTINGS_TOTAL; k++)
+        free(file->set[k].items);
     free(file);
 }

@@ -16,20 +16,26 @@
 
 struct config_place {
     const char *text; /* NULL: not in the file */
+    char *items;      /* of a list: its text, ours */
     unsigned line;
 };
 
-struct config_file_upstream {
-    unsigned line;                           /* where the entry begins */
-    struct config_place set[SETTINGS_TOTAL]; /* the section upstreams of it */
+/* An entry of a list of mappings. */
+struct config_file_item {
+    unsigned line;                           /* where it begins */
+    struct config_place set[SETTINGS_TOTAL]; /* its list's section of it */
+};
+
+struct config_file_list {
+    struct config_file_item *items;
+    size_t count;
+    bool there; /* an empty list is a list */
 };
 
 struct config_file {
-    struct config_place set[SETTINGS_TOTAL]; /* all sections but upstreams */
-    struct config_file_upstream *upstreams;
-    size_t upstream_count;
-    bool has_upstreams; /* an empty list is a list */
-    void *yaml;         /* what libcyaml made; the texts are its */
+    struct config_place set[SETTINGS_TOTAL]; /* all sections but the lists */
+    struct config_file_list lists[SECTION_COUNT];
+    void *yaml; /* what libcyaml made; the texts are its */
 };
 
 /* Keys, shapes and values' presence are right afterwards; the values themselves are unread. */

@@ -8,10 +8,13 @@
 #include <strings.h>
 
 #include "protocol/base.h"
+#include "protocol/bytes.h"
+#include "protocol/glob.h"
 
 #define OFFSET_top(field)       offsetof(struct config, field)
 #define OFFSET_tls(field)       offsetof(struct config, field)
 #define OFFSET_upstreams(field) offsetof(struct upstream_config, field)
+#define OFFSET_clients(field)   offsetof(struct client_config, field)
 #define OFFSET_limits(field)    offsetof(struct config, field)
 #define OFFSET_cache(field)     offsetof(struct config, field)
 #define OFFSET_shared(field)    offsetof(struct config, field)
@@ -43,6 +46,7 @@ const char *section_name(enum setting_section section)
         [SECTION_top] = "",
         [SECTION_tls] = "tls",
         [SECTION_upstreams] = "upstreams",
+        [SECTION_clients] = "clients",
         [SECTION_limits] = "limits",
         [SECTION_cache] = "cache",
         [SECTION_shared] = "shared",
@@ -52,6 +56,78 @@ const char *section_name(enum setting_section section)
     };
 
     return names[section];
+}
+
+/* Lists. */
+
+static const struct setting_list lists[] = {
+#define Y(section_, rows, type, counter, max_, beyond_, like_)                                     \
+    {.section = SECTION_##section_,                                                                \
+     .items_offset = offsetof(struct config, section_),                                            \
+     .count_offset = offsetof(struct config, counter),                                             \
+     .item_size = sizeof(struct type),                                                             \
+     .max = max_,                                                                                  \
+     .beyond = beyond_,                                                                            \
+     .like = like_},
+    CONFIG_LISTS(Y)
+#undef Y
+};
+
+const struct setting_list *setting_list_of(enum setting_section section)
+{
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+        if (lists[i].section == section)
+            return &lists[i];
+    return NULL;
+}
+
+size_t setting_list_count(const struct setting_list *l, const struct config *c)
+{
+    size_t count;
+
+    memcpy(&count, (const char *)c + l->count_offset, sizeof(count));
+    return count;
+}
+
+static char *list_items(const struct setting_list *l, const struct config *c)
+{
+    char *items;
+
+    /* The pointer's type is the entries' own. */
+    memcpy(&items, (const char *)c + l->items_offset, sizeof(items));
+    return items;
+}
+
+void *setting_list_item(const struct setting_list *l, const struct config *c, size_t index)
+{
+    must(index < setting_list_count(l, c));
+    return list_items(l, c) + index * l->item_size;
+}
+
+static void list_set(const struct setting_list *l, struct config *c, char *items, size_t count)
+{
+    memcpy((char *)c + l->items_offset, &items, sizeof(items));
+    memcpy((char *)c + l->count_offset, &count, sizeof(count));
+}
+
+void *setting_list_add(const struct setting_list *l, struct config *c)
+{
+    size_t count = setting_list_count(l, c);
+    char *items = xrealloc(list_items(l, c), (count + 1) * l->item_size);
+    char *item = items + count * l->item_size;
+
+    list_set(l, c, items, count + 1);
+    memset(item, 0, l->item_size);
+    setting_set_defaults(l->section, item);
+    return item;
+}
+
+void setting_list_clear(const struct setting_list *l, struct config *c)
+{
+    for (size_t i = 0; i < setting_list_count(l, c); i++)
+        setting_clear(l->section, setting_list_item(l, c, i));
+    free(list_items(l, c));
+    list_set(l, c, NULL, 0);
 }
 
 static bool __attribute__((format(printf, 2, 3)))
@@ -353,7 +429,7 @@ static size_t host_span(const char *s, bool with_star)
     return n;
 }
 
-static bool address_set(const char *text, struct address *a, char why[SETTING_WHY_MAX])
+static bool address_set(const char *text, struct host_port *a, char why[SETTING_WHY_MAX])
 {
     size_t host = host_span(text, false), skip = text[0] == '[';
     uint64_t port;
@@ -487,11 +563,11 @@ static bool path_set(const char *text, char **field, char why[SETTING_WHY_MAX])
     return true;
 }
 
-static bool url_set(const char *text, char **field, char why[SETTING_WHY_MAX])
+static bool url_set(const char *text, bool with_star, char **field, char why[SETTING_WHY_MAX])
 {
     size_t len;
 
-    if (!upstream_url_ok(text, true, &len, why))
+    if (!upstream_url_ok(text, with_star, &len, why))
         return false;
     free(*field);
     *field = xstrndup(text, len);
@@ -507,6 +583,158 @@ static bool name_set(const char *text, char **field, char why[SETTING_WHY_MAX])
     return true;
 }
 
+/* Who may ask: hashes, and lists of networks and repositories. */
+
+static bool hash_set(const char *text, struct token_hash *field, char why[SETTING_WHY_MAX])
+{
+    static const char scheme[] = "sha256:";
+    struct key key;
+
+    if (strncmp(text, scheme, strlen(scheme)) != 0 || !key_from_hex(text + strlen(scheme), &key))
+        return refuse(why, "is not a hash; write sha256: and 64 hex digits, which "
+                           "'printf %%s TOKEN | sha256sum' prints");
+    *field = (struct token_hash){.set = true, .sha256 = key};
+    return true;
+}
+
+static char *hash_get(const struct token_hash *field)
+{
+    char hex[KEY_HEX_SIZE];
+
+    key_to_hex(&field->sha256, hex);
+    return field->set ? xasprintf("sha256:%s", hex) : NULL;
+}
+
+enum { ITEMS_MAX = 256 }; /* each costs a comparison at every request */
+
+static void text_list_clear(struct text_list *l)
+{
+    for (size_t i = 0; i < l->count; i++)
+        free(l->items[i]);
+    free(l->items);
+    *l = (struct text_list){0};
+}
+
+/* The items of "a, b". */
+static bool split_items(const char *text, struct text_list *out, char why[SETTING_WHY_MAX])
+{
+    bool more = true;
+
+    *out = (struct text_list){0};
+    while (more) {
+        size_t len = strcspn(text, ",");
+
+        if (len == 0 || out->count == ITEMS_MAX) {
+            text_list_clear(out);
+            return len == 0
+                       ? refuse(why, "has an item without text; write something or leave it out")
+                       : refuse(why, "has more than %d items; write fewer", ITEMS_MAX);
+        }
+        out->items = xrealloc(out->items, (out->count + 1) * sizeof(*out->items));
+        out->items[out->count++] = xstrndup(text, len);
+        more = text[len] == ',';
+        text += len + more;
+        text += strspn(text, " ");
+    }
+    return true;
+}
+
+static bool networks_set(const char *text, struct network_list *field, char why[SETTING_WHY_MAX])
+{
+    struct network *networks;
+    struct text_list items;
+    bool good = true;
+    size_t count;
+
+    if (!split_items(text, &items, why))
+        return false;
+    count = items.count;
+    networks = xcalloc(count, sizeof(*networks));
+    for (size_t i = 0; i < count && good; i++)
+        if (!network_parse(items.items[i], &networks[i]))
+            good = refuse(why,
+                          "has no network as item %zu; write for instance 10.1.0.0/16, with "
+                          "no bits set behind its length",
+                          i + 1);
+    text_list_clear(&items);
+    if (!good) {
+        free(networks);
+        return false;
+    }
+    free(field->items);
+    *field = (struct network_list){networks, count};
+    return true;
+}
+
+static char *networks_get(const struct network_list *field)
+{
+    struct bytes text;
+    size_t len;
+
+    if (field->count == 0)
+        return NULL;
+    bytes_init(&text, SIZE_MAX / 2);
+    for (size_t i = 0; i < field->count; i++) {
+        char one[NETWORK_TEXT_MAX];
+
+        network_format(&field->items[i], one);
+        bytes_addf(&text, "%s%s", i > 0 ? ", " : "", one);
+    }
+    return bytes_take(&text, &len);
+}
+
+/* What could never match is a mistake, and one that only shows when somebody is refused. */
+static bool glob_ok(const char *glob)
+{
+    size_t len = strlen(glob);
+    bool all = strncmp(glob, "**", 2) == 0;
+
+    if (len > GLOB_MAX || glob[0] == '/' || glob[len - 1] == '/' || strstr(glob, "//") ||
+        (len >= 4 && strcmp(glob + len - 4, ".git") == 0))
+        return false;
+    for (const char *p = glob; *p; p++)
+        if ((unsigned char)*p <= ' ' || *p == 0x7f)
+            return false;
+    return all || strchr(glob, '/');
+}
+
+static bool globs_set(const char *text, struct text_list *field, char why[SETTING_WHY_MAX])
+{
+    struct text_list items;
+
+    if (!split_items(text, &items, why))
+        return false;
+    for (size_t i = 0; i < items.count; i++)
+        if (!glob_ok(items.items[i])) {
+            text_list_clear(&items);
+            return refuse(why,
+                          "has no pattern as item %zu; write upstream/path without '.git', "
+                          "such as github.com/acme/*",
+                          i + 1);
+        }
+    text_list_clear(field);
+    *field = items;
+    return true;
+}
+
+static char *globs_get(const struct text_list *field)
+{
+    struct bytes text;
+    size_t len;
+
+    if (field->count == 0)
+        return NULL;
+    bytes_init(&text, SIZE_MAX / 2);
+    for (size_t i = 0; i < field->count; i++)
+        bytes_addf(&text, "%s%s", i > 0 ? ", " : "", field->items[i]);
+    return bytes_take(&text, &len);
+}
+
+bool setting_is_list(const struct setting *s)
+{
+    return s->type == SETTING_NETWORKS || s->type == SETTING_GLOBS;
+}
+
 bool setting_set(const struct setting *s, const char *text, void *base, char why[SETTING_WHY_MAX])
 {
     void *field = (char *)base + s->offset;
@@ -517,7 +745,8 @@ bool setting_set(const struct setting *s, const char *text, void *base, char why
     case SETTING_FILE: return path_set(text, field, why);
     case SETTING_NAME: return name_set(text, field, why);
     case SETTING_TEXT: return text_set(text, field, why);
-    case SETTING_URL: return url_set(text, field, why);
+    case SETTING_PLAIN_URL: return url_set(text, false, field, why);
+    case SETTING_URL: return url_set(text, true, field, why);
     case SETTING_SIZE:
     case SETTING_DURATION:
     case SETTING_COUNT: return number_set(s, text, field, why);
@@ -525,12 +754,15 @@ bool setting_set(const struct setting *s, const char *text, void *base, char why
     case SETTING_SHARE: return share_set(s, text, field, why);
     case SETTING_BOOL: return bool_set(text, field, why);
     case SETTING_ENUM: return enum_set(s, text, field, why);
+    case SETTING_HASH: return hash_set(text, field, why);
+    case SETTING_NETWORKS: return networks_set(text, field, why);
+    case SETTING_GLOBS: return globs_set(text, field, why);
     }
     must(!"a setting of a known type");
     return false;
 }
 
-static char *address_get(const struct address *a)
+static char *address_get(const struct host_port *a)
 {
     bool v6 = a->host != NULL && strchr(a->host, ':') != NULL;
 
@@ -563,6 +795,7 @@ char *setting_get(const struct setting *s, const void *base)
     case SETTING_FILE:
     case SETTING_NAME:
     case SETTING_TEXT:
+    case SETTING_PLAIN_URL:
     case SETTING_URL: string = *(char *const *)field; return string ? xstrdup(string) : NULL;
     case SETTING_SIZE: size_format(*(const uint64_t *)field, number); return xstrdup(number);
     case SETTING_DURATION:
@@ -573,6 +806,9 @@ char *setting_get(const struct setting *s, const void *base)
     case SETTING_SHARE: return share_get(field);
     case SETTING_BOOL: return xstrdup(*(const bool *)field ? "true" : "false");
     case SETTING_ENUM: return enum_get(s, field);
+    case SETTING_HASH: return hash_get(field);
+    case SETTING_NETWORKS: return networks_get(field);
+    case SETTING_GLOBS: return globs_get(field);
     }
     must(!"a setting of a known type");
     return NULL;
@@ -589,11 +825,21 @@ void setting_set_defaults(enum setting_section section, void *base)
 
 void setting_clear(enum setting_section section, void *base)
 {
-    for (size_t i = 0; i < SETTINGS_TOTAL; i++)
-        if (setting_table[i].section == section && setting_table[i].type <= SETTING_URL) {
-            char **field = (char **)((char *)base + setting_table[i].offset);
+    for (size_t i = 0; i < SETTINGS_TOTAL; i++) {
+        void *field = (char *)base + setting_table[i].offset;
 
-            free(*field);
-            *field = NULL;
+        if (setting_table[i].section != section)
+            continue;
+        if (setting_table[i].type <= SETTING_URL) {
+            free(*(char **)field);
+            *(char **)field = NULL;
+        } else if (setting_table[i].type == SETTING_NETWORKS) {
+            free(((struct network_list *)field)->items);
+            *(struct network_list *)field = (struct network_list){0};
+        } else if (setting_table[i].type == SETTING_GLOBS) {
+            text_list_clear(field);
+        } else if (setting_table[i].type == SETTING_HASH) {
+            *(struct token_hash *)field = (struct token_hash){0};
         }
+    }
 }

@@ -10,25 +10,30 @@
 #include "proxy/config_table.h"
 
 enum setting_type {
-    SETTING_ADDRESS,  /* struct address, HOST:PORT */
-    SETTING_FOLDER,   /* char *, an absolute path */
-    SETTING_FILE,     /* char * or NULL, an absolute path */
-    SETTING_NAME,     /* char *, an upstream's name */
-    SETTING_TEXT,     /* char * or NULL, a line of text without control characters */
-    SETTING_URL,      /* char *, an upstream's base URL */
-    SETTING_SIZE,     /* uint64_t, bytes */
-    SETTING_SHARE,    /* struct share, a size or a percentage */
-    SETTING_DURATION, /* uint64_t, milliseconds */
-    SETTING_COUNT,    /* uint32_t */
-    SETTING_RATE,     /* struct rate, "300/m", or 0 for none */
-    SETTING_BOOL,     /* bool */
-    SETTING_ENUM,     /* an enum whose words stand in `values` */
+    SETTING_ADDRESS,   /* struct host_port, HOST:PORT */
+    SETTING_FOLDER,    /* char *, an absolute path */
+    SETTING_FILE,      /* char * or NULL, an absolute path */
+    SETTING_NAME,      /* char *, an upstream's name */
+    SETTING_TEXT,      /* char * or NULL, a line of text without control characters */
+    SETTING_PLAIN_URL, /* char *, the same without a '*' */
+    SETTING_URL,       /* char *, an upstream's base URL */
+    SETTING_SIZE,      /* uint64_t, bytes */
+    SETTING_SHARE,     /* struct share, a size or a percentage */
+    SETTING_DURATION,  /* uint64_t, milliseconds */
+    SETTING_COUNT,     /* uint32_t */
+    SETTING_RATE,      /* struct rate, "300/m", or 0 for none */
+    SETTING_BOOL,      /* bool */
+    SETTING_ENUM,      /* an enum whose words stand in `values` */
+    SETTING_HASH,      /* struct token_hash */
+    SETTING_NETWORKS,  /* struct network_list; in the file a list, here "a, b" */
+    SETTING_GLOBS,     /* struct text_list, likewise */
 };
 
 enum setting_section {
     SECTION_top,
     SECTION_tls,
     SECTION_upstreams,
+    SECTION_clients,
     SECTION_limits,
     SECTION_cache,
     SECTION_shared,
@@ -42,7 +47,7 @@ struct setting {
     enum setting_section section;
     enum setting_type type;
     const char *key;
-    size_t offset; /* in struct config; in the section upstreams: in struct upstream_config */
+    size_t offset; /* in struct config; of a list's rows: in the struct of its entries */
     const char *min, *max;
     const char *standard; /* the default; NULL: none, or worked out at start */
     bool restart;
@@ -61,6 +66,26 @@ extern const struct setting setting_table[SETTINGS_TOTAL];
 
 /* "limits", "upstreams"; "" for the top. */
 const char *section_name(enum setting_section section);
+
+/* Is it written as a list?  Its text then holds the items with ", " between them; none of them may
+ * hold a comma. */
+bool setting_is_list(const struct setting *s);
+
+/* A section that is a list of mappings, and where struct config has it. */
+struct setting_list {
+    enum setting_section section;
+    size_t items_offset, count_offset, item_size;
+    size_t max;
+    const char *beyond, *like; /* advice: to who has more; how an entry is written */
+};
+/* NULL for a section that is a mapping. */
+const struct setting_list *setting_list_of(enum setting_section section);
+size_t setting_list_count(const struct setting_list *l, const struct config *c);
+void *setting_list_item(const struct setting_list *l, const struct config *c, size_t index);
+/* One more entry at its end, with the defaults. */
+void *setting_list_add(const struct setting_list *l, struct config *c);
+/* Free all entries. */
+void setting_list_clear(const struct setting_list *l, struct config *c);
 
 enum { SETTING_WHY_MAX = 200 };
 

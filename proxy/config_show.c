@@ -10,17 +10,22 @@
 /* Text is quoted, since '*' and ':' mean something to YAML; words and numbers are not. */
 static void show_value(const struct setting *s, const char *text, FILE *out)
 {
-    if (s->type > SETTING_URL) {
+    bool list = setting_is_list(s);
+
+    if (s->type > SETTING_URL && !list) {
         fputs(text, out);
         return;
     }
-    putc('"', out);
+    fputs(list ? "[\"" : "\"", out);
     for (; *text; text++) {
         if (*text == '"' || *text == '\\')
             putc('\\', out);
-        putc(*text, out);
+        if (list && *text == ',')
+            fputs("\", \"", out);
+        else if (!list || *text != ' ')
+            putc(*text, out);
     }
-    putc('"', out);
+    fputs(list ? "\"]" : "\"", out);
 }
 
 static const char *default_words(const struct setting *s)
@@ -29,7 +34,7 @@ static const char *default_words(const struct setting *s)
         return s->standard;
     switch (s->type) {
     case SETTING_FOLDER: return "$XDG_CACHE_HOME/pannier or $HOME/.cache/pannier";
-    case SETTING_FILE: return s->section == SECTION_upstreams ? "the system's" : NULL;
+    case SETTING_FILE: return strcmp(s->key, "ca_file") == 0 ? "the system's" : NULL;
     default: return NULL;
     }
 }
@@ -60,11 +65,13 @@ static void show_section(enum setting_section section, const void *base, const c
         }
 }
 
-static void show_upstreams(const struct config *c, FILE *out)
+static void show_list(const struct setting_list *l, const struct config *c, FILE *out)
 {
-    fprintf(out, "upstreams:%s\n", c->upstream_count == 0 ? " []" : "");
-    for (size_t i = 0; i < c->upstream_count; i++)
-        show_section(SECTION_upstreams, &c->upstreams[i], "  - ", "    ", out);
+    size_t count = setting_list_count(l, c);
+
+    fprintf(out, "%s:%s\n", section_name(l->section), count == 0 ? " []" : "");
+    for (size_t i = 0; i < count; i++)
+        show_section(l->section, setting_list_item(l, c, i), "  - ", "    ", out);
 }
 
 void config_show(const struct config *c, FILE *out)
@@ -72,8 +79,8 @@ void config_show(const struct config *c, FILE *out)
     for (int s = 0; s < SECTION_COUNT; s++) {
         enum setting_section section = (enum setting_section)s;
 
-        if (section == SECTION_upstreams) {
-            show_upstreams(c, out);
+        if (setting_list_of(section)) {
+            show_list(setting_list_of(section), c, out);
             continue;
         }
         if (section != SECTION_top)
@@ -88,9 +95,9 @@ static void describe_setting(const struct setting *s, FILE *out)
     const char *section = section_name(s->section);
 
     fprintf(out, "| `%s%s%s` | %s | ", section,
-            s->section == SECTION_top         ? ""
-            : s->section == SECTION_upstreams ? "[]."
-                                              : ".",
+            s->section == SECTION_top     ? ""
+            : setting_list_of(s->section) ? "[]."
+                                          : ".",
             s->key, s->values);
     if (s->min)
         fprintf(out, "%s to %s", s->min, s->max);
@@ -127,7 +134,7 @@ char *config_restart_needed(const struct config *running, const struct config *l
     for (size_t i = 0; i < SETTINGS_TOTAL; i++) {
         const struct setting *s = &setting_table[i];
 
-        if (s->section == SECTION_upstreams || !s->restart || setting_same(s, running, loaded))
+        if (setting_list_of(s->section) || !s->restart || setting_same(s, running, loaded))
             continue;
         must(bytes_addf(&list, "%s%s%s%s", list.len ? ", " : "", section_name(s->section),
                         s->section == SECTION_top ? "" : ".", s->key) == 0);

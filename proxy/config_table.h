@@ -3,9 +3,9 @@
  *
  *     X(section, key, field, type, min, max, default, takes, values, prose)
  *
- * section   where it stands in the YAML: `top` or one of CONFIG_SECTIONS or `upstreams`
+ * section   where it stands in the YAML: `top`, one of CONFIG_SECTIONS or one of CONFIG_LISTS
  * key       its name there
- * field     the member of struct config (in `upstreams`: of struct upstream_config)
+ * field     the member of struct config (in a list: of the struct of its entries)
  * type      an enum setting_type without its SETTING_ (proxy/config_setting.h)
  * min, max  as an operator would write them; NULL where order has no meaning
  * default   likewise; NULL: nothing, or worked out at start (see values)
@@ -48,6 +48,30 @@
       "Where the repositories of this name are. Its `*` is what the name's `*` matched. Required.")\
     X(upstreams, ca_file, ca_file, FILE, NULL, NULL, NULL, RELOAD, "file",                         \
       "Certificates (PEM) to trust for this upstream in place of the system's; an absolute path.") \
+    X(upstreams, auth, auth, ENUM, NULL, NULL, "passthrough", RELOAD,                              \
+      "passthrough, token, helper, github_app, netrc",                                             \
+      "Whose credential goes to this upstream: the client's, or one of pannier's own out of a "    \
+      "file, a credential helper of git's, a GitHub App or a netrc file. With one of its own "     \
+      "`clients` have to be listed.")                                                              \
+    X(upstreams, username, username, TEXT, NULL, NULL, NULL, RELOAD, "name",                       \
+      "With `token`: the user name that goes with it; without it: `x-access-token`. With `helper` "\
+      "and `netrc`: the one to ask for.")                                                          \
+    X(upstreams, token_file, token_file, FILE, NULL, NULL, NULL, RELOAD, "file",                   \
+      "For `token`: a file with the token and nothing else; an absolute path. It is read again "   \
+      "when it changes.")                                                                          \
+    X(upstreams, credential_helper, credential_helper, TEXT, NULL, NULL, NULL, RELOAD,             \
+      "name or path, with arguments",                                                              \
+      "For `helper`: as git's `credential.helper`, without a shell: `store --file /x` is "         \
+      "`git credential-store --file /x`; an absolute path is a program. Words end at blanks.")     \
+    X(upstreams, app_id, app_id, TEXT, NULL, NULL, NULL, RELOAD, "id",                             \
+      "For `github_app`: the app's id, or its client id.")                                         \
+    X(upstreams, private_key_file, private_key_file, FILE, NULL, NULL, NULL, RELOAD, "file",       \
+      "For `github_app`: its private key (PEM); an absolute path. It is read for each token.")     \
+    X(upstreams, api_url, api_url, PLAIN_URL, NULL, NULL, "https://api.github.com", RELOAD,        \
+      "http or https URL",                                                                         \
+      "For `github_app`: where the API is; of an Enterprise server `https://HOST/api/v3`.")        \
+    X(upstreams, netrc_file, netrc_file, FILE, NULL, NULL, NULL, RELOAD, "file",                   \
+      "For `netrc`: the file; an absolute path. It is read again when it changes.")                \
     X(upstreams, access_ttl, access_ttl_ms, DURATION, "0s", "1h", "1m", RELOAD, "duration",       \
       "How long upstream's yes to a credential and repository is believed.")                       \
     X(upstreams, denied_ttl, denied_ttl_ms, DURATION, "0s", "1h", "10s", RELOAD, "duration",       \
@@ -75,6 +99,24 @@
       "duration", "Until the first byte of a response; a host may compute a pack for minutes.")    \
     X(upstreams, stall_timeout, stall_timeout_ms, DURATION, "10ms", "1d", "2m", RELOAD,            \
       "duration", "Between two bytes of a response, once they flow.")
+
+#define CONFIG_CLIENTS(X)                                                                          \
+    X(clients, name, name, TEXT, NULL, NULL, NULL, RELOAD, "name",                                 \
+      "What the client is called in the log. Required. What an entry says of how the client is "   \
+      "known (`token_hash`, `tls_subject`, `network`) has to hold together; one is required.")     \
+    X(clients, token_hash, token_hash, HASH, NULL, NULL, NULL, RELOAD, "sha256:HEX",               \
+      "SHA-256 of the token that it sends, as the password of Basic or as Bearer. Make tokens "    \
+      "long and by chance: `openssl rand -hex 32`.")                                               \
+    X(clients, tls_subject, tls_subject, TEXT, NULL, NULL, NULL, RELOAD, "distinguished name",     \
+      "The subject of its certificate, as RFC 4514 writes it: `CN=ci,O=Example`.")                 \
+    X(clients, network, network, NETWORKS, NULL, NULL, NULL, RELOAD, "list of CIDR",               \
+      "Where it connects from: `[10.1.0.0/16, '2001:db8::/32']`.")                                   \
+    X(clients, repositories, repositories, GLOBS, NULL, NULL, NULL, RELOAD,                        \
+      "list of upstream/path patterns",                                                            \
+      "What it may ask for, as far as upstream lets pannier. `*` matches letters but `/`, `**` "   \
+      "any: `[github.com/acme/*, git.example.com/**]`. Required.")                                 \
+    X(clients, push, push, BOOL, NULL, NULL, "false", RELOAD, "true, false",                       \
+      "Whether its pushes go out with pannier's credential. false: they are refused.")
 
 #define CONFIG_LIMITS(X)                                                                           \
     X(limits, body, limits.body_bytes, SIZE, "1K", "4G", "32M", RELOAD, "size",                    \
@@ -223,7 +265,16 @@
     X(log, level, log.level, ENUM, NULL, NULL, "info", RELOAD, "debug, info, warn, error",         \
       "The least important lines that are still written.")
 
-/* The mappings below the top; `upstreams` is a list and stands apart. */
+/* The lists of mappings below the top: their rows, and in struct config the type of their entries,
+ * which has the name of the list, too, and the member that counts them; then how many there may be,
+ * and what to do who has more. */
+#define CONFIG_LISTS(Y)                                                                            \
+    Y(upstreams, CONFIG_UPSTREAMS, upstream_config, upstream_count, 1000, "use patterns with '*'", \
+      "'- name: ...' with 'url: ...'")                                                             \
+    Y(clients, CONFIG_CLIENTS, client_config, client_count, 1000, "use networks",                  \
+      "'- name: ...' with 'token_hash: ...' and 'repositories: [...]'")
+
+/* The mappings below the top. */
 #define CONFIG_SECTIONS(Y)                                                                         \
     Y(tls, CONFIG_TLS)                                                                             \
     Y(limits, CONFIG_LIMITS)                                                                       \
@@ -234,8 +285,8 @@
     Y(log, CONFIG_LOG)
 
 #define CONFIG_TABLE(X)                                                                            \
-    CONFIG_TOP(X) CONFIG_TLS(X) CONFIG_UPSTREAMS(X) CONFIG_LIMITS(X) CONFIG_CACHE(X)               \
-    CONFIG_SHARED(X) CONFIG_REDIS(X) CONFIG_CLUSTER(X) CONFIG_LOG(X)
+    CONFIG_TOP(X) CONFIG_TLS(X) CONFIG_UPSTREAMS(X) CONFIG_CLIENTS(X) CONFIG_LIMITS(X)             \
+    CONFIG_CACHE(X) CONFIG_SHARED(X) CONFIG_REDIS(X) CONFIG_CLUSTER(X) CONFIG_LOG(X)
 /* clang-format on */
 
 #endif

@@ -36,7 +36,8 @@ enum verdict { VERDICT_NONE, VERDICT_ALLOWED, VERDICT_DENIED };
 struct decisions *decisions_new(void);
 void decisions_free(struct decisions **d);
 
-/* authorization NULL: anonymous.  repo_id is copied.  The repository as typed (".git" or not), so
+/* authorization NULL: anonymous; else who asks, as text: the header's value, or what stands in its
+ * place.  repo_id is copied.  The repository as typed (".git" or not), so
  * that one spelling never answers for another. */
 void decisions_subject(struct decisions *d, const char *authorization, const char *base_url,
                        const char *wire_repo, const struct key *repo_id, struct subject *out);

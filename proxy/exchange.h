@@ -50,6 +50,7 @@ struct exchange {
     char *method, *target;
     struct smart_path path; /* valid when upstream is set */
     const struct upstream_config *upstream;
+    const struct client_config *who; /* clients.h; NULL: it wasn't asked for */
     char *base_url;
     char *authorization, *git_protocol, *content_type, *content_encoding, *accept_encoding, *accept,
         *range;

@@ -83,7 +83,10 @@ static struct fetch *begin(struct exchange *x, size_t body_max, struct err *err)
         return NULL;
     }
     f->parsed = true;
-    asker_init(&f->asker, x);
+    if (asker_init(&f->asker, x, err) != 0) {
+        free_fetch(f);
+        return NULL;
+    }
     x->state = f;
     x->free_state = free_fetch;
     return f;

@@ -20,7 +20,7 @@ static void say_certificate(const struct config *c, const struct tls_identity *i
                  "days_left", LOG_U64, (uint64_t)(days < 0 ? 0 : days), NULL);
 }
 
-static int load_identity(const struct config *c, struct tls_identity **out, struct err *err)
+int listeners_identity(const struct config *c, struct tls_identity **out, struct err *err)
 {
     struct tls_files files;
 
@@ -33,8 +33,8 @@ static int load_identity(const struct config *c, struct tls_identity **out, stru
     return 0;
 }
 
-static int start(struct proxy *p, struct config *c, const struct systemd_sockets *sockets,
-                 struct tls_identity *identity, struct listeners *out, struct err *err)
+static int start_all(struct proxy *p, struct config *c, const struct systemd_sockets *sockets,
+                     struct tls_identity *identity, struct listeners *out, struct err *err)
 {
     const struct server_listener clients = {.host = c->listen.host,
                                             .port = c->listen.port,
@@ -53,19 +53,13 @@ static int start(struct proxy *p, struct config *c, const struct systemd_sockets
 }
 
 int listeners_start(struct proxy *p, struct config *c, const struct systemd_sockets *sockets,
-                    struct listeners *out, struct err *err)
+                    struct tls_identity *identity, struct listeners *out, struct err *err)
 {
-    struct tls_identity *identity = NULL;
-    int rc;
-
     *out = (struct listeners){NULL};
-    rc = load_identity(c, &identity, err);
-    if (rc == 0)
-        rc = start(p, c, sockets, identity, out, err);
-    tls_identity_unref(&identity);
-    if (rc != 0)
-        listeners_stop(out);
-    return rc;
+    if (start_all(p, c, sockets, identity, out, err) == 0)
+        return 0;
+    listeners_stop(out);
+    return -1;
 }
 
 int listeners_prepare(const struct listeners *l, const struct config *loaded,

@@ -13,9 +13,12 @@ struct listeners {
     struct server *peers; /* NULL: other nodes can't follow us */
 };
 
-/* -1: an address can't be listened on, or a certificate can't be used; nothing is left. */
+/* What the certificate's files say; NULL where there is no TLS.  -1: they can't be used. */
+int listeners_identity(const struct config *c, struct tls_identity **out, struct err *err);
+
+/* -1: an address can't be listened on; nothing is left.  identity is borrowed. */
 int listeners_start(struct proxy *p, struct config *c, const struct systemd_sockets *sockets,
-                    struct listeners *out, struct err *err);
+                    struct tls_identity *identity, struct listeners *out, struct err *err);
 
 /* For a reload: *identity is what the certificate's files say now, or NULL where there is nothing
  * to change.  -1: they can't be used, and the configuration is to be refused. */

@@ -10,6 +10,7 @@
 #include "proxy/config.h"
 
 struct control;
+struct credentials;
 struct decisions;
 struct fleet;
 struct flights;
@@ -24,7 +25,8 @@ struct proxy {
     struct janitor *janitor;
     struct control *control; /* NULL: there is no socket for commands */
     struct origins *origins;
-    struct peers *peers; /* NULL: other nodes can't be followed */
+    struct peers *peers;             /* NULL: other nodes can't be followed */
+    struct credentials *credentials; /* of its own */
     struct decisions *decisions;
     struct fleet *fleet;
     struct flights *flights;

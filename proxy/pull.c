@@ -67,10 +67,8 @@ int pull_perform(struct pull *p, const struct fetch_request *req, struct err *er
     fetch_request_write(req, &body);
     r = (struct upstream_request){
         .method = "POST",
-        .base_url = a->base_url,
         .repo = repo,
         .rest = "git-upload-pack",
-        .authorization = a->authorization,
         .git_protocol = req->version == 2 ? "version=2" : NULL,
         .content_type = content_type_request(SERVICE_UPLOAD_PACK),
         .accept = content_type_response(SERVICE_UPLOAD_PACK),
@@ -84,7 +82,7 @@ int pull_perform(struct pull *p, const struct fetch_request *req, struct err *er
         .ctx = p,
     };
     gather_init(&p->gathered, pass_gathered, p);
-    rc = upstream_perform(a->proxy->origins, a->upstream, &r, NULL, err);
+    rc = asker_perform(a, &r, NULL, err);
     if (gather_flush(&p->gathered, rc == 0 ? err : &ignored) != 0)
         rc = -1;
     gather_clear(&p->gathered);

@@ -230,10 +230,8 @@ static int ask(struct flight *f, char **moved, struct err *err)
     char *repo = post ? asker_wire_repo(&f->asker) : xstrdup(f->asker.wire_repo);
     const struct upstream_request r = {
         .method = post ? "POST" : "GET",
-        .base_url = f->asker.base_url,
         .repo = repo,
         .rest = post ? "git-upload-pack" : "info/refs?service=git-upload-pack",
-        .authorization = f->asker.authorization,
         .git_protocol = f->git_protocol,
         .content_type = post ? content_type_request(SERVICE_UPLOAD_PACK) : NULL,
         .accept = post ? content_type_response(SERVICE_UPLOAD_PACK) : NULL,
@@ -246,7 +244,7 @@ static int ask(struct flight *f, char **moved, struct err *err)
         .tick_fn = on_tick,
         .ctx = f,
     };
-    int rc = upstream_perform(f->asker.proxy->origins, f->asker.upstream, &r, moved, err);
+    int rc = asker_perform(&f->asker, &r, moved, err);
 
     free(repo);
     return rc;
@@ -644,14 +642,14 @@ static void refs_ready(struct exchange *x)
                                               : "error");
 }
 
-static struct flight *flight_new(struct exchange *x, enum refs_form form, enum hash_algo algo,
-                                 const struct bytes *body)
+static struct flight *flight_new(struct exchange *x, const struct asker *a, enum refs_form form,
+                                 enum hash_algo algo, const struct bytes *body)
 {
     struct flight *f = xcalloc(1, sizeof(*f));
 
     f->all = x->proxy->refs;
     f->refs = 1;
-    asker_init(&f->asker, x);
+    asker_copy(a, &f->asker);
     f->form = form;
     f->algo = algo;
     f->git_protocol = x->git_protocol != NULL ? xstrdup(x->git_protocol) : NULL;
@@ -700,22 +698,28 @@ static void serve_again(struct exchange *x)
 {
     struct passenger *p = x->state;
     const struct flight *f = p->flight;
+    struct asker a; /* that of the flight has no credential any more */
     struct err why;
 
     x->state = NULL;
     x->free_state = NULL;
-    if (serve_with(x, flight_new(x, f->form, f->algo, &f->body), ALONE, &why) != 0)
+    if (asker_init(&a, x, &why) != 0) {
         reply_error(x, &why);
+    } else {
+        if (serve_with(x, flight_new(x, &a, f->form, f->algo, &f->body), ALONE, &why) != 0)
+            reply_error(x, &why);
+        asker_clear(&a);
+    }
     passenger_free(p);
 }
 
-static void serve(struct exchange *x, enum refs_form form, enum hash_algo algo,
-                  const struct bytes *body)
+static void serve(struct exchange *x, const struct asker *a, enum refs_form form,
+                  enum hash_algo algo, const struct bytes *body)
 {
-    struct flight *f = flight_new(x, form, algo, body);
+    struct flight *f = flight_new(x, a, form, algo, body);
     /* Kept refs, too, only for whom upstream has lately said yes to. */
     bool allowed =
-        decisions_get(x->proxy->decisions, &f->asker.subject, now_ms(), NULL) == VERDICT_ALLOWED;
+        decisions_get(x->proxy->decisions, &a->subject, now_ms(), NULL) == VERDICT_ALLOWED;
     uint64_t age_ms;
     struct err why;
 
@@ -727,7 +731,7 @@ static void serve(struct exchange *x, enum refs_form form, enum hash_algo algo,
     if (serve_with(x, f, allowed ? WITH_KEPT : WITH_GATHERING, &why) == 0)
         return;
     /* Only when the disk fails do bytes pass that a late one can't get any more. */
-    if (why.kind != ERR_BUSY || serve_with(x, flight_new(x, form, algo, body), ALONE, &why) != 0)
+    if (why.kind != ERR_BUSY || serve_with(x, flight_new(x, a, form, algo, body), ALONE, &why) != 0)
         reply_error(x, &why);
 }
 
@@ -759,10 +763,14 @@ static bool reply_from_memory(struct exchange *x, const struct asker *a)
 void refs_serve_advertisement(struct exchange *x)
 {
     struct asker a;
+    struct err why;
 
-    asker_init(&a, x);
+    if (asker_init(&a, x, &why) != 0) {
+        reply_error(x, &why);
+        return;
+    }
     if (!reply_from_memory(x, &a))
-        serve(x, REFS_ADVERTISEMENT, HASH_SHA1, NULL);
+        serve(x, &a, REFS_ADVERTISEMENT, HASH_SHA1, NULL);
     asker_clear(&a);
 }
 
@@ -770,12 +778,16 @@ void refs_serve_ls(struct exchange *x, const struct fetch_request *req, struct b
 {
     struct response_head denial = {0};
     struct asker a;
+    struct err why;
 
-    asker_init(&a, x);
+    if (asker_init(&a, x, &why) != 0) {
+        reply_error(x, &why);
+        return;
+    }
     if (decisions_get(x->proxy->decisions, &a.subject, now_ms(), &denial) == VERDICT_DENIED)
         reply_denial(x, &denial);
     else
-        serve(x, REFS_LS_REFS, req->algo, body);
+        serve(x, &a, REFS_LS_REFS, req->algo, body);
     response_head_clear(&denial);
     asker_clear(&a);
 }

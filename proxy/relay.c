@@ -140,10 +140,8 @@ static int transfer(struct relay *r, struct err *err)
     char *moved = NULL;
     const struct upstream_request request = {
         .method = r->method,
-        .base_url = r->asker.base_url,
         .repo = repo,
         .rest = r->rest,
-        .authorization = r->asker.authorization,
         .git_protocol = r->git_protocol,
         .content_type = r->content_type,
         .content_encoding = r->content_encoding,
@@ -162,7 +160,7 @@ static int transfer(struct relay *r, struct err *err)
         .tick_fn = on_tick,
         .ctx = r,
     };
-    int rc = upstream_perform(r->asker.proxy->origins, r->asker.upstream, &request, &moved, err);
+    int rc = asker_perform(&r->asker, &request, &moved, err);
 
     if (rc == 0 && r->service == SERVICE_RECEIVE_PACK_REFS)
         decisions_set_moved(d, &r->asker.subject, now_ms(), r->asker.upstream->access_ttl_ms,
@@ -262,12 +260,22 @@ static char *copy(const char *s)
     return s != NULL ? xstrdup(s) : NULL;
 }
 
+/* NULL: x has been replied to. */
 static struct relay *relay_new(struct exchange *x, const char *result)
 {
-    struct relay_state *state = xcalloc(1, sizeof(*state));
-    struct relay *r = xcalloc(1, sizeof(*r));
+    struct relay_state *state;
+    struct relay *r;
+    struct asker asker;
+    struct err why;
 
-    asker_init(&r->asker, x);
+    if (asker_init(&asker, x, &why) != 0) {
+        exchange_end_upload(x);
+        reply_error(x, &why);
+        return NULL;
+    }
+    state = xcalloc(1, sizeof(*state));
+    r = xcalloc(1, sizeof(*r));
+    r->asker = asker;
     r->x = x;
     exchange_hold(x);
     r->answer = answer_new_passing();
@@ -325,6 +333,8 @@ void relay_serve(struct exchange *x)
     };
     struct relay *r = relay_new(x, results[x->path.service]);
 
+    if (r == NULL)
+        return;
     r->streams_body = x->has_body;
     start(x, r);
 }
@@ -333,6 +343,8 @@ void relay_fetch(struct exchange *x, const struct fetch_request *req, struct byt
 {
     struct relay *r = relay_new(x, "pass");
 
+    if (r == NULL)
+        return;
     r->body = *body;
     bytes_init(body, body->limit);
     free(r->content_encoding); /* the body was inflated here */

@@ -1,6 +1,6 @@
 /* Passing requests on as they are, keeping nothing: pushes, LFS calls, the dumb protocol, and
- * fetches that this program has no better answer to.  The client's own credential goes along, never
- * another. */
+ * fetches that this program has no better answer to.  The client's own credential goes along, or
+ * pannier's for a client who may have that. */
 #ifndef PANNIER_PROXY_RELAY_H
 #define PANNIER_PROXY_RELAY_H
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "protocol/base.h"
+#include "proxy/clients.h"
 #include "proxy/fetch.h"
 #include "proxy/health.h"
 #include "proxy/refs.h"
@@ -88,5 +89,5 @@ struct plan routes_plan(struct exchange *x)
         reply_text(x, 403, "refused", "pannier: this host is not among the configured upstreams");
         return replied();
     }
-    return route(x);
+    return clients_admit(x) ? route(x) : replied();
 }

@@ -16,6 +16,7 @@
 #include "proxy/cache_log.h"
 #include "proxy/commands.h"
 #include "proxy/control.h"
+#include "proxy/credentials/credentials.h"
 #include "proxy/decisions.h"
 #include "proxy/fleet.h"
 #include "proxy/flights.h"
@@ -27,6 +28,7 @@
 #include "proxy/proxy.h"
 #include "proxy/refs.h"
 #include "proxy/systemd.h"
+#include "proxy/tls.h"
 
 enum {
     BACKGROUND_THREADS = 2, /* each builds a mirror, which takes a processor */
@@ -149,6 +151,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
         open_shared(p, c, err) != 0)
         return -1;
     p->origins = origins_new();
+    p->credentials = credentials_new(p->cache.processes, p->origins);
     p->decisions = decisions_new();
     p->stale = stale_new();
     p->flights = flights_new();
@@ -189,6 +192,7 @@ static void tear_down(struct proxy *p)
     flights_free(&p->flights);
     stale_free(&p->stale);
     decisions_free(&p->decisions);
+    credentials_free(&p->credentials);
     origins_free(&p->origins);
     peers_free(&p->peers);
     shared_close(&p->cache.shared);
@@ -309,6 +313,7 @@ int serve_run(struct config *config, const struct serve_origin *origin)
 {
     struct config *current = (struct config *)config_ref(config);
     struct systemd_sockets sockets;
+    struct tls_identity *identity = NULL;
     struct listeners listeners = {NULL};
     sigset_t open;
     struct err why;
@@ -319,14 +324,18 @@ int serve_run(struct config *config, const struct serve_origin *origin)
     raise_descriptor_limit(current);
     /* Before the first request can want to say something. */
     log_start(current->log.format, current->log.level);
-    if (systemd_take_sockets(&sockets, &why) != 0 || build(&the_proxy, current, &why) != 0 ||
-        listeners_start(&the_proxy, current, &sockets, &listeners, &why) != 0) {
+    if (systemd_take_sockets(&sockets, &why) != 0 ||
+        listeners_identity(current, &identity, &why) != 0 ||
+        build(&the_proxy, current, &why) != 0 ||
+        listeners_start(&the_proxy, current, &sockets, identity, &listeners, &why) != 0) {
+        tls_identity_unref(&identity);
         fprintf(stderr, "pannier: %s\n", why.text);
         tear_down(&the_proxy);
         log_stop();
         config_unref(&current);
         return 1;
     }
+    tls_identity_unref(&identity);
     log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(listeners.clients), "scheme",
              LOG_STR, server_has_tls(listeners.clients) ? "https" : "http", "data", LOG_STR,
              folder_path(the_proxy.cache.folder), "version", LOG_STR, PANNIER_VERSION, NULL);

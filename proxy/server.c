@@ -251,8 +251,9 @@ static void log_request(struct server_part *p, bool whole)
     if (x->stale_age_ms > 0)
         snprintf(stale, sizeof(stale), "%.1f s", (double)x->stale_age_ms / 1000);
     log_line(LOG_INFO, "request", "id", LOG_STR, x->id, "client", LOG_STR, x->client, "subject",
-             LOG_STR, x->tls_subject, "method", LOG_STR, x->method != NULL ? x->method : "?",
-             "repository", LOG_STR, repository[0] != '\0' ? repository : NULL, "service", LOG_STR,
+             LOG_STR, x->tls_subject, "as", LOG_STR, x->who != NULL ? x->who->name : NULL, "method",
+             LOG_STR, x->method != NULL ? x->method : "?", "repository", LOG_STR,
+             repository[0] != '\0' ? repository : NULL, "service", LOG_STR,
              x->upstream != NULL ? service_name(x->path.service) : NULL, "protocol", LOG_U64,
              (uint64_t)x->protocol, "result", LOG_STR, x->result != NULL ? x->result : "aborted",
              "stale", LOG_STR, stale[0] != '\0' ? stale : NULL, "status", LOG_U64,

@@ -273,6 +273,13 @@ static int finish_head(struct transfer *t)
 
     t->head_done = true;
     t->redirecting = is_redirect(t->head.status) && response_head_get(&t->head, "location") != NULL;
+    if (!t->redirecting && r->status != NULL)
+        *r->status = t->head.status;
+    if (!t->redirecting && r->status != NULL && t->head.status == 401) {
+        t->stopped = true;
+        return err_set(t->err, ERR_UPSTREAM, "%s refuses the credential that pannier has for it",
+                       t->config->name);
+    }
     if (t->redirecting || r->head_fn == NULL)
         return 0;
     if (r->head_fn(r->ctx, &t->head, t->err) != 0) {
@@ -581,6 +588,8 @@ int upstream_perform(struct origins *o, const struct upstream_config *config,
 
     if (moved_repo != NULL)
         *moved_repo = NULL;
+    if (r->status != NULL)
+        *r->status = 0;
     if (manners_admit(o->manners, &who, r->need, now_ms(), err) != 0)
         return -1;
     curl = take_handle(o, config, r, err);

@@ -77,6 +77,11 @@ struct upstream_request {
     ssize_t (*read_fn)(void *ctx, void *buf, size_t len);
     int64_t content_length;
 
+    /* Not NULL, for a credential of pannier's own: *status is set to the response's, 0 when none
+     * came, and a 401 is not for those who asked: it ends the request (ERR_UPSTREAM) before
+     * head_fn. */
+    int *status;
+
     /* The head of the final response; -1 with err filled stops.  May be NULL. */
     int (*head_fn)(void *ctx, const struct response_head *head, struct err *err);
     /* A short question (access, refs): its first byte must come within QUESTION_TIMEOUT_MS, and

@@ -17,7 +17,7 @@ enum {
     RECORD_MAX = 64 * 1024, /* as in a file */
 };
 
-/* A head that is longer than 8 MiB would cost more than what it is for. */
+/* A head that is longer than 4 MiB would cost more than what it is for. */
 static const uint64_t STORED_MAX = UINT64_C(256) << 30;
 
 struct fixed {
@@ -98,7 +98,7 @@ int shared_answer_head_write(const struct shared_answer_head *h, struct bytes *o
         .size = htole64(h->answer.entry.size),
         .stored_size = htole64(h->stored_size),
     };
-    size_t pieces_len = h->pieces_count * SHA256_SIZE;
+    size_t pieces_len = h->pieces_count * CHECKSUM_SIZE;
     struct bytes rest;
     int rc = 0;
 
@@ -143,7 +143,7 @@ static int read_fixed(const void *data, struct fixed *f, size_t *size, struct er
     if ((f->flags & ~(uint32_t)FLAG_PACKED) != 0 || f->zero != 0 || f->record_len > RECORD_MAX ||
         f->stored_size > STORED_MAX || (f->flags == 0 && f->stored_size != f->size))
         return err_set(err, ERR_CORRUPT, "a shared answer's head makes no sense");
-    *size = sizeof(*f) + f->record_len + shared_answer_pieces(f->stored_size) * SHA256_SIZE;
+    *size = sizeof(*f) + f->record_len + shared_answer_pieces(f->stored_size) * CHECKSUM_SIZE;
     return 0;
 }
 
@@ -195,21 +195,21 @@ int shared_answer_head_read(const void *data, size_t len, struct shared_answer_h
     out->stored_size = f.stored_size;
     out->pieces_count = shared_answer_pieces(f.stored_size);
     if (out->pieces_count > 0) {
-        out->pieces = xmalloc(out->pieces_count * SHA256_SIZE);
-        memcpy(out->pieces, rest + f.record_len, out->pieces_count * SHA256_SIZE);
+        out->pieces = xmalloc(out->pieces_count * CHECKSUM_SIZE);
+        memcpy(out->pieces, rest + f.record_len, out->pieces_count * CHECKSUM_SIZE);
     }
     return 0;
 }
 
 /* ---- put ---- */
 
-/* The digests of pieces, from what passes. */
+/* The checksums of pieces, from what passes. */
 struct tally {
     struct answer_file_stored stored;
-    uint8_t (*pieces)[SHA256_SIZE]; /* once something passes */
+    uint8_t (*pieces)[CHECKSUM_SIZE]; /* once something passes */
     size_t piece;
     size_t done; /* bytes of it */
-    struct digest *digest;
+    struct checksum *sum;
 };
 
 static int tally_piece(void *ctx, const void *data, size_t len, struct err *err)
@@ -220,22 +220,18 @@ static int tally_piece(void *ctx, const void *data, size_t len, struct err *err)
     if (t->stored.len > STORED_MAX)
         return err_set(err, ERR_INPUT, "an answer is too long to be shared");
     if (t->pieces == NULL)
-        t->pieces = xcalloc(shared_answer_pieces(t->stored.len), SHA256_SIZE);
+        t->pieces = xcalloc(shared_answer_pieces(t->stored.len), CHECKSUM_SIZE);
     while (len > 0) {
         size_t size = piece_len(t->piece, t->stored.len), left = size - t->done;
         size_t n = len < left ? len : left;
 
-        if (t->digest == NULL)
-            t->digest = digest_new(HASH_SHA256);
-        digest_update(t->digest, p, n);
+        checksum_update(t->sum, p, n);
         t->done += n;
         p += n;
         len -= n;
         if (t->done < size)
             continue;
-        digest_final(t->digest, t->pieces[t->piece++]);
-        digest_free(t->digest);
-        t->digest = NULL;
+        checksum_take(t->sum, t->pieces[t->piece++]);
         t->done = 0;
     }
     return 0;
@@ -266,7 +262,7 @@ static int put_whole(struct object_store *store, const char *object_key, int fd,
     struct bytes head;
     int rc;
 
-    bytes_init(&head, SHARED_ANSWER_FIXED + RECORD_MAX + h->pieces_count * SHA256_SIZE);
+    bytes_init(&head, SHARED_ANSWER_FIXED + RECORD_MAX + h->pieces_count * CHECKSUM_SIZE);
     rc = shared_answer_head_write(h, &head, err);
     if (rc == 0) {
         source.head = head.data;
@@ -281,7 +277,7 @@ static int read_and_put(struct object_store *store, const char *object_key, int 
                         const atomic_bool *stop, uint64_t *sent, struct err *err)
 {
     struct shared_answer_head h = {0};
-    struct tally t = {0};
+    struct tally t = {.sum = checksum_new()};
     int rc = answer_file_read(fd, &h.answer.entry, stop, &t.stored, tally_piece, &t, err);
 
     if (rc == 0) {
@@ -297,7 +293,7 @@ static int read_and_put(struct object_store *store, const char *object_key, int 
                  ? err_set(err, ERR_CANCELLED, "pannier is shutting down")
                  : put_whole(store, object_key, fd, &h, sent, err);
     }
-    digest_free(t.digest);
+    checksum_free(t.sum);
     free(t.pieces);
     shared_answer_head_clear(&h);
     return rc;
@@ -338,10 +334,10 @@ struct getting {
     size_t head_size;            /* 0: not yet known */
     struct shared_answer_head h; /* once begun */
     bool begun;
-    size_t piece;          /* that is coming */
-    size_t held;           /* bytes of it that have come */
-    char *buf;             /* with them */
-    struct digest *digest; /* of them */
+    size_t piece;         /* that is coming */
+    size_t held;          /* bytes of it that have come */
+    char *buf;            /* with them */
+    struct checksum *sum; /* of them */
     struct decompressor *unpacker;
 };
 
@@ -392,12 +388,10 @@ static int hand_on(struct getting *g, const char *data, size_t len, struct err *
 
 static int check_piece(struct getting *g, struct err *err)
 {
-    uint8_t found[SHA256_SIZE];
+    uint8_t found[CHECKSUM_SIZE];
 
-    digest_final(g->digest, found);
-    digest_free(g->digest);
-    g->digest = NULL;
-    if (memcmp(found, g->h.pieces[g->piece], SHA256_SIZE) != 0)
+    checksum_take(g->sum, found);
+    if (memcmp(found, g->h.pieces[g->piece], CHECKSUM_SIZE) != 0)
         return err_set(err, ERR_CORRUPT, "a shared answer is damaged at byte %llu",
                        (unsigned long long)shared_answer_piece_at(g->piece));
     return 0;
@@ -411,9 +405,7 @@ static int take_piece(struct getting *g, const char **data, size_t *len, struct 
     size_t n = *len < size - g->held ? *len : size - g->held;
     const char *from = *data;
 
-    if (g->digest == NULL)
-        g->digest = digest_new(HASH_SHA256);
-    digest_update(g->digest, from, n);
+    checksum_update(g->sum, from, n);
     *data += n;
     *len -= n;
     if (g->held + n < size) {
@@ -455,19 +447,20 @@ int shared_answer_get(struct object_store *store, const char *repo_id, const str
                       const struct shared_answer_sink *sink, struct err *err)
 {
     char object_key[OBJECT_KEY_MAX + 1];
-    struct getting g = {.object_key = object_key, .repo_id = repo_id, .sink = sink};
+    struct getting g = {
+        .object_key = object_key, .repo_id = repo_id, .sink = sink, .sum = checksum_new()};
     int rc;
 
     shared_answer_key(repo_id, key, object_key);
     bytes_init(&g.head,
-               SHARED_ANSWER_FIXED + RECORD_MAX + shared_answer_pieces(STORED_MAX) * SHA256_SIZE);
+               SHARED_ANSWER_FIXED + RECORD_MAX + shared_answer_pieces(STORED_MAX) * CHECKSUM_SIZE);
     rc = object_get(store, object_key, 0, UINT64_MAX, &g.info, take, &g, err);
     if (rc == 0)
         rc = finish(&g, err);
     if (rc != 0 && err->kind == ERR_CORRUPT)
         err_prefix(err, "%s", object_key);
     decompressor_free(&g.unpacker);
-    digest_free(g.digest);
+    checksum_free(g.sum);
     free(g.buf);
     bytes_clear(&g.head);
     shared_answer_head_clear(&g.h);

@@ -3,12 +3,12 @@
  *     answers/<repo_id>/<key>      head | body, or the body as one zstd frame
  *
  * The head stands in front, so that one GET is enough and the first byte comes as soon as it can.
- * It holds magic, version, lengths, the record (entry_write), the SHA-256 of the body and that of
- * each piece of what lies behind it, and digests of itself, all little-endian:
+ * It holds magic, version, lengths, the record (entry_write), the SHA-256 of the body, a checksum
+ * of each piece of what lies behind it, and digests of itself, all little-endian:
  *
  *     fixed part, 128 bytes    with a digest of its own, there in every version
  *     record                   its path is the object's key, so that no other object can stand in
- *     pieces                   a SHA-256 each
+ *     pieces                   a checksum each (protocol/checksum.h)
  *
  *     piece 0 is SHARED_ANSWER_FIRST bytes, so that little has to come before something can be
  *     handed on; the others end at multiples of SHARED_ANSWER_PIECE
@@ -23,6 +23,7 @@
 
 #include "cache/entry.h"
 #include "cache/shared/object_store.h"
+#include "protocol/checksum.h"
 #include "protocol/digest.h"
 #include "protocol/err.h"
 
@@ -68,9 +69,9 @@ int shared_answer_get(struct object_store *store, const char *repo_id, const str
 
 struct shared_answer_head {
     struct shared_answer answer;
-    bool packed;                    /* what lies behind the head is a zstd frame */
-    uint64_t stored_size;           /* bytes behind the head */
-    uint8_t (*pieces)[SHA256_SIZE]; /* of each piece */
+    bool packed;                      /* what lies behind the head is a zstd frame */
+    uint64_t stored_size;             /* bytes behind the head */
+    uint8_t (*pieces)[CHECKSUM_SIZE]; /* of each piece */
     size_t pieces_count;
 };
 void shared_answer_head_clear(struct shared_answer_head *h);

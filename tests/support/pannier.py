@@ -31,7 +31,8 @@ def as_yaml(value, indent=0):
             nested = isinstance(item, (dict, list)) and item
             out += f"{pad}{key}:" + ("\n" + as_yaml(item, indent + 2) if nested else f" {scalar(item)}\n")
         return out
-    return "".join(f"{pad}-\n{as_yaml(item, indent + 2)}" for item in value)
+    return "".join(f"{pad}-\n{as_yaml(item, indent + 2)}" if isinstance(item, dict) else f"{pad}- {scalar(item)}\n"
+                   for item in value)
 
 
 def scalar(value):

@@ -58,7 +58,9 @@ static void assert_complaint(const char *yaml, unsigned line, const char *key, c
     free(start);
 }
 
-#define ENTRY "upstreams:\n  - name: a\n    url: https://a\n"
+#define CLIENT       "clients:\n  - name: a\n    network: ['::1']\n    repositories: [h/**]\n"
+#define CLIENT_AGAIN "  - {name: a, network: ['::1'], repositories: [h/**]}\n"
+#define ENTRY        "upstreams:\n  - name: a\n    url: https://a\n"
 
 static void a_bad_file_is_refused_with_line_key_and_advice(void **state)
 {
@@ -162,6 +164,52 @@ static void a_bad_file_is_refused_with_line_key_and_advice(void **state)
         {ENTRY "    access_ttl: 2h\n", 4, "upstreams[0].access_ttl", "write 1h or less"},
         {ENTRY "  - name: b\n    url: https://b\n    max_connections: 0\n", 6,
          "upstreams[1].max_connections", "write 1 or more"},
+        /* credentials of its own */
+        {ENTRY "    auth: magic\n", 4, "upstreams[0].auth", "not one of the known words"},
+        {ENTRY "    auth: token\n", 4, "upstreams[0].token_file", "'auth: token' needs"},
+        {ENTRY "    auth: helper\n", 4, "upstreams[0].credential_helper", "is missing"},
+        {ENTRY "    auth: netrc\n", 4, "upstreams[0].netrc_file", "is missing"},
+        {ENTRY "    auth: github_app\n", 4, "upstreams[0].app_id", "is missing"},
+        {ENTRY "    app_id: 1\n    auth: github_app\n", 5, "upstreams[0].private_key_file",
+         "is missing"},
+        {ENTRY "    app_id: a/b\n    auth: github_app\n    private_key_file: /k\n", 4,
+         "upstreams[0].app_id", "is no id of an app"},
+        {ENTRY "    token_file: /t\n", 4, "upstreams[0].token_file", "is for 'auth: token'"},
+        {ENTRY "    auth: netrc\n    netrc_file: /n\n    token_file: /t\n", 6,
+         "upstreams[0].token_file", "is for 'auth: token'"},
+        {ENTRY "    username: u\n", 4, "upstreams[0].username", "leave it out"},
+        {ENTRY "    auth: token\n    token_file: /t\n    username: 'u:v'\n", 6,
+         "upstreams[0].username", "holds a ':'"},
+        {ENTRY "    api_url: 'https://*'\n", 4, "upstreams[0].api_url", "names no host"},
+        {"upstreams:\n  - name: '*.a'\n    url: https://*.a\n    auth: token\n"
+         "    token_file: /t\n",
+         4, "upstreams[0].auth", "whatever host a client chooses"},
+        {"listen: 10.0.0.1:1\n" ENTRY "    auth: token\n    token_file: /t\n", 5, "clients",
+         "others than this machine"},
+        {"listen: '[::]:1'\nclients: []\n" ENTRY "    auth: token\n    token_file: /t\n", 6,
+         "clients", "are missing"},
+        /* clients */
+        {"clients:\n  - network: [10.0.0.0/8]\n", 2, "clients[0].name", "is missing"},
+        {"clients:\n  - name: a\n", 2, "clients[0].token_hash", "or network"},
+        {"clients:\n  - name: a\n    network: ['::1']\n", 2, "clients[0].repositories",
+         "is missing"},
+        {CLIENT CLIENT_AGAIN, 5, "clients[1].name", "earlier client"},
+        {CLIENT "    token_hash: abc\n", 5, "clients[0].token_hash", "is not a hash"},
+        {CLIENT "    token_hash: sha256:abc\n", 5, "clients[0].token_hash", "64 hex digits"},
+        {"clients:\n  - network: 10.0.0.0/8\n", 2, "clients[0].network", "is not a list"},
+        {"clients:\n  - network: []\n", 2, "clients[0].network", "is empty"},
+        {"clients:\n  - network:\n", 2, "clients[0].network", "is not a list"},
+        {"clients:\n  - network:\n      - '::1'\n      - ['::2']\n", 4, "clients[0].network",
+         "not one word"},
+        {"clients:\n  - network: ['::1', '']\n", 2, "clients[0].network", "not one word"},
+        {"clients:\n  - network: ['::1, ::2']\n", 2, "clients[0].network", "not one word"},
+        {"clients:\n  - name: a\n    network: ['::1', 10.0.0.1/8]\n", 3, "clients[0].network",
+         "as item 2"},
+        {"clients:\n  - repositories: [a/b, a]\n", 2, "clients[0].repositories", "as item 2"},
+        {"clients:\n  - repositories: [a/b.git]\n", 2, "clients[0].repositories", "without '.git'"},
+        {"clients:\n  - repositories: [/a/b]\n", 2, "clients[0].repositories", "as item 1"},
+        {"clients:\n  - name: [a]\n", 2, "clients[0].name", "is a list"},
+        {CLIENT "    psuh: yes\n", 5, "clients[0].psuh", "did you mean 'push'?"},
     };
 
     (void)state;
@@ -317,6 +365,8 @@ static void the_data_folder_is_found_as_caches_are(void **state)
     setenv("HOME", "/home/u", 1);
 }
 
+#define ZEROES "000000000000000000000000000000000000000000000000000000000000000"
+
 static const char everything[] = "listen: '[::1]:0'\n"
                                  "data: /srv/pannier/\n"
                                  "shutdown_grace: 5\n"
@@ -331,7 +381,24 @@ static const char everything[] = "listen: '[::1]:0'\n"
                                  "    connect_timeout: 3s\n"
                                  "    response_timeout: 1d\n"
                                  "    stall_timeout: 90s\n"
+                                 "    auth: passthrough\n"
                                  "  - {name: localhost:3000, url: 'http://[::1]:3000'}\n"
+                                 "  - {name: t, url: 'http://t', auth: token, token_file: /t/,\n"
+                                 "     username: u}\n"
+                                 "  - {name: h, url: 'http://h', auth: helper,\n"
+                                 "     credential_helper: store --file /x}\n"
+                                 "  - {name: g, url: 'http://g', auth: github_app, app_id: 4711,\n"
+                                 "     private_key_file: /k, api_url: 'https://g/api/v3/'}\n"
+                                 "  - {name: n, url: 'http://n', auth: netrc, netrc_file: /n}\n"
+                                 "clients:\n"
+                                 "  - name: ci\n"
+                                 "    token_hash: sha256:" ZEROES "1\n"
+                                 "    tls_subject: CN=ci,O=\"x\"\n"
+                                 "    network: [10.0.0.0/8, '2001:db8::/32']\n"
+                                 "    repositories:\n"
+                                 "      - h/a\n"
+                                 "      - 'h/b/**'\n"
+                                 "    push: true\n"
                                  "limits: {body: 1MiB, connections: 1, http_threads: 2, fills: 3,\n"
                                  "  queries: 4, queue: 0, git_processes: 6, header_timeout: 7s,\n"
                                  "  body_timeout: 8m, idle_timeout: 9s, stall_timeout: 10ms}\n"
@@ -342,13 +409,14 @@ static void every_setting_is_taken_from_the_file(void **state)
 {
     struct config *c = load_good(everything);
     const struct upstream_config *u = c->upstreams;
+    const struct client_config *client = c->clients;
 
     (void)state;
     assert_string_equal(c->listen.host, "::1");
     assert_int_equal(c->listen.port, 0);
     assert_string_equal(c->data, "/srv/pannier");
     assert_int_equal(c->shutdown_grace_ms, 5000);
-    assert_int_equal(c->upstream_count, 2);
+    assert_int_equal(c->upstream_count, 6);
     assert_string_equal(u->name, "*.git.example.com");
     assert_string_equal(u->url, "https://*.git.example.com:8443/base");
     assert_string_equal(u->ca_file, "/etc/ssl/our \"own\" \\ ca.pem");
@@ -362,6 +430,27 @@ static void every_setting_is_taken_from_the_file(void **state)
     assert_string_equal(u[1].name, "localhost:3000");
     assert_string_equal(u[1].url, "http://[::1]:3000");
     assert_int_equal(u[1].access_ttl_ms, 60000);
+    assert_int_equal(u[1].auth, AUTH_PASSTHROUGH);
+    assert_int_equal(u[2].auth, AUTH_TOKEN);
+    assert_string_equal(u[2].token_file, "/t");
+    assert_string_equal(u[2].username, "u");
+    assert_int_equal(u[3].auth, AUTH_HELPER);
+    assert_string_equal(u[3].credential_helper, "store --file /x");
+    assert_int_equal(u[4].auth, AUTH_GITHUB_APP);
+    assert_string_equal(u[4].app_id, "4711");
+    assert_string_equal(u[4].private_key_file, "/k");
+    assert_string_equal(u[4].api_url, "https://g/api/v3");
+    assert_int_equal(u[5].auth, AUTH_NETRC);
+    assert_string_equal(u[5].netrc_file, "/n");
+    assert_int_equal(c->client_count, 1);
+    assert_string_equal(client->name, "ci");
+    assert_true(client->token_hash.set && client->token_hash.sha256.raw[31] == 1);
+    assert_string_equal(client->tls_subject, "CN=ci,O=\"x\"");
+    assert_int_equal(client->network.count, 2);
+    assert_int_equal(client->network.items[1].bits, 32);
+    assert_int_equal(client->repositories.count, 2);
+    assert_string_equal(client->repositories.items[1], "h/b/**");
+    assert_true(client->push);
     assert_int_equal(c->limits.body_bytes, 1 << 20);
     assert_int_equal(c->limits.connections, 1);
     assert_int_equal(c->limits.http_threads, 2);
@@ -401,11 +490,11 @@ static void the_command_line_wins_over_the_file(void **state)
     assert_string_equal(c->data, data);
     assert_int_equal(c->log.format, LOG_TEXT);
     assert_int_equal(c->log.level, LOG_DEBUG);
-    assert_int_equal(c->upstream_count, 4);
+    assert_int_equal(c->upstream_count, 8);
     assert_string_equal(c->upstreams[1].name, "localhost:3000");
     assert_string_equal(c->upstreams[1].url, "http://other");
-    assert_string_equal(c->upstreams[2].url, "http://newer");
-    assert_string_equal(c->upstreams[3].name, "127.0.0.1:*");
+    assert_string_equal(c->upstreams[6].url, "http://newer");
+    assert_string_equal(c->upstreams[7].name, "127.0.0.1:*");
     config_unref(&c);
     free(data);
     free(cwd);
@@ -732,8 +821,11 @@ static void every_row_of_the_table_holds_together(void **state)
     for (size_t i = 0; i < SETTINGS_TOTAL; i++) {
         const struct setting *s = &setting_table[i];
         struct upstream_config upstream = {0};
+        struct client_config client = {0};
         struct config config = {0};
-        void *base = s->section == SECTION_upstreams ? (void *)&upstream : (void *)&config;
+        void *base = s->section == SECTION_upstreams ? (void *)&upstream
+                     : s->section == SECTION_clients ? (void *)&client
+                                                     : (void *)&config;
         bool number = s->type >= SETTING_SIZE && s->type <= SETTING_COUNT;
         char why[SETTING_WHY_MAX];
 
@@ -750,6 +842,32 @@ static void every_row_of_the_table_holds_together(void **state)
             free(text);
         }
         setting_clear(s->section, base);
+    }
+}
+
+/* Of the command line, too: what is given there may open what the file had closed. */
+static void who_listens_beyond_loopback_has_to_list_the_clients_of_its_credentials(void **state)
+{
+    static const struct {
+        const char *listen;
+        bool good;
+    } cases[] = {
+        {"127.0.0.1:1", true}, {"127.9.9.9:1", true}, {"[::1]:1", true}, {"localhost:1", true},
+        {"0.0.0.0:1", false},  {"[::]:1", false},     {"host:1", false}, {"192.168.0.1:1", false},
+    };
+
+    (void)state;
+    write_config(ENTRY "    auth: token\n    token_file: /t\n",
+                 strlen(ENTRY "    auth: token\n    token_file: /t\n"));
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct config_overrides o = {.listen = cases[i].listen};
+        struct config *c = NULL;
+        struct err err;
+
+        if ((config_load(file_path, &o, &c, &err) == 0) != cases[i].good)
+            fail_msg("%s", cases[i].listen);
+        if (c != NULL)
+            config_unref(&c);
     }
 }
 
@@ -843,6 +961,7 @@ int main(void)
         cmocka_unit_test(what_is_shown_loads_to_the_same_configuration),
         cmocka_unit_test(each_setting_is_shown_with_its_default),
         cmocka_unit_test(every_row_of_the_table_holds_together),
+        cmocka_unit_test(who_listens_beyond_loopback_has_to_list_the_clients_of_its_credentials),
         cmocka_unit_test(a_reference_keeps_a_configuration_alive),
         cmocka_unit_test(the_example_is_accepted),
         cmocka_unit_test(the_documented_table_is_the_programs),

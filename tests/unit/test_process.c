@@ -418,6 +418,44 @@ static void a_start_that_fails_gives_its_slot_back(void **state)
     free(path);
 }
 
+/* Nothing of what git is told for mirrors, and our own environment. */
+static void a_program_of_the_operators_runs_as_it_is(void **state)
+{
+    static const char script[] = "printf %s, $0 $# $PANNIER_TEST_OWN \"$GIT_CONFIG_NOSYSTEM\"; cat";
+    const char *const args[] = {"-c", script, NULL};
+    const struct process_spec spec = {
+        .program = "sh", .args = args, .input = "told", .input_len = 4};
+    struct processes *pool = pool_of(2);
+    struct process *p;
+    char said[128];
+    struct err err;
+
+    (void)state;
+    setenv("PANNIER_TEST_OWN", "ours", 1);
+    assert_int_equal(process_start(pool, &spec, &p, &err), 0);
+    read_all(p->out_fd, said, sizeof(said));
+    assert_int_equal(process_finish(&p, &err), 0);
+    assert_string_equal(said, "sh,0,ours,,told");
+    unsetenv("PANNIER_TEST_OWN");
+    processes_free(&pool);
+}
+
+static void a_program_that_is_not_there_fails(void **state)
+{
+    struct processes *pool = pool_of(2);
+    const char *const args[] = {NULL};
+    const struct process_spec spec = {.program = "/nowhere/at/all", .args = args, .input = ""};
+    struct process *p;
+    struct err err;
+
+    (void)state;
+    assert_int_equal(process_start(pool, &spec, &p, &err), 0);
+    assert_int_equal(process_finish(&p, &err), -1);
+    assert_int_equal(err.kind, ERR_PROCESS);
+    assert_non_null(strstr(err.text, "can't be run: No such file"));
+    processes_free(&pool);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -438,6 +476,8 @@ int main(void)
         cmocka_unit_test(a_full_background_leaves_slots_for_the_rest),
         cmocka_unit_test(who_waits_for_a_slot_gets_it_when_one_is_freed),
         cmocka_unit_test(a_start_that_fails_gives_its_slot_back),
+        cmocka_unit_test(a_program_of_the_operators_runs_as_it_is),
+        cmocka_unit_test(a_program_that_is_not_there_fails),
     };
 
     signal(SIGPIPE, SIG_IGN);
