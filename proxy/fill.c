@@ -75,7 +75,7 @@ static void land(struct fill *f)
 static void unclaim(struct fill *f, bool kept)
 {
     if (f->claimed)
-        fleet_unclaim(f->asker.proxy->fleet, &f->key, kept);
+        fleet_unclaim(f->asker.proxy->fleet, &f->claim, kept);
     f->claimed = false;
 }
 
@@ -466,7 +466,10 @@ static bool try_peer(struct fill *f, struct stream *s)
     for (unsigned i = 0; f->kept && i < PEERS_TRIED; i++) {
         switch (fleet_claim(fleet, &f->key, &theirs)) {
         case CLAIM_NONE: return false;
-        case CLAIM_OURS: f->claimed = true; return false;
+        case CLAIM_OURS:
+            f->claimed = true;
+            f->claim = theirs;
+            return false;
         case CLAIM_THEIRS: break;
         }
         if (f->asker.proxy->peers == NULL)
@@ -487,9 +490,7 @@ static bool try_peer(struct fill *f, struct stream *s)
  * follow here. */
 static void let_follow(struct fill *f)
 {
-    struct filling theirs;
-
-    f->claimed = f->kept && fleet_claim(f->asker.proxy->fleet, &f->key, &theirs) == CLAIM_OURS;
+    f->claimed = f->kept && fleet_claim(f->asker.proxy->fleet, &f->key, &f->claim) == CLAIM_OURS;
 }
 
 /* ---- mirrors ---- */

@@ -12,6 +12,7 @@
 #ifndef PANNIER_PROXY_FILL_H
 #define PANNIER_PROXY_FILL_H
 
+#include "cache/cluster/filling.h"
 #include "cache/mirror/mirror.h"
 #include "protocol/fetch_request.h"
 #include "proxy/access.h"
@@ -31,6 +32,7 @@ struct fill {
     /* fill.c's own. */
     uint64_t epoch; /* cache_epoch() when it began: what was invalidated since isn't kept */
     bool claimed;   /* others may follow it here */
+    struct filling claim;
 };
 
 /* Take what *f holds and make its answer in a worker.  When no worker takes it the answer fails

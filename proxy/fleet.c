@@ -351,14 +351,15 @@ enum fleet_claim fleet_claim(struct fleet *f, const struct key *key, struct fill
     }
 }
 
-void fleet_unclaim(struct fleet *f, const struct key *key, bool kept)
+void fleet_unclaim(struct fleet *f, const struct filling *ours, bool kept)
 {
     struct held *h, *found = NULL;
 
     lock_take(&f->lock);
     DL_FOREACH(f->held, h)
     {
-        if (key_equal(&h->filling.key, key))
+        /* By its token: what an invalidation let go of may have a successor under its key. */
+        if (strcmp(h->filling.token, ours->token) == 0)
             found = h;
     }
     if (found != NULL)

@@ -34,12 +34,12 @@ bool fleet_may_serve(struct fleet *f, const struct config *c);
 
 enum fleet_claim {
     CLAIM_NONE,   /* nobody's: make it */
-    CLAIM_OURS,   /* make it, and say when that is over: fleet_unclaim() */
+    CLAIM_OURS,   /* make it, and say when that is over: fleet_unclaim(); the claim is in *theirs */
     CLAIM_THEIRS, /* follow *theirs, or when that fails: fleet_disclaim() it, and claim again */
 };
 enum fleet_claim fleet_claim(struct fleet *f, const struct key *key, struct filling *theirs);
 /* kept: others may still follow it here, until the shared tier has it. */
-void fleet_unclaim(struct fleet *f, const struct key *key, bool kept);
+void fleet_unclaim(struct fleet *f, const struct filling *ours, bool kept);
 /* Whoever had it doesn't answer. */
 void fleet_disclaim(struct fleet *f, const struct filling *theirs);
 /* Does another node make, or have, key's answer? */

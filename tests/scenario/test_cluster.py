@@ -539,6 +539,28 @@ def test_what_grew_before_an_invalidation_is_not_served_after_it(cluster, three,
     assert len(packs_asked(upstream)) == 2
 
 
+def test_the_end_of_what_grew_before_takes_nothing_from_what_grows_now(cluster, three, upstream, big):
+    a, b, c = three
+    gates = [upstream.on(for_a_pack, Gate(after=1 << 20), times=1)]
+    old = asking(a, big.oid())
+    old.read_until(b"PACK")
+    gates[0].wait_held()
+    assert cluster.invalidate(c, f"origin/{BIG}").status == 0
+    gates.append(upstream.on(for_a_pack, Gate(after=1 << 20), times=1))
+    new = asking(a, big.oid())
+    new.read_until(b"PACK")
+    gates[1].wait_held()
+    gates[0].open()
+    assert whole(old)
+    a.wait_lines(lambda l: l.get("event") == "request" and l.get("result") == "miss, upstream")
+    follower = asking(b, big.oid())
+    follower.read_until(b"PACK")
+    gates[1].open()
+    assert whole(new) and whole(follower)
+    assert b.packs(1) == ["hit, peer"]
+    assert len(packs_asked(upstream)) == 2
+
+
 def test_what_was_on_its_way_up_is_not_found_after_an_invalidation(cluster, upstream, big):
     a, b = cluster.nodes_up("a", "b", upstream=upstream.url, shared={"deadline": "1m", "stall_timeout": "1m"})
     gates = [cluster.tier.front.on(asks("put begin part complete", part), S3Gate(), times=1)
