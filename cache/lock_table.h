@@ -7,6 +7,7 @@
 #define LOCK_TABLE(X)                                                                              \
     X(SERVER, "the list of connections and exchanges")                                             \
     X(FLEET, "the claims of this node")                                                            \
+    X(CHORES, "the job that this node has taken from the queue")                                   \
     X(FLIGHTS, "questions to upstream that several requests share")                                \
     X(REFS, "the flights of questions about refs")                                                 \
     X(REPOSITORIES, "how often each repository was asked for")                                     \

@@ -1,5 +1,6 @@
 #include "proxy/access.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -81,6 +82,56 @@ int asker_init(struct asker *a, const struct exchange *x, struct err *err)
     a->authorization = x->authorization != NULL ? xstrdup(x->authorization) : NULL;
     decisions_subject(x->proxy->decisions, a->authorization, a->base_url, a->wire_repo, &a->repo_id,
                       &a->subject);
+    return 0;
+}
+
+/* A repository's name is kept unescaped. */
+static char *escape_path(const char *name)
+{
+    static const char plain[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/:";
+    char *out = xmalloc(3 * strlen(name) + 1), *at = out;
+
+    for (; *name != '\0'; name++) {
+        if (strchr(plain, *name) != NULL)
+            *at++ = *name;
+        else
+            at += sprintf(at, "%%%02X", (unsigned char)*name);
+    }
+    *at = '\0';
+    return out;
+}
+
+int asker_init_anonymous(struct asker *a, struct proxy *p, const struct config *config,
+                         const char *name, struct err *err)
+{
+    char *escaped = escape_path(name);
+    char *target = xasprintf("/%s.git/info/refs?service=git-upload-pack", escaped);
+    const struct upstream_config *upstream;
+    struct smart_path path;
+    char *base_url = NULL;
+    int rc = smart_path_parse(target, &path, err);
+
+    free(escaped);
+    free(target);
+    if (rc != 0)
+        return -1;
+    upstream = config_find_upstream(config, path.upstream, &base_url);
+    if (upstream == NULL) {
+        smart_path_clear(&path);
+        return err_set(err, ERR_REFUSED, "its host is not among the configured upstreams");
+    }
+    *a = (struct asker){
+        .proxy = p,
+        .config = config_ref(config),
+        .upstream = upstream,
+        .name = xasprintf("%s/%s", path.upstream, path.repo),
+        .base_url = base_url,
+        .wire_repo = xstrdup(path.wire_repo),
+    };
+    repo_id_of(path.upstream, path.repo, &a->repo_id);
+    decisions_subject(p->decisions, NULL, a->base_url, a->wire_repo, &a->repo_id, &a->subject);
+    smart_path_clear(&path);
     return 0;
 }
 

@@ -28,6 +28,7 @@ static const struct {
     [COMMANDS_EVICT] = {"evict", FIELD_EVICT},
     [COMMANDS_NODES] = {"nodes", FIELD_FORGET},
     [COMMANDS_INVALIDATE] = {"invalidate", FIELD_REPO | FIELD_ALL | FIELD_WHAT},
+    [COMMANDS_WARM] = {"warm", FIELD_REPO},
 };
 
 /* The texts of a request. */
@@ -62,8 +63,8 @@ int commands_request_check(const struct commands_request *r, struct err *err)
 
     if ((fields_of(r) & ~kinds[r->kind].fields) != 0)
         return err_set(err, ERR_INPUT, "%s does not take all of this", name);
-    if (r->kind == COMMANDS_SHOW && r->repo == NULL)
-        return err_set(err, ERR_INPUT, "show needs a repository");
+    if ((r->kind == COMMANDS_SHOW || r->kind == COMMANDS_WARM) && r->repo == NULL)
+        return err_set(err, ERR_INPUT, "%s needs a repository", name);
     if ((r->kind == COMMANDS_RM || r->kind == COMMANDS_INVALIDATE) && (r->repo == NULL) == !r->all)
         return err_set(err, ERR_INPUT, "%s needs a repository, or all", name);
     if ((r->ref != NULL || r->object != NULL) && (r->all || (r->ref != NULL && r->object != NULL)))

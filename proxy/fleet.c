@@ -105,7 +105,6 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
         if (rc == 0)
             log_invalidated(e, &gone);
         return rc;
-    case EVENT_WARMUP: return 0;
     }
     return 0;
 }

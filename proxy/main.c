@@ -105,6 +105,8 @@ const struct command commands[] = {
      "list the nodes that share something with this one", cli_nodes},
     {"invalidate", "REPO|--everything", 0, 1, OPTIONS_FOLDER | OPTIONS_JSON | OPTIONS_INVALIDATE,
      "let no node serve it any more", cli_invalidate},
+    {"warm", "REPO", 1, 1, OPTIONS_FOLDER | OPTIONS_JSON,
+     "have some node fetch it ahead; only what needs no credential", cli_warm},
     {"config check", "FILE", 1, 1, 0, "say whether a configuration is right", run_config_check},
     {"config show", NULL, 0, 0, OPTIONS_FOLDER | OPTIONS_SERVE, "print the effective configuration",
      run_config_show},

@@ -9,6 +9,7 @@
 #include "cache/workers.h"
 #include "proxy/config.h"
 
+struct chores;
 struct control;
 struct credentials;
 struct decisions;
@@ -29,6 +30,7 @@ struct proxy {
     struct credentials *credentials; /* of its own */
     struct decisions *decisions;
     struct fleet *fleet;
+    struct chores *chores;
     struct flights *flights;
     struct refs *refs;
     struct repositories *repositories;

@@ -14,6 +14,7 @@
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
 #include "proxy/cache_log.h"
+#include "proxy/chores.h"
 #include "proxy/commands.h"
 #include "proxy/control.h"
 #include "proxy/credentials/credentials.h"
@@ -164,6 +165,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->janitor = janitor_start(&p->cache, &options, &cache_log_janitor);
     start_control(p, c);
     fleet_start(p->fleet);
+    p->chores = chores_start(p, c);
     return 0;
 }
 
@@ -179,6 +181,7 @@ static void tear_down(struct proxy *p)
         shared_stop(p->cache.shared);
     janitor_stop(&p->janitor);
     control_free(&p->control);
+    chores_stop(&p->chores);
     workers_free(&p->queries);
     workers_free(&p->fills);
     workers_free(&p->relays);
@@ -266,6 +269,7 @@ static void reload(const struct listeners *l, struct config **config,
     shared_limits_of(loaded, &shared_limits);
     if (the_proxy.cache.shared != NULL)
         shared_configure(the_proxy.cache.shared, &shared_limits);
+    chores_configure(the_proxy.chores, loaded);
     log_set(loaded->log.format, loaded->log.level);
     config_unref(config);
     *config = loaded;

@@ -6,8 +6,7 @@
 
 #include "protocol/base.h"
 
-static const char *const kinds[] = {
-    [EVENT_UPDATE] = "update", [EVENT_INVALIDATE] = "invalidate", [EVENT_WARMUP] = "warmup"};
+static const char *const kinds[] = {[EVENT_UPDATE] = "update", [EVENT_INVALIDATE] = "invalidate"};
 static const char *const scopes[] = {[SCOPE_REPOSITORY] = "repository",
                                      [SCOPE_REF] = "ref",
                                      [SCOPE_OBJECT] = "object",

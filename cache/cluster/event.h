@@ -23,7 +23,6 @@ enum {
 enum event_kind {
     EVENT_UPDATE,     /* a repository has newer refs or a newer mirror: repo_id, refs, generation */
     EVENT_INVALIDATE, /* what was kept is not to be served any more: scope and what it wants */
-    EVENT_WARMUP, /* a repository is to be fetched ahead: repo_id, repo, name (a ref, may be "") */
 };
 enum event_scope {
     SCOPE_REPOSITORY, /* repo_id */
@@ -38,7 +37,7 @@ struct event {
     char repo_id[KEY_HEX_SIZE]; /* hex; "": none */
     char refs[KEY_HEX_SIZE];    /* EVENT_UPDATE: digest of the newest known refs; "": not said */
     uint64_t generation;        /* EVENT_UPDATE: of the mirror in the shared tier; 0: not said */
-    const char *repo;           /* as clients write it, for people and for a warm-up; "": none */
+    const char *repo;           /* as clients write it, for people; "": none */
     const char *name;           /* of the ref or object; "": none */
     const char *reason;         /* the operator's, or which webhook; "": none */
     const char *node;           /* who sent it; events_send() fills it in */

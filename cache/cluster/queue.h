@@ -1,4 +1,4 @@
-/* Work for later, by whichever node is free: refreshes that a webhook asked for, warm-ups, uploads.
+/* Work for later, by whichever node is free: fetching a repository ahead, say (proxy/chores.h).
  *
  *     queue_new(redis or NULL, &config)                      before redis_start()
  *     queue_add(q, QUEUE_HIGH, "refresh:<repo_id>", payload) any worker of any node

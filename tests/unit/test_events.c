@@ -258,7 +258,6 @@ static void what_lacks_something_is_not_sent(void **state)
          .name = "",
          .reason = "",
          .node = ""},
-        {.kind = EVENT_WARMUP, .repo = "x", .name = "", .reason = "", .node = ""},
     };
     const char *words[EVENT_WORDS_MAX];
     char generation[REDIS_NUMBER_SIZE];
