@@ -149,10 +149,10 @@ struct config {
 
     struct {
         struct host_port listen; /* for the other nodes; host NULL: they can't follow us */
-        char *advertise;       /* how they reach it; NULL: as listened on */
-        char *secret_file;     /* what they know each other by */
-        bool tls;              /* with tls's certificate */
-        char *ca_file;         /* that others' are checked against; NULL: the system's */
+        char *advertise;         /* how they reach it; NULL: as listened on */
+        char *secret_file;       /* what they know each other by */
+        bool tls;                /* with tls's certificate */
+        char *ca_file;           /* that others' are checked against; NULL: the system's */
         enum when_away when_away;
         uint64_t node_ttl_ms, lease_ttl_ms;
     } cluster;

@@ -312,7 +312,7 @@ static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
     }
     if (!wait_for_writer(m, s))
         return false;
-    lease = fleet_lease(f->asker.proxy->fleet, &f->asker.repo_id);
+    lease = fleet_lease(f->asker.proxy->fleet, &f->asker.repo_id, NULL);
     catch_up(f, s);
     mirror_missing(m, &f->req.wants, &missing);
     rc = pull_missing(f, &missing, s, pulled, &why);

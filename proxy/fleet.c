@@ -391,19 +391,24 @@ bool fleet_can_follow(struct fleet *f, const struct key *key)
 
 /* ---- leases ---- */
 
-struct lease *fleet_lease(struct fleet *f, const struct key *repo_id)
+struct lease *fleet_lease(struct fleet *f, const struct key *repo_id, bool *theirs)
 {
     char hex[KEY_HEX_SIZE];
     struct lease *lease = NULL;
-    struct err ignored;
+    struct err why;
     char *name;
 
+    if (theirs != NULL)
+        *theirs = false;
     if (f->alone)
         return NULL; /* the mirror's own writers come one at a time */
     key_to_hex(repo_id, hex);
     name = xasprintf("repo:%s", hex);
-    if (leases_take(cluster_leases(f->cluster), name, LEASE_WAIT_MS, &lease, &ignored) != 0)
+    if (leases_take(cluster_leases(f->cluster), name, LEASE_WAIT_MS, &lease, &why) != 0) {
         lease = NULL;
+        if (theirs != NULL)
+            *theirs = why.kind == ERR_TIMEOUT;
+    }
     free(name);
     return lease;
 }

@@ -48,8 +48,9 @@ bool fleet_can_follow(struct fleet *f, const struct key *key);
 /* ---- one at a time ---- */
 
 /* The lease on a repository, for who changes what all have of it; NULL: none is to be had, go on
- * without.  Waits a little for another node.  Worker threads. */
-struct lease *fleet_lease(struct fleet *f, const struct key *repo_id);
+ * without.  Waits a little for another node; *theirs (may be NULL): it is still at it.  Worker
+ * threads. */
+struct lease *fleet_lease(struct fleet *f, const struct key *repo_id, bool *theirs);
 bool fleet_is_alone(struct fleet *f);
 
 /* ---- what all know ---- */

@@ -7,6 +7,7 @@
 #include "cache/lock.h"
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/fleet.h"
 #include "proxy/log.h"
 #include "proxy/pull.h"
 
@@ -222,16 +223,24 @@ bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_ti
 static void make_mirror(void *ctx)
 {
     struct making *k = ctx;
+    const struct proxy *p = k->asker.proxy;
+    struct lease *lease = NULL;
+    bool theirs = false, needed;
     uint64_t started;
     struct err why;
     int rc = 0;
-    bool needed;
 
     mirror_write_begin(k->mirror);
-    needed = !mirroring_restore(&k->asker, k->mirror, NULL, NULL) && k->worthwhile;
+    /* All of a repository comes from upstream to one node; the others take it from the shared tier,
+     * now or when they are asked again. */
+    if (k->answer == NULL && k->worthwhile && !mirror_ready(k->mirror))
+        lease = fleet_lease(p->fleet, &k->asker.repo_id, &theirs);
+    needed = !mirroring_restore(&k->asker, k->mirror, NULL, NULL) && k->worthwhile &&
+             !(theirs && p->cache.shared != NULL);
     started = now_us();
     if (needed)
         rc = k->answer != NULL ? make_from_answer(k, &why) : make_from_upstream(k, &why);
+    lease_release(&lease);
     mirror_write_end(k->mirror);
     if (rc != 0) {
         mirroring_warn(&k->asker, "mirror not made", FOLDER_MIRRORS, &why);

@@ -451,3 +451,24 @@ def test_a_stop_lets_a_clone_over_tls_end(serve, upstream, authority, own, git):
     clone.join()
     assert pannier.wait() == 0
     assert done and until(lambda: repo.oid() in git.run("rev-parse", "HEAD", cwd=done[0]), "the clone's head")
+
+
+# Nodes among themselves -------------------------------------------------------------------------------
+
+
+def test_nodes_follow_each_other_by_https(cluster, authority, certificate, simple, git):
+    def node(name):
+        config = cluster.settings(name, shared=False, tls={k: str(v) for k, v in certificate.items()})
+        config["cluster"].update(tls=True, ca_file=str(authority.file))
+        started = cluster.tier.start(config=config)
+        started.name = name
+        cluster.nodes.append(started)
+        return started
+
+    a, b = node("a"), node("b")
+    until(lambda: set(cluster.who(a)) == {"a", "b"}, "a knows of b")
+    git.set("http.sslCAInfo", str(authority.file))
+    for n, result in ((a, "miss, upstream"), (b, "hit, peer")):
+        git.run("clone", "-q", https(n), f"from-{n.name}")
+        assert n.packs(1) == [result]
+        n.wait_answers()
