@@ -9,7 +9,7 @@ import pytest
 
 from support import pktline, repos
 from support.cluster import LEASE_TTL, NODE_TTL, command
-from support.faulty import Gate
+from support.faulty import Gate, for_a_pack, packs_asked
 from support.faulty_s3 import Gate as S3Gate
 from support.faulty_s3 import asks
 from support.gitclient import Reader, ask, same_objects, wait_traced
@@ -51,15 +51,6 @@ def asking(node, oid, refs=True, path=BIG):
     if refs:
         assert ask(node.url_of(path), pktline.ls_refs()).status == 200
     return Reader(node.port).post(f"/origin/{path}.git/git-upload-pack", pktline.fetch([oid]))
-
-
-def for_a_pack(asked):
-    """Not the question whether a credential may have an id, which upstream answers with next to nothing."""
-    return asked.kind == "fetch" and b"filter tree:0" not in asked.body
-
-
-def packs_asked(upstream):
-    return [asked for asked in upstream.requests() if for_a_pack(asked)]
 
 
 def clone_by_hand(node, oid, path=BIG):

@@ -1,7 +1,7 @@
 """Repositories that are fetched before anybody asks: the queue, and who takes from it."""
 from support import repos
 from support.cluster import command
-from support.faulty import Gate
+from support.faulty import Gate, for_a_pack, packs_asked
 
 
 def warm(node, path):
@@ -15,15 +15,6 @@ def warmed(*nodes):
 
 def wait_warmed(node, count):
     return node.wait_lines(lambda line: line.get("event") == "warmed up", count, "repositories warmed up")
-
-
-def for_a_pack(asked):
-    """Not the question whether a credential may have an id."""
-    return asked.kind == "fetch" and b"filter tree:0" not in asked.body
-
-
-def packs_asked(upstream):
-    return [asked for asked in upstream.requests() if for_a_pack(asked)]
 
 
 def test_a_clone_after_it_asks_upstream_for_no_pack(behind, upstream, origin, own, git):

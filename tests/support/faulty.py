@@ -54,6 +54,15 @@ class Asked:
         return base64.b64decode(value[6:]).decode().partition(":")[0]
 
 
+def for_a_pack(asked):
+    """Not the question whether a credential may have an id, which upstream answers with next to nothing."""
+    return asked.kind == "fetch" and b"filter tree:0" not in asked.body
+
+
+def packs_asked(upstream):
+    return [asked for asked in upstream.requests() if for_a_pack(asked)]
+
+
 class Exchange:
     """One request and the answer under way; what a script gets to play with."""
 
