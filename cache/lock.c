@@ -5,8 +5,8 @@
 
 #include "protocol/base.h"
 
-/* The ranks that this thread holds, as bits: there are fewer than 32. */
-static _Thread_local uint32_t held;
+/* The ranks that this thread holds, as bits: there are fewer than 64. */
+static _Thread_local uint64_t held;
 
 void lock_init(struct lock *l, enum lock_rank rank)
 {
@@ -23,13 +23,13 @@ void lock_take(struct lock *l)
 {
     must(held >> l->rank == 0);
     must(pthread_mutex_lock(&l->mutex) == 0);
-    held |= UINT32_C(1) << l->rank;
+    held |= UINT64_C(1) << l->rank;
 }
 
 void lock_drop(struct lock *l)
 {
-    must((held & UINT32_C(1) << l->rank) != 0);
-    held &= ~(UINT32_C(1) << l->rank);
+    must((held & UINT64_C(1) << l->rank) != 0);
+    held &= ~(UINT64_C(1) << l->rank);
     must(pthread_mutex_unlock(&l->mutex) == 0);
 }
 
@@ -45,7 +45,7 @@ void lock_cond_init(pthread_cond_t *c)
 
 void lock_wait(struct lock *l, pthread_cond_t *c)
 {
-    must((held & UINT32_C(1) << l->rank) != 0);
+    must((held & UINT64_C(1) << l->rank) != 0);
     must(pthread_cond_wait(c, &l->mutex) == 0);
 }
 
@@ -57,7 +57,7 @@ bool lock_wait_until(struct lock *l, pthread_cond_t *c, uint64_t deadline_ms)
     };
     int rc;
 
-    must((held & UINT32_C(1) << l->rank) != 0);
+    must((held & UINT64_C(1) << l->rank) != 0);
     rc = pthread_cond_timedwait(c, &l->mutex, &at);
     must(rc == 0 || rc == ETIMEDOUT);
     return rc == 0;

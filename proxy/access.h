@@ -18,9 +18,16 @@ struct asker {
     struct subject subject;
 };
 void asker_init(struct asker *a, const struct exchange *x);
+/* For a question of the program's own, without a credential.  name: "<upstream>/<path>".
+ * -1: ERR_REFUSED, its host is not among the upstreams. */
+int asker_init_anonymous(struct asker *a, struct proxy *p, const struct config *config,
+                         const char *name, struct err *err);
 void asker_copy(const struct asker *from, struct asker *to);
 void asker_clear(struct asker *a);
 
+/* Logs that something went wrong for a's repository, and remembers it for people.  event: static.
+ */
+void asker_warn(const struct asker *a, const char *event, const struct err *why);
 /* It asks upstream no more; what it is remembered for needs no credential. */
 void asker_forget_credential(struct asker *a);
 /* How many of the workers that ask may wait for one upstream. */

@@ -10,6 +10,7 @@ enum {
     OPTION_HELP = 'h',
     OPTION_CONFIG = 256, /* beyond all letters, which getopt reports in the same place */
     OPTION_LISTEN,
+    OPTION_ADMIN_LISTEN,
     OPTION_DATA,
     OPTION_UPSTREAM,
     OPTION_LOG_FORMAT,
@@ -32,6 +33,8 @@ static const struct option_row {
     {"help", NULL, OPTION_HELP, 0, "show this"},
     {"config", "FILE", OPTION_CONFIG, OPTIONS_FOLDER, "the configuration, in YAML (default: none)"},
     {"listen", "HOST:PORT", OPTION_LISTEN, OPTIONS_SERVE, "the address to serve on"},
+    {"admin-listen", "HOST:PORT", OPTION_ADMIN_LISTEN, OPTIONS_SERVE,
+     "the address for operators, or off"},
     {"data", "DIR", OPTION_DATA, OPTIONS_FOLDER, "where answers and mirrors are kept"},
     {"upstream", "NAME=URL", OPTION_UPSTREAM, OPTIONS_SERVE,
      "add or replace an upstream; may be given again; one '*' in both is a pattern"},
@@ -139,6 +142,7 @@ static void option_take(struct command_line *line, int id, const char *value)
     switch (id) {
     case OPTION_CONFIG: line->file = value; break;
     case OPTION_LISTEN: line->overrides.listen = value; break;
+    case OPTION_ADMIN_LISTEN: line->overrides.admin_listen = value; break;
     case OPTION_DATA: line->overrides.data = value; break;
     case OPTION_UPSTREAM: add_upstream(&line->overrides, value); break;
     case OPTION_LOG_FORMAT: line->overrides.log_format = value; break;

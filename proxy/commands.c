@@ -17,15 +17,22 @@ enum { PROGRESS_MS = 200 }; /* between two lines about it; also when a client th
 
 /* ---- requests ---- */
 
-enum field { FIELD_REPO = 1, FIELD_ALL = 2, FIELD_ENTRIES = 4, FIELD_REPAIR = 8, FIELD_EVICT = 16 };
+enum field {
+    FIELD_REPO = 1,
+    FIELD_ALL = 2,
+    FIELD_ENTRIES = 4,
+    FIELD_REPAIR = 8,
+    FIELD_EVICT = 16,
+    FIELD_REPO_ID = 32
+};
 
 /* What a command doesn't know it refuses: `rm` must not take "dry_run" for nothing. */
 static const struct {
     const char *name;
     unsigned fields;
 } kinds[] = {
-    [COMMANDS_LS] = {"ls", FIELD_REPO | FIELD_ENTRIES},
-    [COMMANDS_SHOW] = {"show", FIELD_REPO},
+    [COMMANDS_LS] = {"ls", FIELD_REPO | FIELD_REPO_ID | FIELD_ENTRIES},
+    [COMMANDS_SHOW] = {"show", FIELD_REPO | FIELD_REPO_ID},
     [COMMANDS_RM] = {"rm", FIELD_REPO | FIELD_ALL},
     [COMMANDS_VERIFY] = {"verify", FIELD_REPAIR},
     [COMMANDS_EVICT] = {"evict", FIELD_EVICT},
@@ -33,9 +40,9 @@ static const struct {
 
 static unsigned fields_of(const struct commands_request *r)
 {
-    return (r->repo != NULL ? FIELD_REPO : 0) | (r->all ? FIELD_ALL : 0) |
-           (r->entries ? FIELD_ENTRIES : 0) | (r->repair ? FIELD_REPAIR : 0) |
-           (r->dry_run || r->goal != UINT64_MAX ? FIELD_EVICT : 0);
+    return (r->repo != NULL ? FIELD_REPO : 0) | (r->repo_id != NULL ? FIELD_REPO_ID : 0) |
+           (r->all ? FIELD_ALL : 0) | (r->entries ? FIELD_ENTRIES : 0) |
+           (r->repair ? FIELD_REPAIR : 0) | (r->dry_run || r->goal != UINT64_MAX ? FIELD_EVICT : 0);
 }
 
 static int check_request(const struct commands_request *r, struct err *err)
@@ -44,7 +51,9 @@ static int check_request(const struct commands_request *r, struct err *err)
 
     if ((fields_of(r) & ~kinds[r->kind].fields) != 0)
         return err_set(err, ERR_INPUT, "%s does not take all of this", name);
-    if (r->kind == COMMANDS_SHOW && r->repo == NULL)
+    if (r->repo != NULL && r->repo_id != NULL)
+        return err_set(err, ERR_INPUT, "%s takes a repository's name or its id", name);
+    if (r->kind == COMMANDS_SHOW && r->repo == NULL && r->repo_id == NULL)
         return err_set(err, ERR_INPUT, "show needs a repository");
     if (r->kind == COMMANDS_RM && (r->repo == NULL) == !r->all)
         return err_set(err, ERR_INPUT, "rm needs a repository, or all");
@@ -65,14 +74,14 @@ static int find_kind(const char *name, enum commands_kind *out, struct err *err)
 
 static int unpack_request(json_t *json, struct commands_request *out, struct err *err)
 {
-    const char *command, *repo = NULL;
+    const char *command, *repo = NULL, *repo_id = NULL;
     int all = 0, entries = 0, repair = 0, dry_run = 0;
     json_int_t goal = -1;
     json_error_t why;
 
-    if (json_unpack_ex(json, &why, 0, "{s:s, s?s, s?b, s?b, s?b, s?b, s?I !}", "command", &command,
-                       "repo", &repo, "all", &all, "entries", &entries, "repair", &repair,
-                       "dry_run", &dry_run, "goal", &goal) != 0)
+    if (json_unpack_ex(json, &why, 0, "{s:s, s?s, s?s, s?b, s?b, s?b, s?b, s?I !}", "command",
+                       &command, "repo", &repo, "repo_id", &repo_id, "all", &all, "entries",
+                       &entries, "repair", &repair, "dry_run", &dry_run, "goal", &goal) != 0)
         return err_set(err, ERR_INPUT, "the request makes no sense: %s", why.text);
     *out = (struct commands_request){
         .all = all != 0,
@@ -84,6 +93,7 @@ static int unpack_request(json_t *json, struct commands_request *out, struct err
     if (find_kind(command, &out->kind, err) != 0)
         return -1;
     out->repo = repo != NULL ? xstrdup(repo) : NULL;
+    out->repo_id = repo_id != NULL ? xstrdup(repo_id) : NULL;
     if (check_request(out, err) == 0)
         return 0;
     commands_request_clear(out);
@@ -119,7 +129,8 @@ int commands_request_write(const struct commands_request *r, struct bytes *out, 
 
     if (r->repo != NULL && repo == NULL)
         return err_set(err, ERR_INPUT, "the repository's name is not UTF-8");
-    json = json_pack("{s:s, s:o*}", "command", kinds[r->kind].name, "repo", repo);
+    json = json_pack("{s:s, s:o*, s:s*}", "command", kinds[r->kind].name, "repo", repo, "repo_id",
+                     r->repo_id);
     must(json != NULL);
     set_if(json, "all", r->all);
     set_if(json, "entries", r->entries);
@@ -140,6 +151,7 @@ int commands_request_write(const struct commands_request *r, struct bytes *out, 
 void commands_request_clear(struct commands_request *r)
 {
     free(r->repo);
+    free(r->repo_id);
     *r = (struct commands_request){.goal = UINT64_MAX};
 }
 
@@ -289,17 +301,23 @@ static void say_result(struct run *run, json_t *more)
 
 static bool wanted(const struct run *run, const struct entry *e)
 {
-    return run->request->repo == NULL || commands_repo_matches(run->request->repo, e);
+    const struct commands_request *r = run->request;
+
+    if (r->repo_id != NULL)
+        return e->repo_id != NULL && strcmp(r->repo_id, e->repo_id) == 0;
+    return r->repo == NULL || commands_repo_matches(r->repo, e);
 }
 
 /* When nothing was found: false, and it is said. */
 static bool found_any(struct run *run)
 {
+    const struct commands_request *r = run->request;
+    const char *asked = r->repo != NULL ? r->repo : r->repo_id;
     struct err why;
 
-    if (run->sums.count > 0 || run->request->repo == NULL)
+    if (run->sums.count > 0 || asked == NULL)
         return true;
-    err_set(&why, ERR_NOT_FOUND, "nothing is kept of %s%s", run->request->repo,
+    err_set(&why, ERR_NOT_FOUND, "nothing is kept of %s%s", asked,
             local_scanned(run->cache->local) ? "" : " so far; the folder is still being read");
     say_error(run, &why);
     return false;
@@ -329,11 +347,12 @@ static void run_list_entries(struct run *run)
 }
 
 struct repository {
-    char *repo, *url;
+    char *repo, *repo_id, *url;
     struct sums sums;
     uint64_t answers, accesses;
+    uint64_t bytes[ENTRY_KINDS_COUNT]; /* on the disk */
     bool mirror;
-    int64_t accessed;
+    int64_t created, accessed;
     UT_hash_handle hh;
 };
 
@@ -351,6 +370,7 @@ static struct repository *repository_of(struct listing *l, const struct entry *e
         return r;
     r = xcalloc(1, sizeof(*r));
     r->repo = xstrdup(e->repo);
+    r->repo_id = xstrdup(e->repo_id != NULL ? e->repo_id : "");
     r->url = xstrdup(e->url);
     HASH_ADD_KEYPTR(hh, l->all, r->repo, strlen(r->repo), r);
     return r;
@@ -369,6 +389,9 @@ static int list_repository(void *ctx, const struct entry *e)
     r->answers += e->kind == ENTRY_ANSWER;
     r->mirror = r->mirror || e->kind == ENTRY_MIRROR;
     r->accesses += e->accesses;
+    r->bytes[e->kind] += e->stored_size;
+    if (r->created == 0 || e->created < r->created)
+        r->created = e->created;
     if (e->accessed > r->accessed)
         r->accessed = e->accessed;
     return 0;
@@ -381,11 +404,17 @@ static int by_name(const struct repository *a, const struct repository *b)
 
 static void say_repository(struct run *run, const struct repository *r)
 {
-    say(run, json_pack("{s:{s:o, s:o, s:o, s:b, s:o, s:o, s:I, s:o}}", "repository", "repo",
-                       words(r->repo), "url", words(r->url), "answers", number(r->answers),
-                       "mirror", (int)r->mirror, "size", number(r->sums.size), "stored_size",
-                       number(r->sums.stored_size), "accessed", (json_int_t)r->accessed, "accesses",
-                       number(r->accesses)));
+    int64_t pinned_s;
+    bool pinned = local_is_pinned(run->cache->local, r->repo_id, &pinned_s);
+
+    say(run,
+        json_pack("{s:{s:o, s:o, s:o, s:o, s:b, s:b, s:o, s:o, s:o, s:o, s:I, s:I, s:o}}",
+                  "repository", "repo", words(r->repo), "repo_id", words(r->repo_id), "url",
+                  words(r->url), "answers", number(r->answers), "mirror", (int)r->mirror, "pinned",
+                  (int)pinned, "size", number(r->sums.size), "stored_size",
+                  number(r->sums.stored_size), "answers_size", number(r->bytes[ENTRY_ANSWER]),
+                  "mirror_size", number(r->bytes[ENTRY_MIRROR]), "created", (json_int_t)r->created,
+                  "accessed", (json_int_t)r->accessed, "accesses", number(r->accesses)));
 }
 
 static void run_list_repositories(struct run *run)
@@ -404,6 +433,7 @@ static void run_list_repositories(struct run *run)
             say_repository(run, r);
         HASH_DEL(l.all, r);
         free(r->repo);
+        free(r->repo_id);
         free(r->url);
         free(r);
     }
@@ -415,13 +445,17 @@ static void run_list_repositories(struct run *run)
 
 /* ---- rm ---- */
 
+enum { SETTLE_MS = 60 * 1000 }; /* for what is on its way up; then it isn't said to be gone */
+
 struct removal {
-    struct run *run;
+    struct cache *cache;
+    const struct commands_removal *how;
+    struct commands_removed *out;
+    bool gone;             /* nobody wants to hear more */
     struct entry *entries; /* their number is bounded by what the disk holds */
     size_t len, cap;
     struct key *repo_ids; /* of one repository by all its names: what goes in the shared tier */
     size_t repo_count;
-    struct shared_removed shared;
 };
 
 static void note_repository(struct removal *r, const struct key *repo_id)
@@ -433,42 +467,24 @@ static void note_repository(struct removal *r, const struct key *repo_id)
     r->repo_ids[r->repo_count++] = *repo_id;
 }
 
-/* The shared tier may have what isn't here. */
-static void note_typed_repository(struct removal *r, const char *typed)
-{
-    struct name n = name_of(typed);
-    struct key repo_id;
-    char *host, *path;
-
-    if (n.len <= n.host_len + 1)
-        return;
-    host = xstrndup(n.host, n.host_len);
-    path = xstrndup(n.host + n.host_len + 1, n.len - n.host_len - 1);
-    repo_id_of(host, path, &repo_id);
-    note_repository(r, &repo_id);
-    free(path);
-    free(host);
-}
-
 static int remove_shared(struct removal *r, struct err *err)
 {
-    struct shared *shared = r->run->cache->shared;
+    struct shared *shared = r->cache->shared;
     int rc = 0;
 
     for (size_t i = 0; i < r->repo_count && shared != NULL && rc == 0; i++)
-        rc = shared_remove_repository(shared, &r->repo_ids[i], &r->shared, err);
+        rc = shared_remove_repository(shared, &r->repo_ids[i], &r->out->shared, err);
     return rc;
 }
 
 static int collect(void *ctx, const struct entry *e)
 {
     struct removal *r = ctx;
-
     struct key repo_id;
 
-    if (!wanted(r->run, e))
+    if (r->how->goes != NULL && !r->how->goes(r->how->ctx, e))
         return 0;
-    if (r->run->request->repo != NULL && e->repo_id != NULL && key_from_hex(e->repo_id, &repo_id))
+    if (r->how->found_too && e->repo_id != NULL && key_from_hex(e->repo_id, &repo_id))
         note_repository(r, &repo_id);
     if (r->len == r->cap) {
         r->cap = r->cap > 0 ? 2 * r->cap : 64;
@@ -479,45 +495,117 @@ static int collect(void *ctx, const struct entry *e)
 }
 
 /* -1: it can't be removed; what went meanwhile by itself isn't counted, and is no trouble. */
-static int remove_entry(struct run *run, const struct entry *e, struct err *err)
+static int remove_entry(struct removal *r, const struct entry *e, struct err *err)
 {
-    if (local_remove(run->cache->local, e->path, err) == 0) {
-        count(&run->sums, e);
-        say(run, json_pack("{s:o}", "entry", entry_json(e)));
-        return 0;
+    if (!r->how->dry_run && local_remove(r->cache->local, e->path, err) != 0)
+        return err->kind == ERR_NOT_FOUND ? 0 : -1;
+    r->out->entries++;
+    r->out->bytes += e->size;
+    r->out->stored_bytes += e->stored_size;
+    r->gone = r->how->went != NULL && !r->how->went(r->how->ctx, e);
+    return 0;
+}
+
+/* What can't be removed keeps nothing else here; the first trouble is told. */
+static int remove_entries(struct removal *r, int rc, struct err *first)
+{
+    struct err why;
+
+    for (size_t i = 0; i < r->len; i++) {
+        if (!r->gone && remove_entry(r, &r->entries[i], &why) != 0 && rc == 0) {
+            *first = why;
+            rc = -1;
+        }
+        entry_clear(&r->entries[i]);
     }
-    return err->kind == ERR_NOT_FOUND ? 0 : -1;
+    return rc;
+}
+
+/* Once more, as some of it may have been on its way up. */
+static int remove_what_arrived(struct removal *r, struct err *err)
+{
+    struct shared *shared = r->cache->shared;
+
+    if (shared == NULL || r->repo_count == 0)
+        return 0;
+    if (!shared_settle(shared, now_ms() + SETTLE_MS))
+        return err_set(err, ERR_BUSY,
+                       "something is still on its way into the shared tier and may be of this; try "
+                       "again later");
+    return remove_shared(r, err);
+}
+
+int commands_remove(struct cache *c, const struct commands_removal *how,
+                    struct commands_removed *out, struct err *err)
+{
+    struct removal r = {.cache = c, .how = how, .out = out};
+    int rc;
+
+    *out = (struct commands_removed){0};
+    /* First all, then away with them: what is walked stays as it is meanwhile. */
+    rc = local_each(c->local, collect, &r, err);
+    for (size_t i = 0; i < how->repo_count; i++)
+        note_repository(&r, &how->repo_ids[i]);
+    if (how->dry_run)
+        r.repo_count = 0;
+    if (rc == 0)
+        rc = remove_shared(&r, err);
+    rc = remove_entries(&r, rc, err);
+    if (rc == 0)
+        rc = remove_what_arrived(&r, err);
+    free(r.entries);
+    free(r.repo_ids);
+    return rc;
+}
+
+/* The shared tier may have what isn't here. */
+static bool typed_repository(const char *typed, struct key *out)
+{
+    struct name n = name_of(typed);
+    char *host, *path;
+
+    if (n.len <= n.host_len + 1)
+        return false;
+    host = xstrndup(n.host, n.host_len);
+    path = xstrndup(n.host + n.host_len + 1, n.len - n.host_len - 1);
+    repo_id_of(host, path, out);
+    free(path);
+    free(host);
+    return true;
+}
+
+static bool rm_goes(void *ctx, const struct entry *e)
+{
+    return wanted(ctx, e);
+}
+
+static bool rm_went(void *ctx, const struct entry *e)
+{
+    struct run *run = ctx;
+
+    count(&run->sums, e);
+    say(run, json_pack("{s:o}", "entry", entry_json(e)));
+    return !run->gone;
 }
 
 static void run_rm(struct run *run)
 {
-    struct removal r = {.run = run};
-    struct err why, first;
-    /* First all, then away with them: what is walked stays as it is meanwhile. */
-    int rc = local_each(run->cache->local, collect, &r, &first);
+    struct commands_removal how = {
+        .goes = rm_goes, .went = rm_went, .ctx = run, .found_too = run->request->repo != NULL};
+    struct commands_removed removed;
+    struct key typed;
+    struct err why;
 
-    if (run->request->repo != NULL)
-        note_typed_repository(&r, run->request->repo);
-    if (rc == 0)
-        rc = remove_shared(&r, &first);
-    for (size_t i = 0; i < r.len; i++) {
-        /* What can't be removed keeps nothing else here. */
-        if (!run->gone && remove_entry(run, &r.entries[i], &why) != 0 && rc == 0) {
-            first = why;
-            rc = -1;
-        }
-        entry_clear(&r.entries[i]);
+    if (run->request->repo != NULL && typed_repository(run->request->repo, &typed)) {
+        how.repo_ids = &typed;
+        how.repo_count = 1;
     }
-    /* Once more, as some of it may have been on its way up. */
-    if (rc == 0)
-        rc = remove_shared(&r, &first);
-    free(r.entries);
-    free(r.repo_ids);
-    if (rc != 0)
-        say_error(run, &first);
-    else if (r.shared.objects > 0 || found_any(run))
-        say_result(run, json_pack("{s:{s:o, s:o}}", "shared", "objects", number(r.shared.objects),
-                                  "bytes", number(r.shared.bytes)));
+    if (commands_remove(run->cache, &how, &removed, &why) != 0)
+        say_error(run, &why);
+    else if (removed.shared.objects > 0 || found_any(run))
+        say_result(run,
+                   json_pack("{s:{s:o, s:o}}", "shared", "objects", number(removed.shared.objects),
+                             "bytes", number(removed.shared.bytes)));
 }
 
 /* ---- verify ---- */

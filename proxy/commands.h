@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "cache/cache.h"
+#include "cache/shared/shared_remove.h"
 #include "protocol/bytes.h"
 #include "protocol/err.h"
 #include "proxy/control.h"
@@ -30,6 +31,7 @@ enum commands_kind {
 struct commands_request {
     enum commands_kind kind;
     char *repo;    /* ls (NULL: every one), show, rm */
+    char *repo_id; /* ls, show: in a name's place, in hex */
     bool all;      /* rm: instead of a repo */
     bool entries;  /* ls */
     bool repair;   /* verify */
@@ -60,6 +62,29 @@ void commands_run(struct cache *c, const struct commands_request *r,
 /* The same for a request that came through the socket: a control_handler, whose ctx is the cache.
  */
 void commands_serve(void *cache, const char *request, size_t len, struct control_client *client);
+
+/* ---- removing, for who has no line to say it in ---- */
+
+struct commands_removal {
+    /* Does e go?  NULL: all do. */
+    bool (*goes)(void *ctx, const struct entry *e);
+    /* It has gone (or would, when it is dry).  False: nobody wants to hear more, and the rest
+     * stays. */
+    bool (*went)(void *ctx, const struct entry *e);
+    void *ctx;
+    const struct key *repo_ids; /* whose things in the shared tier go, all of them */
+    size_t repo_count;
+    bool found_too; /* and those of the repositories of entries that go */
+    bool dry_run;   /* only tell what would go here; the shared tier isn't asked */
+};
+struct commands_removed {
+    uint64_t entries, bytes, stored_bytes;
+    struct shared_removed shared;
+};
+/* 0: it is gone here and in the shared tier, what was on its way up there included.  -1: some of it
+ * may be there still, and *out says what isn't.  Worker threads: blocks. */
+int commands_remove(struct cache *c, const struct commands_removal *how,
+                    struct commands_removed *out, struct err *err);
 
 /* Does a name that a person typed mean the repository of e?  "<upstream>/<path>" or the URL
  * upstream, with or without "http(s)://" in front and ".git" behind. */

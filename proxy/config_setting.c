@@ -14,6 +14,8 @@
 #define OFFSET_limits(field)    offsetof(struct config, field)
 #define OFFSET_cache(field)     offsetof(struct config, field)
 #define OFFSET_shared(field)    offsetof(struct config, field)
+#define OFFSET_admin(field)     offsetof(struct config, field)
+#define OFFSET_metrics(field)   offsetof(struct config, field)
 #define OFFSET_log(field)       offsetof(struct config, field)
 #define TAKES_RELOAD            false
 #define TAKES_RESTART           true
@@ -36,8 +38,8 @@ const struct setting setting_table[SETTINGS_TOTAL] = {
 
 const char *section_name(enum setting_section section)
 {
-    static const char *const names[SECTION_COUNT] = {"",      "upstreams", "limits",
-                                                     "cache", "shared",    "log"};
+    static const char *const names[SECTION_COUNT] = {"",       "upstreams", "limits",  "cache",
+                                                     "shared", "admin",     "metrics", "log"};
 
     return names[section];
 }
@@ -309,17 +311,42 @@ static size_t host_span(const char *s, bool with_star)
     return n;
 }
 
+bool address_parse(const char *text, char **host, uint16_t *port)
+{
+    size_t len = host_span(text, false), skip = text[0] == '[';
+    uint64_t number;
+
+    if (len == 0 || text[len] != ':' ||
+        !port_ok(text + len + 1, strlen(text + len + 1), 0, &number))
+        return false;
+    *host = xstrndup(text + skip, len - 2 * skip);
+    *port = (uint16_t)number;
+    return true;
+}
+
 static bool address_set(const char *text, struct config *c, char why[SETTING_WHY_MAX])
 {
-    size_t host = host_span(text, false), skip = text[0] == '[';
-    uint64_t port;
+    char *host;
 
-    if (host == 0 || text[host] != ':' ||
-        !port_ok(text + host + 1, strlen(text + host + 1), 0, &port))
+    if (!address_parse(text, &host, &c->listen_port))
         return refuse(why, "is not HOST:PORT; write for instance 127.0.0.1:8080 or [::1]:8080");
     free(c->listen_host);
-    c->listen_host = xstrndup(text + skip, host - 2 * skip);
-    c->listen_port = (uint16_t)port;
+    c->listen_host = host;
+    return true;
+}
+
+static bool listen_set(const char *text, char **field, char why[SETTING_WHY_MAX])
+{
+    char *host = NULL;
+    uint16_t port;
+    bool off = strcmp(text, "off") == 0;
+
+    if (!off && !address_parse(text, &host, &port))
+        return refuse(why,
+                      "is neither HOST:PORT nor off; write for instance 127.0.0.1:8081 or [::1]:0");
+    free(host);
+    free(*field);
+    *field = xstrdup(text);
     return true;
 }
 
@@ -473,6 +500,7 @@ bool setting_set(const struct setting *s, const char *text, void *base, char why
     case SETTING_FILE: return path_set(text, field, why);
     case SETTING_NAME: return name_set(text, field, why);
     case SETTING_TEXT: return text_set(text, field, why);
+    case SETTING_LISTEN: return listen_set(text, field, why);
     case SETTING_URL: return url_set(text, field, why);
     case SETTING_SIZE:
     case SETTING_DURATION:
@@ -516,6 +544,7 @@ char *setting_get(const struct setting *s, const void *base)
     case SETTING_FILE:
     case SETTING_NAME:
     case SETTING_TEXT:
+    case SETTING_LISTEN:
     case SETTING_URL: string = *(char *const *)field; return string ? xstrdup(string) : NULL;
     case SETTING_SIZE: size_format(*(const uint64_t *)field, number); return xstrdup(number);
     case SETTING_DURATION:

@@ -15,6 +15,7 @@ enum setting_type {
     SETTING_FILE,     /* char * or NULL, an absolute path */
     SETTING_NAME,     /* char *, an upstream's name */
     SETTING_TEXT,     /* char * or NULL, a line of text without control characters */
+    SETTING_LISTEN,   /* char *, HOST:PORT or "off" */
     SETTING_URL,      /* char *, an upstream's base URL */
     SETTING_SIZE,     /* uint64_t, bytes */
     SETTING_SHARE,    /* struct share, a size or a percentage */
@@ -30,6 +31,8 @@ enum setting_section {
     SECTION_limits,
     SECTION_cache,
     SECTION_shared,
+    SECTION_admin,
+    SECTION_metrics,
     SECTION_log,
     SECTION_COUNT
 };

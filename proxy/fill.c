@@ -8,7 +8,9 @@
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
 #include "proxy/flights.h"
+#include "proxy/invalidate.h"
 #include "proxy/log.h"
+#include "proxy/metrics.h"
 #include "proxy/mirroring.h"
 #include "proxy/pull.h"
 #include "proxy/stream.h"
@@ -64,9 +66,14 @@ static void succeed(struct fill *f, uint32_t objects)
         answer_end(f->answer);
         return;
     }
+    if (!invalidations_enter(f->asker.proxy->invalidations, &f->asker.repo_id, f->begun)) {
+        answers_end(answers, &f->key, f->answer);
+        return;
+    }
     describe(f, &entry);
     entry.objects = objects;
     answers_keep(answers, &f->key, f->answer, &entry);
+    invalidations_leave(f->asker.proxy->invalidations, &f->asker.repo_id);
     entry_clear(&entry);
 }
 
@@ -110,8 +117,7 @@ static void conclude(struct fill *f, struct stream *s)
     } else if (stream_said_error(s) || s->raw || !f->req.done) {
         end_unkept(f); /* the client has upstream's own words, or a round of negotiation */
     } else {
-        log_line(LOG_WARN, "answer not whole", "repository", LOG_STR, f->asker.name, "reason",
-                 LOG_STR, why.text, NULL);
+        asker_warn(&f->asker, "answer not whole", &why);
         stream_break(s, &why);
         give_up(f, &why);
     }
@@ -314,8 +320,7 @@ static bool try_shared(struct fill *f, struct stream *s)
         answer_set_digest(f->answer, NULL);
         return false;
     }
-    log_line(LOG_WARN, "the shared tier broke off", "repository", LOG_STR, f->asker.name, "reason",
-             LOG_STR, why.text, NULL);
+    asker_warn(&f->asker, "the shared tier broke off", &why);
     stream_break(s, &why);
     give_up(f, &why);
     return true;
@@ -360,8 +365,7 @@ static void from_upstream(struct fill *f, struct stream *s)
         conclude(f, s);
     } else {
         if (p.head.status == 200)
-            log_line(LOG_WARN, "upstream broke off", "repository", LOG_STR, f->asker.name, "reason",
-                     LOG_STR, why.text, NULL);
+            asker_warn(&f->asker, "upstream broke off", &why);
         stream_break(s, &why);
         give_up(f, &why);
     }
@@ -392,9 +396,27 @@ static void fill_free(struct fill *f)
     free(f);
 }
 
+static void count_made(struct answer *a, uint64_t took_us)
+{
+    static const struct {
+        enum answer_source source;
+        enum timer timer;
+    } timers[] = {{SOURCE_MIRROR, TIMER_MADE_MIRROR},
+                  {SOURCE_REFRESH, TIMER_MADE_REFRESH},
+                  {SOURCE_UPSTREAM, TIMER_MADE_UPSTREAM},
+                  {SOURCE_SHARED, TIMER_MADE_SHARED}};
+
+    for (size_t i = 0; i < ARRAY_LEN(timers); i++)
+        if (timers[i].source == answer_source(a))
+            metrics_time(timers[i].timer, took_us);
+    if (answer_state(a) == ANSWER_FAILED)
+        metrics_count(CELL_GENERATION_FAILED, 1);
+}
+
 static void run(void *ctx)
 {
     struct fill *f = ctx;
+    uint64_t started = now_us();
     struct stream s;
 
     answers_begin(f->asker.proxy->cache.answers, f->kept ? &f->key : NULL, f->answer);
@@ -402,6 +424,7 @@ static void run(void *ctx)
     if (f->only_upstream || (!try_shared(f, &s) && !try_mirror(f, &s)))
         from_upstream(f, &s);
     stream_clear(&s);
+    count_made(f->answer, now_us() - started);
     fill_free(f);
 }
 
@@ -410,6 +433,7 @@ void fill_start(struct fill *f)
     struct fill *job = xmalloc(sizeof(*job));
 
     *job = *f;
+    job->begun = invalidations_now(job->asker.proxy->invalidations);
     *f = (struct fill){0};
     if (workers_submit(job->asker.proxy->fills, run, job))
         return;

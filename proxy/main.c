@@ -8,6 +8,7 @@
 #include "proxy/cli.h"
 #include "proxy/command_line.h"
 #include "proxy/config.h"
+#include "proxy/metrics.h"
 #include "proxy/serve.h"
 
 /* The sentence begins with FILE:LINE or --OPTION, for people, editors and CI to jump to. */
@@ -68,6 +69,13 @@ static int run_config_describe(const struct command_line *line)
     return EXIT_DONE;
 }
 
+static int run_metrics_describe(const struct command_line *line)
+{
+    (void)line;
+    metrics_describe(stdout);
+    return EXIT_DONE;
+}
+
 static int run_version(const struct command_line *line)
 {
     (void)line;
@@ -106,6 +114,8 @@ const struct command commands[] = {
      run_config_show},
     {"config describe", NULL, 0, 0, 0, "print every setting as a Markdown table",
      run_config_describe},
+    {"metrics describe", NULL, 0, 0, 0, "print every metric as a Markdown table",
+     run_metrics_describe},
     {"version", NULL, 0, 0, 0, "print the version", run_version},
     {"help", "[COMMAND]", 0, 2, 0, "print help", run_help},
     {.name = NULL},

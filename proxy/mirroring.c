@@ -7,11 +7,13 @@
 #include "cache/lock.h"
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/invalidate.h"
 #include "proxy/log.h"
 #include "proxy/pull.h"
 
 enum {
     FEED_BLOCK = 256 * 1024,
+    REFRESH_HAVES_MAX = 256,
     REPOSITORIES_MAX = 65536, /* counted; beyond it all are forgotten */
 };
 
@@ -90,8 +92,11 @@ void mirroring_warn(const struct asker *a, const char *event, enum folder_part p
 
     if (why->kind == ERR_STORAGE)
         folder_report_trouble(a->proxy->cache.folder, part, why);
-    log_line(quiet ? LOG_DEBUG : LOG_WARN, event, "repository", LOG_STR, a->name, "reason", LOG_STR,
-             why->text, NULL);
+    if (!quiet)
+        asker_warn(a, event, why);
+    else
+        log_line(LOG_DEBUG, event, "repository", LOG_STR, a->name, "reason", LOG_STR, why->text,
+                 NULL);
 }
 
 /* ---- mirrors that are made behind the answers ---- */
@@ -100,6 +105,7 @@ struct making {
     struct asker asker;
     struct mirror *mirror;
     struct answer *answer; /* to be made from this answer's pack; NULL: from upstream */
+    uint64_t begun;        /* see proxy/invalidate.h */
     bool worthwhile;       /* false: only if the shared tier has it */
     struct fetch_request req;
     struct lock lock;
@@ -143,7 +149,8 @@ static void wait_for_more(struct making *k, struct answer_reader *r)
 static int make_from_answer(struct making *k, struct err *err)
 {
     struct fetch_response_shape shape;
-    struct pack_intake in = {.asker = &k->asker, .mirror = k->mirror, .background = true};
+    struct pack_intake in = {
+        .asker = &k->asker, .mirror = k->mirror, .background = true, .begun = k->begun};
     struct fetch_response *watch;
     struct answer_reader r = {0};
     char *block = xmalloc(FEED_BLOCK);
@@ -169,7 +176,7 @@ static int make_from_answer(struct making *k, struct err *err)
     if (rc == 0)
         rc = fetch_response_finish(watch, err);
     if (rc == 0)
-        rc = mirror_intake_commit(&in.intake, &k->req.wants, err);
+        rc = pack_intake_commit(&in, &k->req.wants, err);
     mirror_intake_abort(&in.intake);
     answer_reader_close(&r);
     fetch_response_free(watch);
@@ -190,6 +197,35 @@ static int make_from_upstream(struct making *k, struct err *err)
     return rc;
 }
 
+int mirroring_refresh(const struct asker *a, struct mirror *m, struct mirror_refreshed *out,
+                      struct err *err)
+{
+    struct oid_list tips = {0}, missing = {0}, haves = {0};
+    int rc;
+
+    *out = (struct mirror_refreshed){.made = false};
+    mirror_write_begin(m);
+    rc = access_list_refs(a, &tips, err);
+    if (rc == 0 && tips.count == 0)
+        rc = err_set(err, ERR_NOT_FOUND, "the repository has no branches");
+    if (rc == 0 && mirror_ready(m)) {
+        mirror_missing(m, &tips, &missing);
+        mirror_tips(m, REFRESH_HAVES_MAX, &haves);
+    } else if (rc == 0) {
+        out->made = true;
+        oid_list_copy(&tips, &missing);
+    }
+    out->tips = tips.count;
+    out->missing = missing.count;
+    if (rc == 0 && missing.count > 0)
+        rc = pull_into_mirror(a, m, &missing, &haves, true, NULL, err);
+    mirror_write_end(m);
+    oid_list_clear(&tips);
+    oid_list_clear(&missing);
+    oid_list_clear(&haves);
+    return rc;
+}
+
 bool mirroring_may_restore(const struct asker *a)
 {
     struct shared *shared = a->proxy->cache.shared;
@@ -200,15 +236,20 @@ bool mirroring_may_restore(const struct asker *a)
 bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
                        void *ctx)
 {
+    struct invalidations *invalidations = a->proxy->invalidations;
     uint64_t started = now_us();
     struct shared_mirror_got got;
     struct err why;
+    int rc;
 
     if (mirror_ready(m))
         return true;
-    if (!mirroring_may_restore(a))
+    if (!mirroring_may_restore(a) ||
+        !invalidations_enter(invalidations, &a->repo_id, invalidations_now(invalidations)))
         return false;
-    if (shared_restore(a->proxy->cache.shared, m, &a->repo_id, tick, ctx, &got, &why) != 0) {
+    rc = shared_restore(a->proxy->cache.shared, m, &a->repo_id, tick, ctx, &got, &why);
+    invalidations_leave(invalidations, &a->repo_id);
+    if (rc != 0) {
         mirroring_warn(a, "mirror not restored", FOLDER_MIRRORS, &why);
         return false;
     }
@@ -253,6 +294,7 @@ static void start_making(const struct asker *a, struct mirror *m, const struct f
     if (whole != NULL)
         k->answer = answer_ref(whole);
     k->worthwhile = worthwhile;
+    k->begun = invalidations_now(a->proxy->invalidations);
     if (req != NULL)
         fetch_request_copy(req, &k->req);
     lock_init(&k->lock, LOCK_EXCHANGE);

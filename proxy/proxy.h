@@ -9,12 +9,22 @@
 #include "cache/workers.h"
 #include "proxy/config.h"
 
+struct admin;
 struct control;
 struct decisions;
 struct flights;
+struct invalidations;
 struct origins;
 struct refs;
 struct repositories;
+struct server;
+struct traffic;
+
+enum proxy_state {
+    PROXY_STARTING,
+    PROXY_SERVING,
+    PROXY_DRAINING, /* no new clients; those who are there may end */
+};
 
 struct proxy {
     struct cache cache;
@@ -29,6 +39,17 @@ struct proxy {
     /* Short questions (refs, access); answers being made; what is passed on at its client's pace;
      * mirrors being built. */
     struct workers *queries, *fills, *relays, *background;
+
+    struct traffic *traffic;
+    struct invalidations *invalidations;
+    struct server *clients; /* NULL: they are not listened to yet */
+    struct admin *admin;    /* NULL: off */
+    atomic_int state;       /* an enum proxy_state */
 };
+
+static inline enum proxy_state proxy_state(struct proxy *p)
+{
+    return (enum proxy_state)atomic_load(&p->state);
+}
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "cache/lock.h"
 #include "protocol/base.h"
+#include "proxy/invalidate.h"
 
 enum {
     GATHER_SIZE = 512 * 1024,
@@ -142,6 +143,18 @@ int pack_intake_feed(void *ctx, const void *data, size_t len, struct err *err)
     return mirror_intake_feed(in->intake, data, len, err);
 }
 
+int pack_intake_commit(struct pack_intake *in, const struct oid_list *tips, struct err *err)
+{
+    struct invalidations *all = in->asker->proxy->invalidations;
+    int rc;
+
+    if (!invalidations_enter(all, &in->asker->repo_id, in->begun))
+        return err_set(err, ERR_CANCELLED, "the repository was invalidated meanwhile");
+    rc = mirror_intake_commit(&in->intake, tips, err);
+    invalidations_leave(all, &in->asker->repo_id);
+    return rc;
+}
+
 int pull_into_mirror(const struct asker *a, struct mirror *m, const struct oid_list *wants,
                      const struct oid_list *haves, bool background, struct stream *waiting,
                      struct err *err)
@@ -158,7 +171,10 @@ int pull_into_mirror(const struct asker *a, struct mirror *m, const struct oid_l
         .sideband = SIDEBAND_64K,
     };
     struct fetch_response_shape shape;
-    struct pack_intake in = {.asker = a, .mirror = m, .background = background};
+    struct pack_intake in = {.asker = a,
+                             .mirror = m,
+                             .background = background,
+                             .begun = invalidations_now(a->proxy->invalidations)};
     struct pull p = {.asker = a, .waiting = waiting};
     int rc;
 
@@ -173,7 +189,7 @@ int pull_into_mirror(const struct asker *a, struct mirror *m, const struct oid_l
     if (rc == 0)
         rc = fetch_response_finish(p.watch, err);
     if (rc == 0)
-        rc = mirror_intake_commit(&in.intake, wants, err);
+        rc = pack_intake_commit(&in, wants, err);
     mirror_intake_abort(&in.intake);
     fetch_response_free(p.watch);
     pull_clear(&p);

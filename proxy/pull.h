@@ -38,10 +38,13 @@ struct pack_intake {
     const struct asker *asker;
     struct mirror *mirror;
     bool background;
+    uint64_t begun; /* invalidations_now() before anything was asked for */
     struct mirror_intake *intake;
 };
 /* A function for fetch_response_new(), whose ctx is a struct pack_intake. */
 int pack_intake_feed(void *ctx, const void *data, size_t len, struct err *err);
+/* As mirror_intake_commit(), unless the repository was invalidated meanwhile: ERR_CANCELLED. */
+int pack_intake_commit(struct pack_intake *in, const struct oid_list *tips, struct err *err);
 
 /* Fetch wants into the mirror; haves are what it has.  Between mirror_write_begin and _end.
  * waiting: kept alive meanwhile; may be NULL. */

@@ -12,17 +12,21 @@
 #include "cache/lock.h"
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/admin/admin.h"
 #include "proxy/cache_log.h"
 #include "proxy/commands.h"
 #include "proxy/control.h"
+#include "proxy/count.h"
 #include "proxy/decisions.h"
 #include "proxy/flights.h"
+#include "proxy/invalidate.h"
 #include "proxy/log.h"
 #include "proxy/mirroring.h"
 #include "proxy/proxy.h"
 #include "proxy/refs.h"
 #include "proxy/routes.h"
 #include "proxy/server.h"
+#include "proxy/traffic.h"
 
 enum {
     BACKGROUND_THREADS = 2, /* each builds a mirror, which takes a processor */
@@ -30,6 +34,7 @@ enum {
     /* Descriptors per client: its socket, a file, and a share of pipes and upstream sockets. */
     DESCRIPTORS_PER_CLIENT = 3,
     DESCRIPTORS_SPARE = 1024,
+    OPERATORS_GRACE_MS = 5000, /* after the last client */
 };
 
 static struct proxy the_proxy;
@@ -144,6 +149,8 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->flights = flights_new();
     p->refs = refs_new();
     p->repositories = repositories_new();
+    p->traffic = traffic_new();
+    p->invalidations = invalidations_new();
     p->queries = workers_new("query", c->limits.queries, c->limits.queue);
     p->fills = workers_new("fill", c->limits.fills, c->limits.queue);
     p->relays = workers_new("relay", c->limits.fills, c->limits.queue);
@@ -169,6 +176,8 @@ static void tear_down(struct proxy *p)
     workers_free(&p->background);
     repositories_free(&p->repositories);
     refs_free(&p->refs);
+    traffic_free(&p->traffic);
+    invalidations_free(&p->invalidations);
     flights_free(&p->flights);
     decisions_free(&p->decisions);
     origins_free(&p->origins);
@@ -233,6 +242,7 @@ static void reload(struct server *s, struct config **config, const struct serve_
         log_line(LOG_WARN, "these settings need a restart", "settings", LOG_STR, restart, NULL);
     free(restart);
     server_configure(s, loaded);
+    admin_configure(the_proxy.admin, loaded);
     limits_of(loaded, &limits);
     local_configure(the_proxy.cache.local, &limits);
     shared_limits_of(loaded, &shared_limits);
@@ -261,6 +271,7 @@ static void attend(struct server *s, struct config **config, const struct serve_
 static bool drain(struct server *s, const struct config *config, const sigset_t *open)
 {
     log_line(LOG_INFO, "stopping", "active", LOG_U64, (uint64_t)server_active(s), NULL);
+    atomic_store(&the_proxy.state, PROXY_DRAINING);
     server_drain(s);
     /* From here on the handler itself must run in this thread. */
     pthread_sigmask(SIG_SETMASK, open, NULL);
@@ -277,18 +288,31 @@ static void leave_at_once(struct proxy *p)
     _exit(0);
 }
 
-static int start_server(struct proxy *p, struct config *c, struct server **out, struct err *err)
+/* Operators come first, so that they can see that clients are not served yet. */
+static int start_servers(struct proxy *p, struct config *c, struct err *err)
 {
-    const struct server_listener clients = {
-        .host = c->listen_host, .port = c->listen_port, .plan = routes_plan};
+    const struct server_listener clients = {.host = c->listen_host,
+                                            .port = c->listen_port,
+                                            .plan = routes_plan,
+                                            .ended = count_request};
 
-    return server_start(p, c, &clients, out, err);
+    if (admin_start(p, c, &p->admin, err) != 0 ||
+        server_start(p, c, &clients, &p->clients, err) != 0)
+        return -1;
+    atomic_store(&p->state, PROXY_SERVING);
+    return 0;
+}
+
+/* What operators ask for ends soon once upstream, programs and events have been ended. */
+static bool see_operators_off(struct proxy *p)
+{
+    origins_cancel(p->origins);
+    return admin_drain(p->admin, now_ms() + OPERATORS_GRACE_MS, &hurry);
 }
 
 int serve_run(struct config *config, const struct serve_origin *origin)
 {
     struct config *current = (struct config *)config_ref(config);
-    struct server *server = NULL;
     sigset_t open;
     struct err why;
 
@@ -298,21 +322,23 @@ int serve_run(struct config *config, const struct serve_origin *origin)
     raise_descriptor_limit(current);
     /* Before the first request can want to say something. */
     log_start(current->log.format, current->log.level);
-    if (build(&the_proxy, current, &why) != 0 ||
-        start_server(&the_proxy, current, &server, &why) != 0) {
+    if (build(&the_proxy, current, &why) != 0 || start_servers(&the_proxy, current, &why) != 0) {
         fprintf(stderr, "pannier: %s\n", why.text);
+        admin_stop(&the_proxy.admin);
         tear_down(&the_proxy);
         log_stop();
         config_unref(&current);
         return 1;
     }
-    log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(server), "data", LOG_STR,
+    log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(the_proxy.clients), "admin",
+             LOG_STR, admin_address(the_proxy.admin), "data", LOG_STR,
              folder_path(the_proxy.cache.folder), "version", LOG_STR, PANNIER_VERSION, NULL);
-    attend(server, &current, origin, &open);
+    attend(the_proxy.clients, &current, origin, &open);
     control_drain(the_proxy.control);
-    if (!drain(server, current, &open))
+    if (!drain(the_proxy.clients, current, &open) || !see_operators_off(&the_proxy))
         leave_at_once(&the_proxy);
-    server_stop(&server);
+    server_stop(&the_proxy.clients);
+    admin_stop(&the_proxy.admin);
     tear_down(&the_proxy);
     log_line(LOG_INFO, "stopped", NULL);
     log_stop();

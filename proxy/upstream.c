@@ -11,6 +11,7 @@
 
 #include "cache/lock.h"
 #include "protocol/base.h"
+#include "proxy/metrics.h"
 
 enum {
     IDLE_MAX = 16,      /* connections kept per origin while nobody uses them */
@@ -228,6 +229,7 @@ struct transfer {
     bool head_done;
     bool redirecting; /* the body of a redirect is nobody's */
     bool got_data;
+    uint64_t bytes; /* of the body */
     uint64_t last_progress_ms;
     curl_off_t last_up;
     uint64_t last_tick_ms;
@@ -307,6 +309,7 @@ static size_t on_data(char *data, size_t size, size_t count, void *ctx)
     size_t len = size * count;
 
     t->got_data = true;
+    t->bytes += len;
     if (!t->redirecting && t->request->data_fn(t->request->ctx, data, len, t->err) != 0) {
         t->stopped = true;
         return 0;
@@ -506,6 +509,23 @@ static char *follow(const struct upstream_request *r, const char *location)
     return xstrndup(path + 1, len - rest_len - 2);
 }
 
+static void count_transfer(const struct transfer *t, int rc, uint64_t took_us)
+{
+    const char *upstream = t->config->name;
+    int status = t->head.status;
+
+    if (rc == 0)
+        metrics_upstream_response(upstream, status,
+                                  status == 429 ||
+                                      ((status == 403 || status == 503) &&
+                                       response_head_get(&t->head, "retry-after") != NULL));
+    else
+        metrics_upstream_failure(upstream, t->err->kind);
+    metrics_upstream_bytes(upstream, t->bytes);
+    metrics_time(t->request->share > 0 ? TIMER_UPSTREAM_QUESTION : TIMER_UPSTREAM_TRANSFER,
+                 took_us);
+}
+
 int upstream_perform(struct origins *o, const struct upstream_config *config,
                      const struct upstream_request *r, char **moved_repo, struct err *err)
 {
@@ -515,14 +535,18 @@ int upstream_perform(struct origins *o, const struct upstream_config *config,
 
     if (moved_repo != NULL)
         *moved_repo = NULL;
-    if (curl == NULL)
+    if (curl == NULL) {
+        metrics_upstream_failure(config->name, err->kind);
         return -1;
+    }
     for (int redirects = 0;; redirects++) {
         struct transfer t = {.origins = o, .config = config, .request = r, .err = err};
         char *url = xasprintf("%s/%s/%s", r->base_url, repo != NULL ? repo : r->repo, r->rest);
+        uint64_t started = now_us();
         char *next = NULL;
 
         rc = run(curl, &t, url);
+        count_transfer(&t, rc, now_us() - started);
         free(url);
         if (rc == 0 && t.redirecting) {
             next = follow(r, response_head_get(&t.head, "location"));

@@ -47,6 +47,7 @@ struct shared {
     struct lack lacks[LACKS_MAX];
     size_t lacks_next;
     struct keeper_round round;
+    uint64_t removed, removed_bytes; /* in all rounds */
 
     /* The clock's own. */
     uint64_t tidy_ms, demote_ms;
@@ -245,6 +246,11 @@ int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id
     return rc;
 }
 
+bool shared_settle(struct shared *s, uint64_t deadline_ms)
+{
+    return uploads_settle(s->uploads, deadline_ms);
+}
+
 int shared_remove_repository(struct shared *s, const struct key *repo_id,
                              struct shared_removed *out, struct err *err)
 {
@@ -264,6 +270,8 @@ static void tidy(void *ctx)
         return;
     lock_take(&s->lock);
     s->round = round;
+    s->removed += round.removed;
+    s->removed_bytes += round.removed_bytes;
     lock_drop(&s->lock);
     s->listener.tidied(s->listener.ctx, &round, now_us() - started);
 }
@@ -456,5 +464,7 @@ void shared_count(struct shared *s, struct shared_counts *out)
     guard_count(s->guard, &out->store);
     lock_take(&s->lock);
     out->round = s->round;
+    out->removed = s->removed;
+    out->removed_bytes = s->removed_bytes;
     lock_drop(&s->lock);
 }

@@ -80,6 +80,9 @@ int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id
 int shared_remove_repository(struct shared *s, const struct key *repo_id,
                              struct shared_removed *out, struct err *err);
 
+/* Waits until what is on its way up has arrived there, or could not; as uploads_settle(). */
+bool shared_settle(struct shared *s, uint64_t deadline_ms);
+
 /* ---- for people ---- */
 
 const char *shared_name(const struct shared *s); /* of the store */
@@ -93,7 +96,8 @@ struct shared_counts {
     uint64_t demoted;      /* entries that left the local disk */
     struct uploads_counts uploads;
     struct guard_counts store;
-    struct keeper_round round; /* the latest of this node's */
+    struct keeper_round round;       /* the latest of this node's */
+    uint64_t removed, removed_bytes; /* by all of its rounds */
 };
 void shared_count(struct shared *s, struct shared_counts *out); /* any thread, HTTP's too */
 

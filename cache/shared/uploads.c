@@ -16,6 +16,7 @@ struct upload {
     enum entry_kind kind;
     unsigned tries; /* that failed */
     bool sending;
+    uint64_t begun;             /* which one it is of all that were begun to be sent */
     bool again;                 /* while it is being sent; counts as one that waits */
     struct upload *prev, *next; /* among those that wait */
     UT_hash_handle hh;
@@ -28,6 +29,8 @@ struct uploads {
     struct workers *workers;
 
     struct lock lock;
+    pthread_cond_t ended; /* one of those that were sent */
+    uint64_t begun;
     struct upload *by_path;
     struct upload *first;
     size_t waiting, sending;
@@ -55,6 +58,7 @@ static struct upload *begin_locked(struct uploads *u)
     DL_DELETE(u->first, up);
     u->waiting--;
     up->sending = true;
+    up->begun = ++u->begun;
     u->sending++;
     return up;
 }
@@ -64,6 +68,7 @@ static void end_locked(struct uploads *u, struct upload *up, bool sent)
     bool tries_left = ++up->tries < UPLOADS_TRIES_MAX;
 
     up->sending = false;
+    pthread_cond_broadcast(&u->ended);
     u->sending--;
     u->sent += sent;
     if (up->again) { /* what it was sent as, or could not be, is of no interest any more */
@@ -134,6 +139,7 @@ struct uploads *uploads_new(unsigned threads, size_t queue_max, uploads_fn *fn, 
     u->queue_max = queue_max;
     u->turns_max = threads;
     lock_init(&u->lock, LOCK_UPLOADS);
+    lock_cond_init(&u->ended);
     /* A turn that is over may still be in its thread when the next one is submitted: it has to find
      * room in the queue. */
     u->workers = workers_new("uploads", threads, threads);
@@ -184,6 +190,28 @@ void uploads_pause(struct uploads *u, bool paused)
     start_turns(u);
 }
 
+static bool is_sending_locked(const struct uploads *u, uint64_t begun)
+{
+    for (const struct upload *up = u->by_path; up != NULL; up = up->hh.next)
+        if (up->sending && up->begun <= begun)
+            return true;
+    return false;
+}
+
+bool uploads_settle(struct uploads *u, uint64_t deadline_ms)
+{
+    uint64_t begun;
+    bool settled;
+
+    lock_take(&u->lock);
+    begun = u->begun;
+    while (!(settled = !is_sending_locked(u, begun)) &&
+           lock_wait_until(&u->lock, &u->ended, deadline_ms))
+        ;
+    lock_drop(&u->lock);
+    return settled;
+}
+
 void uploads_stop(struct uploads *u)
 {
     struct upload *up, *next;
@@ -211,6 +239,7 @@ void uploads_free(struct uploads **up)
     uploads_stop(u);
     workers_free(&u->workers);
     must(u->by_path == NULL);
+    pthread_cond_destroy(&u->ended);
     lock_clear(&u->lock);
     free(u);
 }

@@ -10,7 +10,7 @@ from support.pannier import binary
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ["serve", "ls", "show", "rm", "verify", "evict", "config check", "config show",
-            "config describe", "version", "help"]
+            "config describe", "metrics describe", "version", "help"]
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def test_nothing_at_all_gets_the_list_as_a_mistake(run):
     assert "usage:" in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--config FILE", "--listen HOST:PORT", "--data DIR",
-                                    "--upstream NAME=URL", "--log-format FORMAT", "--help"])
+@pytest.mark.parametrize("option", ["--config FILE", "--listen HOST:PORT", "--admin-listen HOST:PORT",
+                                    "--data DIR", "--upstream NAME=URL", "--log-format FORMAT", "--help"])
 @pytest.mark.parametrize("command", ["serve", "config show"])
 def test_help_names_every_option(run, command, option):
     assert f"  {option} " in run(*command.split(), "--help").stdout
@@ -175,11 +175,12 @@ def test_the_data_folder_is_a_cache_folder(run):
     assert 'data: "/c/pannier"' in run("config", "show", XDG_CACHE_HOME="/c").stdout
 
 
-def test_the_documented_table_is_what_describe_prints(run):
-    documented = (ROOT / "docs" / "configuration.md").read_text()
-    table = re.search(r"<!-- pannier config describe: begin -->\n(.*?)"
-                      r"<!-- pannier config describe: end -->", documented, re.S)[1]
-    assert run("config", "describe").stdout == table
+@pytest.mark.parametrize("what, page", [("config", "configuration.md"), ("metrics", "metrics.md")])
+def test_the_documented_table_is_what_describe_prints(run, what, page):
+    documented = (ROOT / "docs" / page).read_text()
+    table = re.search(rf"<!-- pannier {what} describe: begin -->\n(.*?)"
+                      rf"<!-- pannier {what} describe: end -->", documented, re.S)[1]
+    assert run(what, "describe").stdout == table
 
 
 def test_output_that_cannot_be_written_is_a_failure(run):

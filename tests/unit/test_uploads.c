@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "cache/lock.h"
 #include "cache/shared/uploads.h"
 #include "scratch.h"
 
@@ -333,6 +334,43 @@ struct adder {
     unsigned number, dropped;
 };
 
+struct settling {
+    struct sender *sender;
+    bool settled;
+};
+
+static void *settle(void *ctx)
+{
+    struct settling *s = ctx;
+
+    s->settled = uploads_settle(s->sender->uploads, now_ms() + 60 * 1000);
+    return NULL;
+}
+
+static void settling_waits_for_what_is_being_sent_and_for_nothing_else(void **state)
+{
+    struct sender s;
+    struct settling waiting = {.sender = &s};
+    pthread_t thread;
+
+    (void)state;
+    set_up_sender(&s, 1, 10);
+    assert_true(uploads_settle(s.uploads, 0)); /* nothing is */
+    assert_true(add(&s, "answers/1"));
+    wait_until_begun(&s, 1);
+    assert_true(add(&s, "answers/1"));
+    assert_true(add(&s, "answers/2"));
+    assert_false(uploads_settle(s.uploads, 0));
+    assert_int_equal(pthread_create(&thread, NULL, settle, &waiting), 0);
+    allow(&s, 1);
+    pthread_join(thread, NULL); /* though another one is being sent by now, or waits */
+    assert_true(waiting.settled);
+    allow(&s, 2);
+    wait_until_idle(&s);
+    expect_counts(&s, 3, 0, 0);
+    tear_down_sender(&s);
+}
+
 static void *add_many(void *ctx)
 {
     struct adder *a = ctx;
@@ -391,6 +429,7 @@ int main(void)
         cmocka_unit_test(a_try_that_finds_the_queue_full_is_dropped),
         cmocka_unit_test(stopping_forgets_what_waits_and_waits_for_what_is_being_sent),
         cmocka_unit_test(freeing_while_all_of_it_waits_sends_nothing),
+        cmocka_unit_test(settling_waits_for_what_is_being_sent_and_for_nothing_else),
         cmocka_unit_test(many_at_once_lose_nothing_but_what_was_dropped),
     };
 
