@@ -1,7 +1,6 @@
 #include "proxy/metrics.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -251,7 +250,7 @@ void metrics_text_number(struct metrics_text *t, enum metric m, const char *labe
 
 void metrics_text_real(struct metrics_text *t, enum metric m, const char *labels, double value)
 {
-    if (isinf(value))
+    if (__builtin_isinf(value))
         add_sample(t, m, "", labels, "+Inf");
     else
         add_sample(t, m, "", labels, "%.6f", value);
