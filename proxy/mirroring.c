@@ -197,6 +197,18 @@ static int make_from_upstream(struct making *k, struct err *err)
     return rc;
 }
 
+/* Upstream's advertisement is known afterwards, which says how to ask for the rest. */
+static int check_access(const struct asker *a, struct err *err)
+{
+    struct response_head denial = {0};
+    enum verdict verdict = access_check(a, &denial, err);
+
+    if (verdict == VERDICT_DENIED)
+        err_set(err, ERR_DENIED, "%s refuses: HTTP status %d", a->upstream->name, denial.status);
+    response_head_clear(&denial);
+    return verdict == VERDICT_ALLOWED ? 0 : -1;
+}
+
 int mirroring_refresh(const struct asker *a, struct mirror *m, struct mirror_refreshed *out,
                       struct err *err)
 {
@@ -204,6 +216,8 @@ int mirroring_refresh(const struct asker *a, struct mirror *m, struct mirror_ref
     int rc;
 
     *out = (struct mirror_refreshed){.made = false};
+    if (check_access(a, err) != 0)
+        return -1;
     mirror_write_begin(m);
     rc = access_list_refs(a, &tips, err);
     if (rc == 0 && tips.count == 0)

@@ -182,6 +182,7 @@ def test_both_listeners_say_how_it_is_to_everybody(guarded):
     for port in (guarded.port, guarded.admin_port):
         status, body = get(port, "/healthz")
         assert status == 200 and b'"status":"ok"' in body
+        until(lambda: get(port, "/readyz")[0] == 200, "it serves")
         assert get(port, "/readyz") == (200, b'{"status":"ready","degraded":[]}\n')
         assert get(port, "/readyz", "HEAD") == (200, b"")
 
