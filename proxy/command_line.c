@@ -19,7 +19,16 @@ enum {
     OPTION_ALL,
     OPTION_REPAIR,
     OPTION_DRY_RUN,
-    OPTION_TO
+    OPTION_TO,
+    OPTION_ADMIN,
+    OPTION_TOKEN_FILE,
+    OPTION_SORT,
+    OPTION_FILTER,
+    OPTION_REFS,
+    OPTION_REF,
+    OPTION_OBJECT,
+    OPTION_EVERYTHING,
+    OPTION_REASON
 };
 
 /* One table for getopt_long and for the help, which shows its end first. */
@@ -44,9 +53,23 @@ static const struct option_row {
     {"all", NULL, OPTION_ALL, OPTIONS_RM, "remove everything"},
     {"repair", NULL, OPTION_REPAIR, OPTIONS_VERIFY,
      "drop what is damaged; it is made again when it is asked for"},
-    {"dry-run", NULL, OPTION_DRY_RUN, OPTIONS_EVICT, "only tell what would go, and why"},
+    {"dry-run", NULL, OPTION_DRY_RUN, OPTIONS_EVICT | OPTIONS_INVALIDATE,
+     "only tell what would go, and why"},
     {"to", "SIZE", OPTION_TO, OPTIONS_EVICT,
      "keep at most so much, such as 20G (default: the limits of the configuration)"},
+    {"admin", "URL", OPTION_ADMIN, OPTIONS_ADMIN,
+     "the admin listener (default: $PANNIER_ADMIN, or http://127.0.0.1:8081)"},
+    {"token-file", "FILE", OPTION_TOKEN_FILE, OPTIONS_ADMIN,
+     "the file that holds the token (default: $PANNIER_ADMIN_TOKEN is one)"},
+    {"sort", "KEY", OPTION_SORT, OPTIONS_REPO_LS,
+     "name, size, stored_size, accessed or accesses; '-' before it turns the order round"},
+    {"filter", "TEXT", OPTION_FILTER, OPTIONS_REPO_LS, "only names that have this in them"},
+    {"refs", NULL, OPTION_REFS, OPTIONS_INVALIDATE, "forget its refs, and who may see what"},
+    {"ref", "REF", OPTION_REF, OPTIONS_INVALIDATE, "the same, and answers known to be of this ref"},
+    {"object", "ID", OPTION_OBJECT, OPTIONS_INVALIDATE,
+     "the same, and all that may hold this object"},
+    {"everything", NULL, OPTION_EVERYTHING, OPTIONS_INVALIDATE, "all that is kept of it"},
+    {"reason", "TEXT", OPTION_REASON, OPTIONS_INVALIDATE, "for the log"},
 };
 
 static bool takes(const struct command *c, const struct option_row *o)
@@ -152,6 +175,15 @@ static void option_take(struct command_line *line, int id, const char *value)
     case OPTION_REPAIR: line->repair = true; break;
     case OPTION_DRY_RUN: line->dry_run = true; break;
     case OPTION_TO: line->to = value; break;
+    case OPTION_ADMIN: line->admin = value; break;
+    case OPTION_TOKEN_FILE: line->token_file = value; break;
+    case OPTION_SORT: line->sort = value; break;
+    case OPTION_FILTER: line->filter = value; break;
+    case OPTION_REFS: line->refs = true; break;
+    case OPTION_REF: line->ref = value; break;
+    case OPTION_OBJECT: line->object = value; break;
+    case OPTION_EVERYTHING: line->everything = true; break;
+    case OPTION_REASON: line->reason = value; break;
     default: must(!"an option of the table");
     }
 }

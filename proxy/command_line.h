@@ -15,13 +15,16 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 /* Which options a command takes; --help goes with every one. */
 enum option_set {
-    OPTIONS_FOLDER = 1,  /* --config, --data */
-    OPTIONS_SERVE = 2,   /* --listen, --upstream, --log-format */
-    OPTIONS_JSON = 4,    /* --json */
-    OPTIONS_LS = 8,      /* --entries */
-    OPTIONS_RM = 16,     /* --all */
-    OPTIONS_VERIFY = 32, /* --repair */
-    OPTIONS_EVICT = 64,  /* --dry-run, --to */
+    OPTIONS_FOLDER = 1,       /* --config, --data */
+    OPTIONS_SERVE = 2,        /* --listen, --upstream, --log-format */
+    OPTIONS_JSON = 4,         /* --json */
+    OPTIONS_LS = 8,           /* --entries */
+    OPTIONS_RM = 16,          /* --all */
+    OPTIONS_VERIFY = 32,      /* --repair */
+    OPTIONS_EVICT = 64,       /* --dry-run, --to */
+    OPTIONS_ADMIN = 128,      /* --admin, --token-file */
+    OPTIONS_REPO_LS = 256,    /* --sort, --filter */
+    OPTIONS_INVALIDATE = 512, /* --refs, --ref, --object, --everything, --reason, --dry-run */
 };
 
 struct command_line;
@@ -43,6 +46,9 @@ struct command_line {
     struct config_overrides overrides;
     bool json, entries, all, repair, dry_run;
     const char *to; /* --to, as typed; NULL: not given */
+    bool refs, everything;
+    /* As typed; NULL: not given. */
+    const char *admin, *token_file, *sort, *filter, *ref, *object, *reason;
 };
 
 /* The commands, ended by one without a name; main.c has them. */

@@ -558,8 +558,7 @@ int commands_remove(struct cache *c, const struct commands_removal *how,
     return rc;
 }
 
-/* The shared tier may have what isn't here. */
-static bool typed_repository(const char *typed, struct key *out)
+bool commands_repo_id(const char *typed, struct key *out)
 {
     struct name n = name_of(typed);
     char *host, *path;
@@ -596,7 +595,8 @@ static void run_rm(struct run *run)
     struct key typed;
     struct err why;
 
-    if (run->request->repo != NULL && typed_repository(run->request->repo, &typed)) {
+    /* The shared tier may have what isn't here. */
+    if (run->request->repo != NULL && commands_repo_id(run->request->repo, &typed)) {
         how.repo_ids = &typed;
         how.repo_count = 1;
     }

@@ -86,6 +86,9 @@ struct commands_removed {
 int commands_remove(struct cache *c, const struct commands_removal *how,
                     struct commands_removed *out, struct err *err);
 
+/* The id of the repository that a person means by "<upstream>/<path>", in any of the forms that
+ * commands_repo_matches() takes but the URL upstream.  False: no path is in it. */
+bool commands_repo_id(const char *typed, struct key *out);
 /* Does a name that a person typed mean the repository of e?  "<upstream>/<path>" or the URL
  * upstream, with or without "http(s)://" in front and ".git" behind. */
 bool commands_repo_matches(const char *typed, const struct entry *e);

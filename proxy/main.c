@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "proxy/admin/cli.h"
 #include "proxy/cli.h"
 #include "proxy/command_line.h"
 #include "proxy/config.h"
@@ -109,6 +110,23 @@ const struct command commands[] = {
      "read all that is kept, and say what is damaged", cli_verify},
     {"evict", NULL, 0, 0, OPTIONS_FOLDER | OPTIONS_JSON | OPTIONS_EVICT,
      "make room now, by the policy of the cache", cli_evict},
+    {"repo ls", NULL, 0, 0, OPTIONS_ADMIN | OPTIONS_JSON | OPTIONS_REPO_LS,
+     "list repositories with what is asked of them", admin_cli_ls},
+    {"repo show", "REPO", 1, 1, OPTIONS_ADMIN | OPTIONS_JSON, "print one, with its latest errors",
+     admin_cli_show},
+    {"repo invalidate", "REPO", 1, 1, OPTIONS_ADMIN | OPTIONS_JSON | OPTIONS_INVALIDATE,
+     "make some of it go away, here and in the shared tier", admin_cli_invalidate},
+    {"repo refresh", "REPO", 1, 1, OPTIONS_ADMIN | OPTIONS_JSON,
+     "bring its mirror to where upstream is", admin_cli_refresh},
+    {"repo pin", "REPO", 1, 1, OPTIONS_ADMIN | OPTIONS_JSON, "keep it, whatever room is needed",
+     admin_cli_pin},
+    {"repo unpin", "REPO", 1, 1, OPTIONS_ADMIN | OPTIONS_JSON, "let it come and go again",
+     admin_cli_unpin},
+    {"stats", NULL, 0, 0, OPTIONS_ADMIN | OPTIONS_JSON, "print the numbers of a pannier",
+     admin_cli_stats},
+    {"nodes", NULL, 0, 0, OPTIONS_ADMIN | OPTIONS_JSON, "list the nodes that are known",
+     admin_cli_nodes},
+    {"top", NULL, 0, 0, OPTIONS_ADMIN, "watch the numbers and what is asked for", admin_cli_top},
     {"config check", "FILE", 1, 1, 0, "say whether a configuration is right", run_config_check},
     {"config show", NULL, 0, 0, OPTIONS_FOLDER | OPTIONS_SERVE, "print the effective configuration",
      run_config_show},
