@@ -160,8 +160,8 @@ static void format_ratio(const json_t *object, const char *key, char out[16])
 static int problem(int status, const json_t *json, struct err *err)
 {
     const char *detail = words(json, "detail", NULL), *field = words(json, "field", NULL);
-    enum err_kind kind = status == 400 ? ERR_INPUT
-                         : status == 404                    ? ERR_NOT_FOUND
+    enum err_kind kind = status == 400                    ? ERR_INPUT
+                         : status == 404                  ? ERR_NOT_FOUND
                          : status == 401 || status == 403 ? ERR_DENIED
                          : status == 503                  ? ERR_BUSY
                                                           : ERR_UPSTREAM;
