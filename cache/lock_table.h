@@ -7,7 +7,7 @@
 #define LOCK_TABLE(X)                                                                              \
     X(SERVER, "the list of connections and exchanges")                                             \
     X(TOKENS, "who may do what on the admin listener")                                             \
-    X(INVALIDATIONS, "who keeps something of which repository, and which were invalidated")        \
+    X(PURGES, "who keeps something of which repository, and which were invalidated")               \
     X(FLIGHTS, "questions to upstream that several requests share")                                \
     X(REFS, "the flights of questions about refs")                                                 \
     X(REPOSITORIES, "how often each repository was asked for")                                     \
@@ -31,7 +31,7 @@
     X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
     X(GUARD, "whether the object store works, and how often it was asked")                         \
     X(TRAFFIC, "what was asked of each repository")                                                \
-    X(EVENTS, "what happened last, for who listens")                                               \
+    X(LISTENERS, "what happened last, for who listens")                                            \
     X(METRICS, "what is counted of each upstream")                                                 \
     X(LOG, "the queue of log lines")
 

@@ -53,7 +53,7 @@ static const struct option_row {
     {"all", NULL, OPTION_ALL, OPTIONS_RM, "remove everything"},
     {"repair", NULL, OPTION_REPAIR, OPTIONS_VERIFY,
      "drop what is damaged; it is made again when it is asked for"},
-    {"dry-run", NULL, OPTION_DRY_RUN, OPTIONS_EVICT | OPTIONS_INVALIDATE,
+    {"dry-run", NULL, OPTION_DRY_RUN, OPTIONS_EVICT | OPTIONS_REPO_INVALIDATE,
      "only tell what would go, and why"},
     {"to", "SIZE", OPTION_TO, OPTIONS_EVICT,
      "keep at most so much, such as 20G (default: the limits of the configuration)"},
@@ -64,12 +64,13 @@ static const struct option_row {
     {"sort", "KEY", OPTION_SORT, OPTIONS_REPO_LS,
      "name, size, stored_size, accessed or accesses; '-' before it turns the order round"},
     {"filter", "TEXT", OPTION_FILTER, OPTIONS_REPO_LS, "only names that have this in them"},
-    {"refs", NULL, OPTION_REFS, OPTIONS_INVALIDATE, "forget its refs, and who may see what"},
-    {"ref", "REF", OPTION_REF, OPTIONS_INVALIDATE, "the same, and answers known to be of this ref"},
-    {"object", "ID", OPTION_OBJECT, OPTIONS_INVALIDATE,
+    {"refs", NULL, OPTION_REFS, OPTIONS_REPO_INVALIDATE, "forget its refs, and who may see what"},
+    {"ref", "REF", OPTION_REF, OPTIONS_REPO_INVALIDATE,
+     "the same, and answers known to be of this ref"},
+    {"object", "ID", OPTION_OBJECT, OPTIONS_REPO_INVALIDATE,
      "the same, and all that may hold this object"},
-    {"everything", NULL, OPTION_EVERYTHING, OPTIONS_INVALIDATE, "all that is kept of it"},
-    {"reason", "TEXT", OPTION_REASON, OPTIONS_INVALIDATE, "for the log"},
+    {"everything", NULL, OPTION_EVERYTHING, OPTIONS_REPO_INVALIDATE, "all that is kept of it"},
+    {"reason", "TEXT", OPTION_REASON, OPTIONS_REPO_INVALIDATE, "for the log"},
 };
 
 static bool takes(const struct command *c, const struct option_row *o)

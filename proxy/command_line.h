@@ -15,16 +15,16 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 /* Which options a command takes; --help goes with every one. */
 enum option_set {
-    OPTIONS_FOLDER = 1,       /* --config, --data */
-    OPTIONS_SERVE = 2,        /* --listen, --upstream, --log-format */
-    OPTIONS_JSON = 4,         /* --json */
-    OPTIONS_LS = 8,           /* --entries */
-    OPTIONS_RM = 16,          /* --all */
-    OPTIONS_VERIFY = 32,      /* --repair */
-    OPTIONS_EVICT = 64,       /* --dry-run, --to */
-    OPTIONS_ADMIN = 128,      /* --admin, --token-file */
-    OPTIONS_REPO_LS = 256,    /* --sort, --filter */
-    OPTIONS_INVALIDATE = 512, /* --refs, --ref, --object, --everything, --reason, --dry-run */
+    OPTIONS_FOLDER = 1,             /* --config, --data */
+    OPTIONS_SERVE = 2,              /* --listen, --upstream, --log-format */
+    OPTIONS_JSON = 4,               /* --json */
+    OPTIONS_LS = 8,                 /* --entries */
+    OPTIONS_RM = 16,                /* --all */
+    OPTIONS_VERIFY = 32,            /* --repair */
+    OPTIONS_EVICT = 64,             /* --dry-run, --to */
+    OPTIONS_ADMIN = 1024,           /* --admin, --token-file */
+    OPTIONS_REPO_LS = 2048,         /* --sort, --filter */
+    OPTIONS_REPO_INVALIDATE = 4096, /* --refs, --ref, --object, --everything, --reason, --dry-run */
 };
 
 struct command_line;

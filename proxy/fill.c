@@ -8,7 +8,7 @@
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
 #include "proxy/flights.h"
-#include "proxy/invalidate.h"
+#include "proxy/purge.h"
 #include "proxy/log.h"
 #include "proxy/metrics.h"
 #include "proxy/mirroring.h"
@@ -66,14 +66,14 @@ static void succeed(struct fill *f, uint32_t objects)
         answer_end(f->answer);
         return;
     }
-    if (!invalidations_enter(f->asker.proxy->invalidations, &f->asker.repo_id, f->begun)) {
+    if (!purges_enter(f->asker.proxy->purges, &f->asker.repo_id, f->begun)) {
         answers_end(answers, &f->key, f->answer);
         return;
     }
     describe(f, &entry);
     entry.objects = objects;
     answers_keep(answers, &f->key, f->answer, &entry);
-    invalidations_leave(f->asker.proxy->invalidations, &f->asker.repo_id);
+    purges_leave(f->asker.proxy->purges, &f->asker.repo_id);
     entry_clear(&entry);
 }
 
@@ -433,7 +433,7 @@ void fill_start(struct fill *f)
     struct fill *job = xmalloc(sizeof(*job));
 
     *job = *f;
-    job->begun = invalidations_now(job->asker.proxy->invalidations);
+    job->begun = purges_now(job->asker.proxy->purges);
     *f = (struct fill){0};
     if (workers_submit(job->asker.proxy->fills, run, job))
         return;

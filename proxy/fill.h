@@ -25,7 +25,7 @@ struct fill {
     char *url;             /* of the repository, for the entry */
     struct mirror *mirror; /* a reference; NULL: it has none, and is to have none */
     struct key leading;    /* with only_upstream: what to give to flights_landed() */
-    uint64_t begun;        /* fill_start()'s: see proxy/invalidate.h */
+    uint64_t begun;        /* fill_start()'s: see proxy/purge.h */
     bool only_upstream;    /* the wants are upstream's to judge for this credential */
 };
 

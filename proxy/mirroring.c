@@ -7,7 +7,7 @@
 #include "cache/lock.h"
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
-#include "proxy/invalidate.h"
+#include "proxy/purge.h"
 #include "proxy/log.h"
 #include "proxy/pull.h"
 
@@ -105,7 +105,7 @@ struct making {
     struct asker asker;
     struct mirror *mirror;
     struct answer *answer; /* to be made from this answer's pack; NULL: from upstream */
-    uint64_t begun;        /* see proxy/invalidate.h */
+    uint64_t begun;        /* see proxy/purge.h */
     bool worthwhile;       /* false: only if the shared tier has it */
     struct fetch_request req;
     struct lock lock;
@@ -250,7 +250,7 @@ bool mirroring_may_restore(const struct asker *a)
 bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
                        void *ctx)
 {
-    struct invalidations *invalidations = a->proxy->invalidations;
+    struct purges *purges = a->proxy->purges;
     uint64_t started = now_us();
     struct shared_mirror_got got;
     struct err why;
@@ -258,11 +258,10 @@ bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_ti
 
     if (mirror_ready(m))
         return true;
-    if (!mirroring_may_restore(a) ||
-        !invalidations_enter(invalidations, &a->repo_id, invalidations_now(invalidations)))
+    if (!mirroring_may_restore(a) || !purges_enter(purges, &a->repo_id, purges_now(purges)))
         return false;
     rc = shared_restore(a->proxy->cache.shared, m, &a->repo_id, tick, ctx, &got, &why);
-    invalidations_leave(invalidations, &a->repo_id);
+    purges_leave(purges, &a->repo_id);
     if (rc != 0) {
         mirroring_warn(a, "mirror not restored", FOLDER_MIRRORS, &why);
         return false;
@@ -308,7 +307,7 @@ static void start_making(const struct asker *a, struct mirror *m, const struct f
     if (whole != NULL)
         k->answer = answer_ref(whole);
     k->worthwhile = worthwhile;
-    k->begun = invalidations_now(a->proxy->invalidations);
+    k->begun = purges_now(a->proxy->purges);
     if (req != NULL)
         fetch_request_copy(req, &k->req);
     lock_init(&k->lock, LOCK_EXCHANGE);

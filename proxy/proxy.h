@@ -13,7 +13,7 @@ struct admin;
 struct control;
 struct decisions;
 struct flights;
-struct invalidations;
+struct purges;
 struct origins;
 struct refs;
 struct repositories;
@@ -41,7 +41,7 @@ struct proxy {
     struct workers *queries, *fills, *relays, *background;
 
     struct traffic *traffic;
-    struct invalidations *invalidations;
+    struct purges *purges;
     struct server *clients; /* NULL: they are not listened to yet */
     struct admin *admin;    /* NULL: off */
     atomic_int state;       /* an enum proxy_state */

@@ -4,7 +4,7 @@
 
 #include "cache/lock.h"
 #include "protocol/base.h"
-#include "proxy/invalidate.h"
+#include "proxy/purge.h"
 
 enum {
     GATHER_SIZE = 512 * 1024,
@@ -145,13 +145,13 @@ int pack_intake_feed(void *ctx, const void *data, size_t len, struct err *err)
 
 int pack_intake_commit(struct pack_intake *in, const struct oid_list *tips, struct err *err)
 {
-    struct invalidations *all = in->asker->proxy->invalidations;
+    struct purges *all = in->asker->proxy->purges;
     int rc;
 
-    if (!invalidations_enter(all, &in->asker->repo_id, in->begun))
+    if (!purges_enter(all, &in->asker->repo_id, in->begun))
         return err_set(err, ERR_CANCELLED, "the repository was invalidated meanwhile");
     rc = mirror_intake_commit(&in->intake, tips, err);
-    invalidations_leave(all, &in->asker->repo_id);
+    purges_leave(all, &in->asker->repo_id);
     return rc;
 }
 
@@ -171,10 +171,8 @@ int pull_into_mirror(const struct asker *a, struct mirror *m, const struct oid_l
         .sideband = SIDEBAND_64K,
     };
     struct fetch_response_shape shape;
-    struct pack_intake in = {.asker = a,
-                             .mirror = m,
-                             .background = background,
-                             .begun = invalidations_now(a->proxy->invalidations)};
+    struct pack_intake in = {
+        .asker = a, .mirror = m, .background = background, .begun = purges_now(a->proxy->purges)};
     struct pull p = {.asker = a, .waiting = waiting};
     int rc;
 

@@ -38,7 +38,7 @@ struct pack_intake {
     const struct asker *asker;
     struct mirror *mirror;
     bool background;
-    uint64_t begun; /* invalidations_now() before anything was asked for */
+    uint64_t begun; /* purges_now() before anything was asked for */
     struct mirror_intake *intake;
 };
 /* A function for fetch_response_new(), whose ctx is a struct pack_intake. */

@@ -19,7 +19,7 @@
 #include "proxy/count.h"
 #include "proxy/decisions.h"
 #include "proxy/flights.h"
-#include "proxy/invalidate.h"
+#include "proxy/purge.h"
 #include "proxy/log.h"
 #include "proxy/mirroring.h"
 #include "proxy/proxy.h"
@@ -150,7 +150,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->refs = refs_new();
     p->repositories = repositories_new();
     p->traffic = traffic_new();
-    p->invalidations = invalidations_new();
+    p->purges = purges_new();
     p->queries = workers_new("query", c->limits.queries, c->limits.queue);
     p->fills = workers_new("fill", c->limits.fills, c->limits.queue);
     p->relays = workers_new("relay", c->limits.fills, c->limits.queue);
@@ -177,7 +177,7 @@ static void tear_down(struct proxy *p)
     repositories_free(&p->repositories);
     refs_free(&p->refs);
     traffic_free(&p->traffic);
-    invalidations_free(&p->invalidations);
+    purges_free(&p->purges);
     flights_free(&p->flights);
     decisions_free(&p->decisions);
     origins_free(&p->origins);

@@ -571,7 +571,7 @@ int admin_cli_unpin(const struct command_line *line)
     return run_on_repository(line, "DELETE", "/pin", NULL, print_pinned);
 }
 
-/* ---- stats, nodes ---- */
+/* ---- stats ---- */
 
 static void print_stats(const struct command_line *line, const json_t *s)
 {
@@ -614,33 +614,6 @@ static void print_stats(const struct command_line *line, const json_t *s)
 int admin_cli_stats(const struct command_line *line)
 {
     return run(line, "GET", "/stats", NULL, print_stats);
-}
-
-static const struct table_column node_columns[] = {
-    {"NODE", false}, {"STATE", false}, {"VERSION", false}, {"ADDRESS", false}, {"ADMIN", false}};
-
-static void print_nodes(const struct command_line *line, const json_t *said)
-{
-    struct table *t = table_new(node_columns, ARRAY_LEN(node_columns));
-    const json_t *n;
-    size_t i;
-
-    (void)line;
-    json_array_foreach(json_object_get(said, "nodes"), i, n)
-    {
-        const char *cells[] = {words(n, "name", "?"), words(n, "state", "?"),
-                               words(n, "version", "?"), words(n, "address", "-"),
-                               words(n, "admin", "-")};
-
-        table_add(t, cells);
-    }
-    table_print(t, stdout);
-    table_free(&t);
-}
-
-int admin_cli_nodes(const struct command_line *line)
-{
-    return run(line, "GET", "/nodes", NULL, print_nodes);
 }
 
 /* ---- top ---- */

@@ -12,7 +12,6 @@ int admin_cli_refresh(const struct command_line *line);
 int admin_cli_pin(const struct command_line *line);
 int admin_cli_unpin(const struct command_line *line);
 int admin_cli_stats(const struct command_line *line);
-int admin_cli_nodes(const struct command_line *line);
 int admin_cli_top(const struct command_line *line);
 
 #endif

@@ -39,7 +39,7 @@ static pthread_once_t events_once = PTHREAD_ONCE_INIT;
 
 static void events_init(void)
 {
-    lock_init(&events.lock, LOCK_EVENTS);
+    lock_init(&events.lock, LOCK_LISTENERS);
     lock_cond_init(&events.news);
 }
 

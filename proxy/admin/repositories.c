@@ -8,7 +8,7 @@
 #include "proxy/admin/handlers.h"
 #include "proxy/admin/page.h"
 #include "proxy/commands.h"
-#include "proxy/invalidate.h"
+#include "proxy/purge.h"
 #include "proxy/log.h"
 #include "proxy/mirroring.h"
 #include "proxy/traffic.h"
@@ -393,8 +393,8 @@ void admin_show_repository(struct exchange *x)
 
 /* ---- going ---- */
 
-static void reply_invalidated(struct exchange *x, const struct invalidation *what,
-                              const struct invalidated *out)
+static void reply_invalidated(struct exchange *x, const struct purge *what,
+                              const struct purged *out)
 {
     const struct commands_removed *r = &out->removed;
     json_t *shared = x->proxy->cache.shared == NULL || what->dry_run
@@ -410,13 +410,13 @@ static void reply_invalidated(struct exchange *x, const struct invalidation *wha
                          json_number(r->stored_bytes), "shared", shared));
 }
 
-static void invalidate(struct exchange *x, struct invalidation *what)
+static void invalidate(struct exchange *x, struct purge *what)
 {
-    struct invalidated out;
+    struct purged out;
     struct err why;
 
     what->who = call_of(x)->who[0] != '\0' ? call_of(x)->who : NULL;
-    if (invalidate_here(x->proxy, what, &out, &why) == 0)
+    if (purge_here(x->proxy, what, &out, &why) == 0)
         reply_invalidated(x, what, &out);
     else
         reply_failure(x, &why);
@@ -441,7 +441,7 @@ static bool must_be_known(struct exchange *x, const struct key *id)
 
 void admin_remove_repository(struct exchange *x)
 {
-    struct invalidation what = {.what = INVALIDATE_EVERYTHING};
+    struct purge what = {.what = PURGE_EVERYTHING};
     struct err ignored;
 
     if (!call_knows(x, no_names) || call_body(x) == NULL || !call_body_knows(x, no_names) ||
@@ -451,7 +451,7 @@ void admin_remove_repository(struct exchange *x)
     invalidate(x, &what);
 }
 
-static bool read_object(struct exchange *x, const char *text, struct invalidation *what)
+static bool read_object(struct exchange *x, const char *text, struct purge *what)
 {
     size_t len = strlen(text);
 
@@ -463,7 +463,7 @@ static bool read_object(struct exchange *x, const char *text, struct invalidatio
 }
 
 /* Exactly one of them.  False: answered. */
-static bool read_what(struct exchange *x, struct invalidation *what)
+static bool read_what(struct exchange *x, struct purge *what)
 {
     const char *ref = NULL, *object = NULL;
     bool refs = false, everything = false;
@@ -477,10 +477,10 @@ static bool read_what(struct exchange *x, struct invalidation *what)
                       "say what is to go: one of refs (true), ref, object, everything (true)");
         return false;
     }
-    what->what = refs          ? INVALIDATE_REFS
-                 : ref != NULL ? INVALIDATE_REF
-                 : everything  ? INVALIDATE_EVERYTHING
-                               : INVALIDATE_OBJECT;
+    what->what = refs          ? PURGE_REFS
+                 : ref != NULL ? PURGE_REF
+                 : everything  ? PURGE_EVERYTHING
+                               : PURGE_OBJECT;
     what->ref = ref;
     return object == NULL || read_object(x, object, what);
 }
@@ -489,7 +489,7 @@ void admin_invalidate(struct exchange *x)
 {
     static const char *const names[] = {"refs",    "ref",    "object", "everything",
                                         "dry_run", "reason", NULL};
-    struct invalidation what = {.what = INVALIDATE_EVERYTHING};
+    struct purge what = {.what = PURGE_EVERYTHING};
 
     if (!call_knows(x, no_names) || call_body(x) == NULL || !call_body_knows(x, names) ||
         !call_repository(x, &what.repo_id) || !read_what(x, &what) ||

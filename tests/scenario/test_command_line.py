@@ -10,7 +10,7 @@ from support.pannier import binary
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ["serve", "ls", "show", "rm", "verify", "evict", "repo ls", "repo show", "repo invalidate",
-            "repo refresh", "repo pin", "repo unpin", "stats", "nodes", "top", "config check", "config show",
+            "repo refresh", "repo pin", "repo unpin", "stats", "top", "config check", "config show",
             "config describe", "metrics describe", "version", "help"]
 
 
@@ -86,7 +86,7 @@ def test_a_command_names_its_own_options_and_no_others(run, command, own):
     ("repo invalidate", ["--refs", "--ref REF", "--object ID", "--everything", "--reason TEXT", "--dry-run",
                          "--json"]),
     ("repo refresh", ["--json"]), ("repo pin", ["--json"]), ("repo unpin", ["--json"]), ("stats", ["--json"]),
-    ("nodes", ["--json"]), ("top", []),
+    ("top", []),
 ])
 def test_a_command_to_the_admin_listener_says_which_and_with_which_token(run, command, own):
     listed = re.findall(r"^  (--[a-z-]+(?: [A-Z]+)?) ", run(*command.split(), "--help").stdout, re.M)

@@ -1,4 +1,4 @@
-#include "proxy/invalidate.h"
+#include "proxy/purge.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +23,7 @@ struct repository {
     UT_hash_handle hh;
 };
 
-struct invalidations {
+struct purges {
     struct lock lock;
     pthread_cond_t left;
     uint64_t now;   /* rises with each beginning and end */
@@ -31,26 +31,26 @@ struct invalidations {
     struct repository *by_id, *by_age;
 };
 
-struct invalidations *invalidations_new(void)
+struct purges *purges_new(void)
 {
-    struct invalidations *all = xcalloc(1, sizeof(*all));
+    struct purges *all = xcalloc(1, sizeof(*all));
 
-    lock_init(&all->lock, LOCK_INVALIDATIONS);
+    lock_init(&all->lock, LOCK_PURGES);
     lock_cond_init(&all->left);
     all->now = 1;
     return all;
 }
 
-static void forget_locked(struct invalidations *all, struct repository *r)
+static void forget_locked(struct purges *all, struct repository *r)
 {
     HASH_DEL(all->by_id, r);
     DL_DELETE(all->by_age, r);
     free(r);
 }
 
-void invalidations_free(struct invalidations **allp)
+void purges_free(struct purges **allp)
 {
-    struct invalidations *all = *allp;
+    struct purges *all = *allp;
 
     *allp = NULL;
     if (all == NULL)
@@ -62,7 +62,7 @@ void invalidations_free(struct invalidations **allp)
     free(all);
 }
 
-uint64_t invalidations_now(struct invalidations *all)
+uint64_t purges_now(struct purges *all)
 {
     uint64_t now;
 
@@ -72,7 +72,7 @@ uint64_t invalidations_now(struct invalidations *all)
     return now;
 }
 
-static struct repository *find_locked(struct invalidations *all, const struct key *repo_id)
+static struct repository *find_locked(struct purges *all, const struct key *repo_id)
 {
     struct repository *r;
 
@@ -80,7 +80,7 @@ static struct repository *find_locked(struct invalidations *all, const struct ke
     return r;
 }
 
-static struct repository *take_locked(struct invalidations *all, const struct key *repo_id)
+static struct repository *take_locked(struct purges *all, const struct key *repo_id)
 {
     struct repository *r = find_locked(all, repo_id);
 
@@ -94,7 +94,7 @@ static struct repository *take_locked(struct invalidations *all, const struct ke
 }
 
 /* Those that are of no use, or too many. */
-static void trim_locked(struct invalidations *all)
+static void trim_locked(struct purges *all)
 {
     struct repository *r, *next;
 
@@ -102,7 +102,7 @@ static void trim_locked(struct invalidations *all)
     {
         if (r->invalidating > 0 || r->keeping > 0)
             continue;
-        if (r->until != 0 && HASH_COUNT(all->by_id) <= INVALIDATIONS_MAX)
+        if (r->until != 0 && HASH_COUNT(all->by_id) <= PURGES_MAX)
             return;
         if (r->until > all->floor)
             all->floor = r->until;
@@ -110,7 +110,7 @@ static void trim_locked(struct invalidations *all)
     }
 }
 
-bool invalidations_enter(struct invalidations *all, const struct key *repo_id, uint64_t begun)
+bool purges_enter(struct purges *all, const struct key *repo_id, uint64_t begun)
 {
     const struct repository *known;
     bool may;
@@ -125,7 +125,7 @@ bool invalidations_enter(struct invalidations *all, const struct key *repo_id, u
     return may;
 }
 
-void invalidations_leave(struct invalidations *all, const struct key *repo_id)
+void purges_leave(struct purges *all, const struct key *repo_id)
 {
     struct repository *r;
 
@@ -139,7 +139,7 @@ void invalidations_leave(struct invalidations *all, const struct key *repo_id)
     lock_drop(&all->lock);
 }
 
-void invalidations_begin(struct invalidations *all, const struct key *repo_id)
+void purges_begin(struct purges *all, const struct key *repo_id)
 {
     struct repository *r;
 
@@ -152,7 +152,7 @@ void invalidations_begin(struct invalidations *all, const struct key *repo_id)
     lock_drop(&all->lock);
 }
 
-void invalidations_end(struct invalidations *all, const struct key *repo_id)
+void purges_end(struct purges *all, const struct key *repo_id)
 {
     struct repository *r;
 
@@ -171,8 +171,8 @@ void invalidations_end(struct invalidations *all, const struct key *repo_id)
 
 struct task {
     struct proxy *proxy;
-    const struct invalidation *what;
-    struct invalidated *out;
+    const struct purge *what;
+    struct purged *out;
     char repo_id[KEY_HEX_SIZE];
 };
 
@@ -200,10 +200,10 @@ static bool goes(void *ctx, const struct entry *e)
     if (e->repo_id == NULL || strcmp(e->repo_id, t->repo_id) != 0)
         return false;
     switch (t->what->what) {
-    case INVALIDATE_REFS: return false;
-    case INVALIDATE_REF: return e->ref != NULL && strcmp(e->ref, t->what->ref) == 0;
-    case INVALIDATE_OBJECT: return e->kind == ENTRY_ANSWER || mirror_may_have(t, e->path);
-    case INVALIDATE_EVERYTHING: return true;
+    case PURGE_REFS: return false;
+    case PURGE_REF: return e->ref != NULL && strcmp(e->ref, t->what->ref) == 0;
+    case PURGE_OBJECT: return e->kind == ENTRY_ANSWER || mirror_may_have(t, e->path);
+    case PURGE_EVERYTHING: return true;
     }
     return true;
 }
@@ -218,10 +218,10 @@ static bool went(void *ctx, const struct entry *e)
 
 static void log_done(const struct task *t)
 {
-    static const char *const words[] = {[INVALIDATE_REFS] = "refs",
-                                        [INVALIDATE_REF] = "ref",
-                                        [INVALIDATE_OBJECT] = "object",
-                                        [INVALIDATE_EVERYTHING] = "everything"};
+    static const char *const words[] = {[PURGE_REFS] = "refs",
+                                        [PURGE_REF] = "ref",
+                                        [PURGE_OBJECT] = "object",
+                                        [PURGE_EVERYTHING] = "everything"};
     const struct commands_removed *r = &t->out->removed;
 
     log_line(LOG_INFO, "invalidated", "repo_id", LOG_STR, t->repo_id, "what", LOG_STR,
@@ -230,11 +230,10 @@ static void log_done(const struct task *t)
              "who", LOG_STR, t->what->who, NULL);
 }
 
-int invalidate_here(struct proxy *p, const struct invalidation *what, struct invalidated *out,
-                    struct err *err)
+int purge_here(struct proxy *p, const struct purge *what, struct purged *out, struct err *err)
 {
     struct task t = {.proxy = p, .what = what, .out = out};
-    bool everywhere = what->what == INVALIDATE_OBJECT || what->what == INVALIDATE_EVERYTHING;
+    bool everywhere = what->what == PURGE_OBJECT || what->what == PURGE_EVERYTHING;
     const struct commands_removal how = {
         .goes = goes,
         .went = went,
@@ -245,15 +244,15 @@ int invalidate_here(struct proxy *p, const struct invalidation *what, struct inv
     };
     int rc;
 
-    *out = (struct invalidated){.mirror = false};
+    *out = (struct purged){.mirror = false};
     key_to_hex(&what->repo_id, t.repo_id);
     if (what->dry_run)
         return commands_remove(&p->cache, &how, &out->removed, err);
-    invalidations_begin(p->invalidations, &what->repo_id);
+    purges_begin(p->purges, &what->repo_id);
     decisions_forget(p->decisions, &what->repo_id);
     refs_forget(p->refs, &what->repo_id);
     rc = commands_remove(&p->cache, &how, &out->removed, err);
-    invalidations_end(p->invalidations, &what->repo_id);
+    purges_end(p->purges, &what->repo_id);
     if (rc == 0)
         log_done(&t);
     return rc;

@@ -10,7 +10,7 @@
 #include <sched.h>
 
 #include "cache/lock.h"
-#include "proxy/invalidate.h"
+#include "proxy/purge.h"
 #include "scratch.h"
 
 static struct key number(unsigned n)
@@ -21,60 +21,60 @@ static struct key number(unsigned n)
     return key;
 }
 
-static bool may_keep(struct invalidations *all, const struct key *id, uint64_t begun)
+static bool may_keep(struct purges *all, const struct key *id, uint64_t begun)
 {
-    bool may = invalidations_enter(all, id, begun);
+    bool may = purges_enter(all, id, begun);
 
     if (may)
-        invalidations_leave(all, id);
+        purges_leave(all, id);
     return may;
 }
 
 static void what_was_begun_before_is_not_kept(void **state)
 {
-    struct invalidations *all = invalidations_new();
+    struct purges *all = purges_new();
     struct key one = number(1), two = number(2);
-    uint64_t before = invalidations_now(all), amid;
+    uint64_t before = purges_now(all), amid;
 
     (void)state;
     assert_true(may_keep(all, &one, before));
-    invalidations_begin(all, &one);
-    amid = invalidations_now(all);
+    purges_begin(all, &one);
+    amid = purges_now(all);
     assert_false(may_keep(all, &one, before));
     assert_false(may_keep(all, &one, amid));
     assert_true(may_keep(all, &two, before));
-    invalidations_end(all, &one);
+    purges_end(all, &one);
     assert_false(may_keep(all, &one, before));
     assert_false(may_keep(all, &one, amid)); /* made of what was just going */
-    assert_true(may_keep(all, &one, invalidations_now(all)));
+    assert_true(may_keep(all, &one, purges_now(all)));
     assert_true(may_keep(all, &two, before));
-    invalidations_free(&all);
+    purges_free(&all);
     assert_null(all);
 }
 
 static void what_is_forgotten_of_is_refused_rather_than_kept(void **state)
 {
-    struct invalidations *all = invalidations_new();
+    struct purges *all = purges_new();
     struct key first = number(0), other = number(1000000);
-    uint64_t begun = invalidations_now(all);
+    uint64_t begun = purges_now(all);
 
     (void)state;
-    for (unsigned i = 0; i <= INVALIDATIONS_MAX; i++) {
+    for (unsigned i = 0; i <= PURGES_MAX; i++) {
         struct key id = number(i);
 
-        invalidations_begin(all, &id);
-        invalidations_end(all, &id);
+        purges_begin(all, &id);
+        purges_end(all, &id);
     }
     assert_false(may_keep(all, &first, begun));
     assert_false(may_keep(all, &other, begun)); /* it might have been among them */
-    assert_true(may_keep(all, &first, invalidations_now(all)));
-    invalidations_free(&all);
+    assert_true(may_keep(all, &first, purges_now(all)));
+    purges_free(&all);
 }
 
 /* ---- at once ---- */
 
 struct meeting {
-    struct invalidations *all;
+    struct purges *all;
     struct key id;
     atomic_bool inside, ended, stop;
     atomic_uint kept;
@@ -86,28 +86,28 @@ static void *invalidate_once(void *ctx)
 {
     struct meeting *m = ctx;
 
-    invalidations_begin(m->all, &m->id);
+    purges_begin(m->all, &m->id);
     m->ended = true;
-    invalidations_end(m->all, &m->id);
+    purges_end(m->all, &m->id);
     return NULL;
 }
 
 static void it_waits_for_who_is_just_keeping(void **state)
 {
-    struct meeting m = {.all = invalidations_new(), .id = number(1)};
-    uint64_t begun = invalidations_now(m.all);
+    struct meeting m = {.all = purges_new(), .id = number(1)};
+    uint64_t begun = purges_now(m.all);
     pthread_t thread;
 
     (void)state;
-    assert_true(invalidations_enter(m.all, &m.id, begun));
+    assert_true(purges_enter(m.all, &m.id, begun));
     assert_int_equal(pthread_create(&thread, NULL, invalidate_once, &m), 0);
     while (may_keep(m.all, &m.id, begun)) /* until it has begun */
         sched_yield();
     assert_false(m.ended);
-    invalidations_leave(m.all, &m.id);
+    purges_leave(m.all, &m.id);
     pthread_join(thread, NULL);
     assert_true(m.ended);
-    invalidations_free(&m.all);
+    purges_free(&m.all);
 }
 
 static void *keep_on(void *ctx)
@@ -115,20 +115,20 @@ static void *keep_on(void *ctx)
     struct meeting *m = ctx;
 
     while (!m->stop) {
-        uint64_t begun = invalidations_now(m->all);
+        uint64_t begun = purges_now(m->all);
 
-        if (!invalidations_enter(m->all, &m->id, begun))
+        if (!purges_enter(m->all, &m->id, begun))
             continue;
         m->wrong += begun < m->floor;
         m->kept++;
-        invalidations_leave(m->all, &m->id);
+        purges_leave(m->all, &m->id);
     }
     return NULL;
 }
 
 static void nobody_keeps_what_an_ended_invalidation_forbids(void **state)
 {
-    struct meeting m = {.all = invalidations_new(), .id = number(1)};
+    struct meeting m = {.all = purges_new(), .id = number(1)};
     pthread_t threads[3];
 
     (void)state;
@@ -137,18 +137,18 @@ static void nobody_keeps_what_an_ended_invalidation_forbids(void **state)
     for (unsigned i = 0; i < 300; i++) {
         unsigned kept;
 
-        invalidations_begin(m.all, &m.id);
+        purges_begin(m.all, &m.id);
         kept = m.kept;
         sched_yield();
         m.wrong += m.kept != kept; /* nobody inside */
-        m.floor = invalidations_now(m.all);
-        invalidations_end(m.all, &m.id);
+        m.floor = purges_now(m.all);
+        purges_end(m.all, &m.id);
     }
     m.stop = true;
     for (size_t i = 0; i < ARRAY_LEN(threads); i++)
         pthread_join(threads[i], NULL);
     assert_int_equal(m.wrong, 0);
-    invalidations_free(&m.all);
+    purges_free(&m.all);
 }
 
 int main(void)

@@ -8,18 +8,18 @@
  * of it
  *
  * What is being made just then must not come back behind it, so whoever keeps something of a
- * repository stands between invalidations_enter() and _leave():
+ * repository stands between purges_enter() and _leave():
  *
- *     begun = invalidations_now(all)              before the first byte is asked for
+ *     begun = purges_now(all)              before the first byte is asked for
  *     ...
- *     if (invalidations_enter(all, &repo_id, begun)) {      false: invalidated since; keep nothing
+ *     if (purges_enter(all, &repo_id, begun)) {      false: invalidated since; keep nothing
  *         ... publish
- *         invalidations_leave(all, &repo_id);
+ *         purges_leave(all, &repo_id);
  *     }
  *
  * Clients who are being answered get their bytes to the end either way. */
-#ifndef PANNIER_PROXY_INVALIDATE_H
-#define PANNIER_PROXY_INVALIDATE_H
+#ifndef PANNIER_PROXY_PURGE_H
+#define PANNIER_PROXY_PURGE_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -31,32 +31,32 @@
 
 /* ---- who keeps something ---- */
 
-struct invalidations;
+struct purges;
 
 /* So many repositories that were invalidated are remembered one by one; of older ones no more is
  * known than that one was, and then everything that was begun before it isn't kept. */
-enum { INVALIDATIONS_MAX = 1024 };
+enum { PURGES_MAX = 1024 };
 
-struct invalidations *invalidations_new(void);
-void invalidations_free(struct invalidations **all); /* NULL inside is fine */
+struct purges *purges_new(void);
+void purges_free(struct purges **all); /* NULL inside is fine */
 
 /* Any thread; these don't block but for each other. */
-uint64_t invalidations_now(struct invalidations *all);
-bool invalidations_enter(struct invalidations *all, const struct key *repo_id, uint64_t begun);
-void invalidations_leave(struct invalidations *all, const struct key *repo_id);
+uint64_t purges_now(struct purges *all);
+bool purges_enter(struct purges *all, const struct key *repo_id, uint64_t begun);
+void purges_leave(struct purges *all, const struct key *repo_id);
 
 /* Between these two nobody keeps anything of the repository, and what was begun before the second
  * is never kept.  The first waits for those who are just keeping.  Workers. */
-void invalidations_begin(struct invalidations *all, const struct key *repo_id);
-void invalidations_end(struct invalidations *all, const struct key *repo_id);
+void purges_begin(struct purges *all, const struct key *repo_id);
+void purges_end(struct purges *all, const struct key *repo_id);
 
 /* ---- invalidating ---- */
 
-enum invalidate_what { INVALIDATE_REFS, INVALIDATE_REF, INVALIDATE_OBJECT, INVALIDATE_EVERYTHING };
+enum purge_what { PURGE_REFS, PURGE_REF, PURGE_OBJECT, PURGE_EVERYTHING };
 
-struct invalidation {
+struct purge {
     struct key repo_id;
-    enum invalidate_what what;
+    enum purge_what what;
     const char *ref;   /* REF: "refs/heads/main" */
     struct oid object; /* OBJECT */
     enum hash_algo algo;
@@ -66,14 +66,13 @@ struct invalidation {
 };
 
 /* What went, or would go here. */
-struct invalidated {
+struct purged {
     struct commands_removed removed;
     bool mirror; /* it is among them */
 };
 
 /* On this node and in the shared tier.  The one place where it is done: whatever makes all nodes do
  * it calls this on each.  0: it is true.  -1: some of it may be there still.  Workers: blocks. */
-int invalidate_here(struct proxy *p, const struct invalidation *what, struct invalidated *out,
-                    struct err *err);
+int purge_here(struct proxy *p, const struct purge *what, struct purged *out, struct err *err);
 
 #endif
