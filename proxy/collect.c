@@ -20,12 +20,13 @@
 
 static void collect_clients(struct proxy *p, const struct config *config, struct metrics_text *t)
 {
+    struct server *clients = p->clients;
     struct answers_counts answers;
 
     answers_count(p->cache.answers, &answers);
-    if (p->clients != NULL) {
-        metrics_text_number(t, METRIC_in_flight, "", server_active(p->clients));
-        metrics_text_number(t, METRIC_connections, "", server_connections(p->clients));
+    if (clients != NULL) {
+        metrics_text_number(t, METRIC_in_flight, "", server_active(clients));
+        metrics_text_number(t, METRIC_connections, "", server_connections(clients));
     }
     metrics_text_number(t, METRIC_connections_limit, "", config->limits.connections);
     metrics_text_number(t, METRIC_filling, "", answers.filling);

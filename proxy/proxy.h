@@ -42,9 +42,9 @@ struct proxy {
 
     struct traffic *traffic;
     struct purges *purges;
-    struct server *clients; /* NULL: they are not listened to yet */
-    struct admin *admin;    /* NULL: off */
-    atomic_int state;       /* an enum proxy_state */
+    _Atomic(struct server *) clients; /* NULL: they are not listened to yet */
+    struct admin *admin;              /* NULL: off */
+    atomic_int state;                 /* an enum proxy_state */
 };
 
 static inline enum proxy_state proxy_state(struct proxy *p)

@@ -296,11 +296,20 @@ static int start_servers(struct proxy *p, struct config *c, struct err *err)
                                             .plan = routes_plan,
                                             .ended = count_request};
 
-    if (admin_start(p, c, &p->admin, err) != 0 ||
-        server_start(p, c, &clients, &p->clients, err) != 0)
+    struct server *server;
+
+    if (admin_start(p, c, &p->admin, err) != 0 || server_start(p, c, &clients, &server, err) != 0)
         return -1;
+    atomic_store(&p->clients, server);
     atomic_store(&p->state, PROXY_SERVING);
     return 0;
+}
+
+static void stop_clients(struct proxy *p)
+{
+    struct server *server = atomic_exchange(&p->clients, NULL);
+
+    server_stop(&server);
 }
 
 /* What operators ask for ends soon once upstream, programs and events have been ended. */
@@ -337,8 +346,8 @@ int serve_run(struct config *config, const struct serve_origin *origin)
     control_drain(the_proxy.control);
     if (!drain(the_proxy.clients, current, &open) || !see_operators_off(&the_proxy))
         leave_at_once(&the_proxy);
-    server_stop(&the_proxy.clients);
-    admin_stop(&the_proxy.admin);
+    admin_stop(&the_proxy.admin); /* first: it looks at the other */
+    stop_clients(&the_proxy);
     tear_down(&the_proxy);
     log_line(LOG_INFO, "stopped", NULL);
     log_stop();

@@ -26,7 +26,7 @@ enum {
 
 struct admin {
     struct proxy *proxy;
-    struct server *server;
+    _Atomic(struct server *) server; /* NULL: not yet, though requests may come */
     struct workers *workers;
     struct tokens *tokens; /* NULL: whoever reaches it may do all */
     char *host;            /* that is listened on, as it was configured */
@@ -270,10 +270,14 @@ static int listen_at(struct admin *a, struct config *c, struct err *err)
         .plan = admin_plan,
         .ended = on_end,
     };
+    struct server *server;
 
     must(address_parse(c->admin.listen, &a->host, &listener.port));
     listener.host = a->host;
-    return server_start(a->proxy, c, &listener, &a->server, err);
+    if (server_start(a->proxy, c, &listener, &server, err) != 0)
+        return -1;
+    atomic_store(&a->server, server);
+    return 0;
 }
 
 int admin_start(struct proxy *p, struct config *c, struct admin **out, struct err *err)
@@ -324,11 +328,13 @@ bool admin_drain(struct admin *a, uint64_t deadline_ms, const volatile int *stop
 void admin_stop(struct admin **ap)
 {
     struct admin *a = *ap;
+    struct server *server;
 
     if (a == NULL)
         return;
-    if (a->server != NULL)
-        server_stop(&a->server);
+    server = atomic_exchange(&a->server, NULL);
+    if (server != NULL)
+        server_stop(&server);
     *ap = NULL;
     if (a->workers != NULL) {
         workers_free(&a->workers);
@@ -340,7 +346,9 @@ void admin_stop(struct admin **ap)
     free(a);
 }
 
-const char *admin_address(const struct admin *a)
+const char *admin_address(struct admin *a)
 {
-    return a != NULL ? server_address(a->server) : NULL;
+    struct server *server = a != NULL ? atomic_load(&a->server) : NULL;
+
+    return server != NULL ? server_address(server) : NULL;
 }

@@ -27,6 +27,6 @@ void admin_configure(struct admin *a, struct config *c);
 bool admin_drain(struct admin *a, uint64_t deadline_ms, const volatile int *stop_waiting);
 void admin_stop(struct admin **a);
 /* "HOST:PORT"; NULL: off. */
-const char *admin_address(const struct admin *a);
+const char *admin_address(struct admin *a);
 
 #endif

@@ -118,12 +118,13 @@ static json_t *shared_json(struct proxy *p)
 void admin_stats(struct exchange *x)
 {
     struct proxy *p = x->proxy;
+    struct server *clients = p->clients;
 
     if (!call_knows(x, no_names))
         return;
     reply_json(x, 200,
                json_pack("{s:o, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:o}}", "in_flight",
-                         json_number(p->clients != NULL ? server_active(p->clients) : 0), "traffic",
+                         json_number(clients != NULL ? server_active(clients) : 0), "traffic",
                          traffic_json(), "local", local_json(p), "shared", shared_json(p), "pools",
                          "queries", json_number(workers_load(p->queries)), "fills",
                          json_number(workers_load(p->fills)), "relays",
@@ -144,6 +145,7 @@ static const char *state_name(enum proxy_state state)
 void admin_list_nodes(struct exchange *x)
 {
     struct proxy *p = x->proxy;
+    struct server *clients = p->clients;
 
     if (!call_knows(x, no_names))
         return;
@@ -151,8 +153,8 @@ void admin_list_nodes(struct exchange *x)
                json_pack("{s:[{s:o, s:s, s:s, s:b, s:o, s:o}]}", "nodes", "name",
                          json_words(x->config->node), "version", PANNIER_VERSION, "state",
                          state_name(proxy_state(p)), "self", 1, "address",
-                         json_words(p->clients != NULL ? server_address(p->clients) : NULL),
-                         "admin", json_words(admin_address(p->admin))));
+                         json_words(clients != NULL ? server_address(clients) : NULL), "admin",
+                         json_words(admin_address(p->admin))));
 }
 
 /* ---- the log ---- */
