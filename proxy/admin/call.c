@@ -19,10 +19,7 @@ void call_free(void *call)
     struct call *c = call;
 
     free(c->id);
-    for (size_t i = 0; i < c->parameter_count; i++) {
-        free(c->parameters[i].name);
-        free(c->parameters[i].value);
-    }
+    query_clear(&c->query);
     json_decref(c->body);
     free(c);
 }
@@ -117,71 +114,16 @@ void reply_failure(struct exchange *x, const struct err *why)
 
 /* ---- the query ---- */
 
-/* NULL: a broken escape, a NUL, or more than CALL_TEXT_MAX. */
-static char *unescape(const char *s, size_t len)
-{
-    char *out = xmalloc(len + 1);
-    size_t n = 0;
-
-    for (size_t i = 0; i < len; i++) {
-        int c = (unsigned char)s[i];
-
-        if (c == '+')
-            c = ' ';
-        if (c == '%') {
-            int high = len - i > 2 ? hex_value(s[i + 1]) : -1;
-            int low = len - i > 2 ? hex_value(s[i + 2]) : -1;
-
-            c = high < 0 || low < 0 ? 0 : high * 16 + low;
-            i += 2;
-        }
-        if (c == 0 || n == CALL_TEXT_MAX) {
-            free(out);
-            return NULL;
-        }
-        out[n++] = (char)c;
-    }
-    out[n] = '\0';
-    return out;
-}
-
-static bool add_parameter(struct exchange *x, struct call *c, const char *s, size_t len)
-{
-    const char *equals = memchr(s, '=', len);
-    size_t name_len = equals != NULL ? (size_t)(equals - s) : len;
-    char *name = unescape(s, name_len);
-    char *value = equals != NULL ? unescape(equals + 1, len - name_len - 1) : xstrdup("");
-
-    if (name == NULL || value == NULL) {
-        reply_problem(x, 400, name, "a parameter of the query can't be read");
-    } else if (c->parameter_count == CALL_PARAMETERS_MAX) {
-        reply_problem(x, 400, name, "there are more than %d parameters", CALL_PARAMETERS_MAX);
-    } else {
-        for (size_t i = 0; i < c->parameter_count; i++)
-            if (strcmp(c->parameters[i].name, name) == 0) {
-                reply_problem(x, 400, name, "this parameter stands there twice");
-                goto refused;
-            }
-        c->parameters[c->parameter_count].name = name;
-        c->parameters[c->parameter_count++].value = value;
-        return true;
-    }
-refused:
-    free(name);
-    free(value);
-    return false;
-}
-
 bool call_parse_query(struct exchange *x, struct call *c, const char *query)
 {
-    while (*query != '\0') {
-        size_t len = strcspn(query, "&");
+    struct err why;
+    char *name;
+    bool read = query_parse(query, &c->query, &name, &why) == 0;
 
-        if (len > 0 && !add_parameter(x, c, query, len))
-            return false;
-        query += len + (query[len] == '&');
-    }
-    return true;
+    if (!read)
+        reply_problem(x, 400, name, "%s", why.text);
+    free(name);
+    return read;
 }
 
 static bool is_among(const char *name, const char *const *names)
@@ -196,9 +138,9 @@ bool call_knows(struct exchange *x, const char *const *names)
 {
     const struct call *c = call_of(x);
 
-    for (size_t i = 0; i < c->parameter_count; i++)
-        if (!is_among(c->parameters[i].name, names)) {
-            reply_problem(x, 400, c->parameters[i].name, "this is no parameter of this call");
+    for (size_t i = 0; i < c->query.count; i++)
+        if (!is_among(c->query.parameters[i].name, names)) {
+            reply_problem(x, 400, c->query.parameters[i].name, "this is no parameter of this call");
             return false;
         }
     return true;
@@ -208,10 +150,7 @@ const char *call_parameter(const struct exchange *x, const char *name)
 {
     const struct call *c = x->state;
 
-    for (size_t i = 0; i < c->parameter_count; i++)
-        if (strcmp(c->parameters[i].name, name) == 0)
-            return c->parameters[i].value;
-    return NULL;
+    return query_get(&c->query, name);
 }
 
 bool call_page(struct exchange *x, size_t *limit, const char **cursor)

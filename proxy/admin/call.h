@@ -9,12 +9,12 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "proxy/admin/query.h"
 #include "proxy/admin/tokens.h"
 #include "proxy/exchange.h"
 
 enum {
     CALL_BODY_MAX = 64 * 1024, /* no request has more to say */
-    CALL_PARAMETERS_MAX = 16,
     CALL_PAGE_DEFAULT = 100,
     CALL_PAGE_MAX = 1000, /* entries of one response */
     CALL_TEXT_MAX = 1024, /* of one value */
@@ -23,10 +23,7 @@ enum {
 struct call {
     const char *method; /* of the route */
     char *id;           /* what stands in {id}'s place; NULL: nothing does */
-    struct {
-        char *name, *value;
-    } parameters[CALL_PARAMETERS_MAX];
-    size_t parameter_count;
+    struct query query;
     json_t *body; /* an object, once call_body() has read it */
     char who[TOKEN_NAME_MAX];
 };
