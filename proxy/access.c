@@ -1,5 +1,6 @@
 #include "proxy/access.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -12,6 +13,9 @@
 #include "proxy/credentials/credentials.h"
 #include "proxy/flights.h"
 #include "proxy/manners/stale.h"
+#include "proxy/log.h"
+#include "proxy/metrics.h"
+#include "proxy/traffic.h"
 #include "proxy/upstream.h"
 
 enum {
@@ -84,6 +88,56 @@ int asker_init(struct asker *a, const struct exchange *x, struct err *err)
     return 0;
 }
 
+/* A repository's name is kept unescaped. */
+static char *escape_path(const char *name)
+{
+    static const char plain[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/:";
+    char *out = xmalloc(3 * strlen(name) + 1), *at = out;
+
+    for (; *name != '\0'; name++) {
+        if (strchr(plain, *name) != NULL)
+            *at++ = *name;
+        else
+            at += sprintf(at, "%%%02X", (unsigned char)*name);
+    }
+    *at = '\0';
+    return out;
+}
+
+int asker_init_anonymous(struct asker *a, struct proxy *p, const struct config *config,
+                         const char *name, struct err *err)
+{
+    char *escaped = escape_path(name);
+    char *target = xasprintf("/%s.git/info/refs?service=git-upload-pack", escaped);
+    const struct upstream_config *upstream;
+    struct smart_path path;
+    char *base_url = NULL;
+    int rc = smart_path_parse(target, &path, err);
+
+    free(escaped);
+    free(target);
+    if (rc != 0)
+        return -1;
+    upstream = config_find_upstream(config, path.upstream, &base_url);
+    if (upstream == NULL) {
+        smart_path_clear(&path);
+        return err_set(err, ERR_REFUSED, "its host is not among the configured upstreams");
+    }
+    *a = (struct asker){
+        .proxy = p,
+        .config = config_ref(config),
+        .upstream = upstream,
+        .name = xasprintf("%s/%s", path.upstream, path.repo),
+        .base_url = base_url,
+        .wire_repo = xstrdup(path.wire_repo),
+    };
+    repo_id_of(path.upstream, path.repo, &a->repo_id);
+    decisions_subject(p->decisions, NULL, a->base_url, a->wire_repo, &a->repo_id, &a->subject);
+    smart_path_clear(&path);
+    return 0;
+}
+
 void asker_copy(const struct asker *from, struct asker *to)
 {
     *to = *from;
@@ -103,6 +157,12 @@ void asker_clear(struct asker *a)
     free(a->wire_repo);
     asker_forget_credential(a);
     *a = (struct asker){0};
+}
+
+void asker_warn(const struct asker *a, const char *event, const struct err *why)
+{
+    log_line(LOG_WARN, event, "repository", LOG_STR, a->name, "reason", LOG_STR, why->text, NULL);
+    traffic_failed(a->proxy->traffic, a->name, event, why, (int64_t)time(NULL));
 }
 
 void asker_forget_credential(struct asker *a)
@@ -366,15 +426,19 @@ static int ask_for_decision(void *ctx, struct response_head *denial, struct err 
 
 enum verdict access_check(const struct asker *a, struct response_head *denial, struct err *err)
 {
+    static const enum timer timers[] = {[VERDICT_NONE] = TIMER_ACCESS_NONE,
+                                        [VERDICT_ALLOWED] = TIMER_ACCESS_ALLOWED,
+                                        [VERDICT_DENIED] = TIMER_ACCESS_DENIED};
+    uint64_t started = now_us();
     enum verdict v = decisions_get(a->proxy->decisions, &a->subject, now_ms(), denial);
 
-    if (v != VERDICT_NONE)
-        return v;
-    v = (enum verdict)flights_ask_once(a->proxy->flights, &a->subject.key, ask_for_decision,
-                                       (void *)a, denial, err);
+    if (v == VERDICT_NONE)
+        v = (enum verdict)flights_ask_once(a->proxy->flights, &a->subject.key, ask_for_decision,
+                                           (void *)a, denial, err);
     if (v == VERDICT_NONE && access_is_outage(err->kind) &&
         stale_admit(a->proxy->stale, a->proxy->decisions, &a->subject, a->upstream, now_ms()))
-        return VERDICT_ALLOWED;
+        v = VERDICT_ALLOWED;
+    metrics_time(timers[v], now_us() - started);
     return v;
 }
 

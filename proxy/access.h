@@ -23,6 +23,12 @@ struct asker {
 /* x has been admitted (clients.h).  -1: pannier should have a credential of its own and has none;
  * then there is nothing to clear. */
 int asker_init(struct asker *a, const struct exchange *x, struct err *err);
+/* For a question of the program's own.  It has no credential, also where pannier has one of its own
+ * for the upstream: what comes of it may be told to whoever asked for it, who may be nobody that
+ * the credential is for.  So only what everybody may read can be asked for.  name:
+ * "<upstream>/<path>".  -1: ERR_REFUSED, its host is not among the upstreams. */
+int asker_init_anonymous(struct asker *a, struct proxy *p, const struct config *config,
+                         const char *name, struct err *err);
 void asker_copy(const struct asker *from, struct asker *to);
 void asker_clear(struct asker *a);
 
@@ -33,6 +39,9 @@ void access_show_refs(struct decisions *d, const struct subject *s, uint64_t now
 /* Upstream's words in an ERR pkt: they may ask to be left alone. */
 void access_heard(const struct asker *a, const char *words);
 
+/* Logs that something went wrong for a's repository, and remembers it for people.  event: static.
+ */
+void asker_warn(const struct asker *a, const char *event, const struct err *why);
 /* It asks upstream no more; what it is remembered for needs no credential. */
 void asker_forget_credential(struct asker *a);
 

@@ -12,6 +12,7 @@
 
 enum {
     FEED_BLOCK = 256 * 1024,
+    REFRESH_HAVES_MAX = 256,
     REPOSITORIES_MAX = 65536, /* counted; beyond it all are forgotten */
 };
 
@@ -90,8 +91,11 @@ void mirroring_warn(const struct asker *a, const char *event, enum folder_part p
 
     if (why->kind == ERR_STORAGE)
         folder_report_trouble(a->proxy->cache.folder, part, why);
-    log_line(quiet ? LOG_DEBUG : LOG_WARN, event, "repository", LOG_STR, a->name, "reason", LOG_STR,
-             why->text, NULL);
+    if (!quiet)
+        asker_warn(a, event, why);
+    else
+        log_line(LOG_DEBUG, event, "repository", LOG_STR, a->name, "reason", LOG_STR, why->text,
+                 NULL);
 }
 
 /* ---- mirrors that are made behind the answers ---- */
@@ -187,6 +191,49 @@ static int make_from_upstream(struct making *k, struct err *err)
     if (rc == 0)
         rc = pull_into_mirror(&k->asker, k->mirror, &tips, &none, true, NULL, err);
     oid_list_clear(&tips);
+    return rc;
+}
+
+/* Upstream's advertisement is known afterwards, which says how to ask for the rest. */
+static int check_access(const struct asker *a, struct err *err)
+{
+    struct response_head denial = {0};
+    enum verdict verdict = access_check(a, &denial, err);
+
+    if (verdict == VERDICT_DENIED)
+        err_set(err, ERR_DENIED, "%s refuses: HTTP status %d", a->upstream->name, denial.status);
+    response_head_clear(&denial);
+    return verdict == VERDICT_ALLOWED ? 0 : -1;
+}
+
+int mirroring_refresh(const struct asker *a, struct mirror *m, struct mirror_refreshed *out,
+                      struct err *err)
+{
+    struct oid_list tips = {0}, missing = {0}, haves = {0};
+    int rc;
+
+    *out = (struct mirror_refreshed){.made = false};
+    if (check_access(a, err) != 0)
+        return -1;
+    mirror_write_begin(m);
+    rc = access_list_refs(a, &tips, err);
+    if (rc == 0 && tips.count == 0)
+        rc = err_set(err, ERR_NOT_FOUND, "the repository has no branches");
+    if (rc == 0 && mirror_ready(m)) {
+        mirror_missing(m, &tips, &missing);
+        mirror_tips(m, REFRESH_HAVES_MAX, &haves);
+    } else if (rc == 0) {
+        out->made = true;
+        oid_list_copy(&tips, &missing);
+    }
+    out->tips = tips.count;
+    out->missing = missing.count;
+    if (rc == 0 && missing.count > 0)
+        rc = pull_into_mirror(a, m, &missing, &haves, true, NULL, err);
+    mirror_write_end(m);
+    oid_list_clear(&tips);
+    oid_list_clear(&missing);
+    oid_list_clear(&haves);
     return rc;
 }
 

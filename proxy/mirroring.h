@@ -22,6 +22,16 @@ void mirroring_consider(const struct asker *a, struct mirror *m, const struct fe
  * the background if the shared tier has it. */
 void mirroring_want(const struct asker *a, struct mirror *m);
 
+/* Bring m to where upstream's branches and tags are, as they are shown to a; make it, if there is
+ * none. Waits for whoever writes to it.  -1: as access_list_refs() and mirror_intake_commit(). */
+struct mirror_refreshed {
+    bool made;      /* there was none */
+    size_t tips;    /* that upstream shows */
+    size_t missing; /* of them, those that were not here */
+};
+int mirroring_refresh(const struct asker *a, struct mirror *m, struct mirror_refreshed *out,
+                      struct err *err);
+
 /* Is a look into the shared tier for a's mirror worth it?  A glance. */
 bool mirroring_may_restore(const struct asker *a);
 /* Make m from what the shared tier has, unless it is ready; between mirror_write_begin() and

@@ -9,9 +9,9 @@
  * The store's failures are ERR_DENIED, ERR_REFUSED, ERR_BUSY, ERR_TIMEOUT and ERR_UPSTREAM.  That
  * there is no such object, that a condition does not hold, and what source or sink said are
  * answers. A put that is refused or denied may be the only one (a condition that the endpoint can't
- * do, an object that is too large, keys that may only read): the store is asked the probe's question first, and if it answers, it
- * works.  The driver has tried again by itself, for as long as its deadline says, so one failure is
- * enough.
+ * do, an object that is too large, keys that may only read): the store is asked the probe's
+ * question first, and if it answers, it works.  The driver has tried again by itself, for as long
+ * as its deadline says, so one failure is enough.
  *
  * What is under way when it opens goes on, and opens nothing if it fails after the store was found
  * to work again.  Any thread that may block. */
@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "cache/shared/object_store.h"
+#include "cache/timing.h"
 
 struct guard;
 
@@ -58,6 +59,7 @@ struct guard_counts {
     uint64_t refused;                        /* while it was open */
     uint64_t opened;                         /* times */
     uint64_t bytes_up, bytes_down;
+    struct timing took[GUARD_OPERATIONS_COUNT]; /* those whose end was the store's doing */
 };
 void guard_count(struct guard *g, struct guard_counts *out); /* any thread, HTTP's too */
 
