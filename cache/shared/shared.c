@@ -248,7 +248,7 @@ int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id
 
 bool shared_settle(struct shared *s, uint64_t deadline_ms)
 {
-    return uploads_settle(s->uploads, deadline_ms);
+    return uploads_settle(s->uploads, uploads_begun(s->uploads), deadline_ms);
 }
 
 int shared_remove_repository(struct shared *s, const struct key *repo_id,

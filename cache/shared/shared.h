@@ -80,7 +80,7 @@ int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id
 int shared_remove_repository(struct shared *s, const struct key *repo_id,
                              struct shared_removed *out, struct err *err);
 
-/* Waits until what is on its way up has arrived there, or could not; as uploads_settle(). */
+/* Waits until what is on its way up now has arrived there, or could not; as uploads_settle(). */
 bool shared_settle(struct shared *s, uint64_t deadline_ms);
 
 /* ---- for people ---- */

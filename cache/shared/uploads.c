@@ -198,13 +198,21 @@ static bool is_sending_locked(const struct uploads *u, uint64_t begun)
     return false;
 }
 
-bool uploads_settle(struct uploads *u, uint64_t deadline_ms)
+uint64_t uploads_begun(struct uploads *u)
 {
     uint64_t begun;
-    bool settled;
 
     lock_take(&u->lock);
     begun = u->begun;
+    lock_drop(&u->lock);
+    return begun;
+}
+
+bool uploads_settle(struct uploads *u, uint64_t begun, uint64_t deadline_ms)
+{
+    bool settled;
+
+    lock_take(&u->lock);
     while (!(settled = !is_sending_locked(u, begun)) &&
            lock_wait_until(&u->lock, &u->ended, deadline_ms))
         ;

@@ -31,10 +31,11 @@ struct uploads *uploads_new(unsigned threads, size_t queue_max, uploads_fn *fn, 
 bool uploads_add(struct uploads *u, enum entry_kind kind, const char *path);
 /* Nothing new begins while it is paused; what is being sent goes on. */
 void uploads_pause(struct uploads *u, bool paused);
-/* Waits until all that is being sent now has been, or could not be; a path that is to be sent
- * again waits like any other.  False: deadline_ms (of now_ms()) has passed.  What waits is not
- * waited for. */
-bool uploads_settle(struct uploads *u, uint64_t deadline_ms);
+/* What has been begun to be sent so far; and wait until all of that has been, or could not be. What
+ * is to be sent again waits like any other, and is not waited for.  False: deadline_ms (of
+ * now_ms()) has passed. */
+uint64_t uploads_begun(struct uploads *u);
+bool uploads_settle(struct uploads *u, uint64_t begun, uint64_t deadline_ms);
 /* Nothing new begins; what waits is forgotten. */
 void uploads_stop(struct uploads *u);
 void uploads_free(struct uploads **u); /* waits for what is being sent */

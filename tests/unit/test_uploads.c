@@ -336,6 +336,7 @@ struct adder {
 
 struct settling {
     struct sender *sender;
+    uint64_t begun;
     bool settled;
 };
 
@@ -343,7 +344,7 @@ static void *settle(void *ctx)
 {
     struct settling *s = ctx;
 
-    s->settled = uploads_settle(s->sender->uploads, now_ms() + 60 * 1000);
+    s->settled = uploads_settle(s->sender->uploads, s->begun, now_ms() + 60 * 1000);
     return NULL;
 }
 
@@ -355,12 +356,13 @@ static void settling_waits_for_what_is_being_sent_and_for_nothing_else(void **st
 
     (void)state;
     set_up_sender(&s, 1, 10);
-    assert_true(uploads_settle(s.uploads, 0)); /* nothing is */
+    assert_true(uploads_settle(s.uploads, uploads_begun(s.uploads), 0)); /* nothing is */
     assert_true(add(&s, "answers/1"));
     wait_until_begun(&s, 1);
     assert_true(add(&s, "answers/1"));
     assert_true(add(&s, "answers/2"));
-    assert_false(uploads_settle(s.uploads, 0));
+    waiting.begun = uploads_begun(s.uploads);
+    assert_false(uploads_settle(s.uploads, waiting.begun, 0));
     assert_int_equal(pthread_create(&thread, NULL, settle, &waiting), 0);
     allow(&s, 1);
     pthread_join(thread, NULL); /* though another one is being sent by now, or waits */
