@@ -274,7 +274,7 @@
       "any other than these, loopback's, and the one in `listen`.")
 
 #define CONFIG_METRICS(X)                                                                          \
-    X(metrics, repositories, metrics.repositories, COUNT, "0", "10000", "50", RELOAD,              \
+    X(metrics, repositories, metrics.repositories, COUNT, "0", "4000", "50", RELOAD,              \
       "repositories",                                                                              \
       "Repositories with metrics of their own: those that are asked for most. The rest are "       \
       "counted as `other`.")

@@ -76,6 +76,20 @@ static void id_of(const char *name, struct key *out)
     free(host);
 }
 
+/* Who was not asked for longest goes, but not one with series: names that clients make up must not
+ * push those out. */
+static void make_room_locked(struct traffic *t)
+{
+    struct repository *r;
+
+    DL_FOREACH(t->by_age, r)
+    {
+        if (!r->owns)
+            break;
+    }
+    forget_locked(t, r != NULL ? r : t->by_age);
+}
+
 static struct repository *take_locked(struct traffic *t, const char *name, const struct key *id)
 {
     struct repository *r;
@@ -85,7 +99,7 @@ static struct repository *take_locked(struct traffic *t, const char *name, const
         DL_DELETE(t->by_age, r);
     } else {
         if (HASH_COUNT(t->by_id) >= TRAFFIC_MAX)
-            forget_locked(t, t->by_age);
+            make_room_locked(t);
         r = xcalloc(1, sizeof(*r));
         r->repo_id = *id;
         r->name = xstrdup(name);

@@ -1,7 +1,8 @@
 /* What was asked of each repository since the start, and what went wrong: for people, and for the
  * metrics of those that are asked for most.
  *
- * Of TRAFFIC_MAX repositories; beyond them who was not asked for longest is forgotten.  Any thread;
+ * Of TRAFFIC_MAX repositories; beyond them who was not asked for longest and has no series is
+ * forgotten.  Any thread;
  * never blocks on I/O. */
 #ifndef PANNIER_PROXY_TRAFFIC_H
 #define PANNIER_PROXY_TRAFFIC_H

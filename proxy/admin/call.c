@@ -100,7 +100,7 @@ void reply_failure(struct exchange *x, const struct err *why)
     } statuses[] = {
         {ERR_INPUT, 400},    {ERR_LIMIT, 413},   {ERR_REFUSED, 403}, {ERR_NOT_FOUND, 404},
         {ERR_CONFLICT, 409}, {ERR_DENIED, 502},  {ERR_BUSY, 503},    {ERR_CANCELLED, 503},
-        {ERR_UPSTREAM, 502}, {ERR_TIMEOUT, 504},
+        {ERR_UPSTREAM, 502}, {ERR_TIMEOUT, 504}, {ERR_DOWN, 502},    {ERR_THROTTLED, 503},
     };
     int status = 500;
 

@@ -463,10 +463,14 @@ static void invalidate(struct exchange *x, struct going *g)
         reply_invalidated(x, &here, NULL);
         return;
     }
-    if (fleet_invalidate(x->proxy->fleet, &g->what, &done, &why) == 0)
+    if (fleet_invalidate(x->proxy->fleet, &g->what, &done, &why) == 0) {
         reply_invalidated(x, &here, &done);
-    else
+    } else {
+        /* Whatever it is, some of it may be there still, and it is worth another try. */
+        if (why.kind != ERR_INPUT)
+            why.kind = ERR_BUSY;
         reply_failure(x, &why);
+    }
     node_list_clear(&done.late);
 }
 

@@ -83,7 +83,7 @@ def test_a_command_names_its_own_options_and_no_others(run, command, own):
 
 @pytest.mark.parametrize("command, own", [
     ("repo ls", ["--sort KEY", "--filter TEXT", "--json"]), ("repo show", ["--json"]),
-    ("repo invalidate", ["--refs", "--ref REF", "--object ID", "--everything", "--reason TEXT", "--dry-run",
+    ("repo invalidate", ["--refs", "--ref NAME", "--object ID", "--everything", "--reason TEXT", "--dry-run",
                          "--json"]),
     ("repo refresh", ["--json"]), ("repo pin", ["--json"]), ("repo unpin", ["--json"]), ("stats", ["--json"]),
     ("top", []),

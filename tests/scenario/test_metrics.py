@@ -33,12 +33,13 @@ def test_promtool_finds_nothing_wrong(admin, git, simple):
     assert promtool("check", "metrics", text=text_of(admin)) == (0, "")
 
 
-def test_every_metric_that_is_said_is_documented_and_the_other_way_round(admin, tier, git, simple):
+def test_every_metric_that_is_said_is_documented_and_the_other_way_round(admin, tier, git, simple, start):
     git.clone(admin.pannier.url_of("public/simple"))
     one = tier.node("one")
     git.clone(one.url_of("public/simple"))
     one.requests(1)
-    said = {name for node in (admin, Admin(one))
+    among_others = start(config={"redis": {"url": f"unix://{admin.pannier.folder}/nobody"}})
+    said = {name for node in (admin, Admin(one), Admin(among_others))
             for name in re.findall(r"^# TYPE (\S+)", text_of(node), re.M)}
     documented = set(re.findall(r"^\| `(\S+)` \|", (ROOT / "docs/metrics.md").read_text(), re.M))
     # Of upstreams that never failed there is nothing to say.

@@ -315,6 +315,24 @@ static void who_was_not_asked_for_longest_is_forgotten(void **state)
     traffic_free(&t);
 }
 
+static void who_has_series_is_not_forgotten_for_made_up_names(void **state)
+{
+    struct traffic *t = traffic_new();
+
+    (void)state;
+    ask(t, "host/real", 2);
+    free(traffic_text(t, 1));
+    ask(t, "host/real", 3);
+    for (unsigned i = 0; i <= 2 * TRAFFIC_MAX; i++) {
+        char *name = xasprintf("host/made-up%u", i);
+
+        traffic_failed(t, name, "request failed", &(struct err){ERR_UPSTREAM, "no"}, 1);
+        free(name);
+    }
+    assert_int_equal(hits_of(t, 1, "host/real"), 3);
+    traffic_free(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -329,6 +347,7 @@ int main(void)
         cmocka_unit_test(who_has_series_keeps_them_until_clearly_outdone),
         cmocka_unit_test(the_latest_errors_of_a_repository_are_remembered),
         cmocka_unit_test(who_was_not_asked_for_longest_is_forgotten),
+        cmocka_unit_test(who_has_series_is_not_forgotten_for_made_up_names),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
