@@ -5,6 +5,7 @@
  *     <data>/control       the socket for commands, while it serves
  *     <data>/answers/ab/   whole answers
  *     <data>/mirrors/      bare repositories
+ *     <data>/pins          repositories whose entries stay
  *     <data>/incoming/     being filled; emptied when the folder is opened
  *
  * Trouble with the disk is remembered here: writers report it, the first report of a spell is

@@ -45,11 +45,12 @@ static int remove_one(struct cache *c, const struct invalidation *what, const st
 {
     if (what->scope == SCOPE_OBJECT && e->kind == ENTRY_MIRROR && is_without(c, e, what->object))
         return 0;
-    if (local_remove(c->local, e->path, err) != 0)
+    if (!what->dry_run && local_remove(c->local, e->path, err) != 0)
         return err->kind == ERR_NOT_FOUND ? 0 : -1;
     out->answers += e->kind == ENTRY_ANSWER;
     out->mirrors += e->kind == ENTRY_MIRROR;
     out->bytes += e->stored_size;
+    out->size += e->size;
     return 0;
 }
 
@@ -70,11 +71,14 @@ int cache_invalidate(struct cache *c, const struct invalidation *what, struct in
     int rc;
 
     *out = (struct invalidated){0};
-    atomic_fetch_add(&c->epoch, 1);
+    if (!what->dry_run)
+        atomic_fetch_add(&c->epoch, 1);
     if (what->scope == SCOPE_REF)
         return 0;
-    answers_let_go(c->answers);
-    remove_unborn(c, what);
+    if (!what->dry_run) {
+        answers_let_go(c->answers);
+        remove_unborn(c, what);
+    }
     rc = what->scope == SCOPE_EVERYTHING ? local_each(c->local, collect, &r, err)
                                          : local_each_of(c->local, what->repo_id, collect, &r, err);
     for (size_t i = 0; i < r.count; i++) {

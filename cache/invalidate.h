@@ -24,9 +24,11 @@ struct invalidation {
     const char *repo_id; /* hex; "" with SCOPE_EVERYTHING */
     const char *repo; /* "<upstream>/<path>", for a mirror that is only being made; "": not known */
     const char *object; /* SCOPE_OBJECT: its id in hex */
+    bool dry_run;       /* only tell what would go */
 };
 struct invalidated {
     uint64_t answers, mirrors, bytes; /* bytes on the disk */
+    uint64_t size;                    /* as clients get them */
 };
 /* 0: it is gone.  -1: as local_each() and local_remove(); what could be removed is gone. */
 int cache_invalidate(struct cache *c, const struct invalidation *what, struct invalidated *out,

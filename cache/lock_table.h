@@ -6,6 +6,7 @@
 
 #define LOCK_TABLE(X)                                                                              \
     X(SERVER, "the list of connections and exchanges")                                             \
+    X(TOKENS, "who may do what on the admin listener")                                             \
     X(FLEET, "the claims of this node")                                                            \
     X(CHORES, "the job that this node has taken from the queue")                                   \
     X(FLIGHTS, "questions to upstream that several requests share")                                \
@@ -38,6 +39,9 @@
     X(REDIS, "the connections to Redis, and whether it is there")                                  \
     X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
     X(GUARD, "whether the object store works, and how often it was asked")                         \
+    X(TRAFFIC, "what was asked of each repository")                                                \
+    X(LISTENERS, "what happened last, for who listens")                                            \
+    X(METRICS, "what is counted of each upstream")                                                 \
     X(LOG, "the queue of log lines")
 
 #endif

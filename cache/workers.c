@@ -128,6 +128,11 @@ size_t workers_load(struct workers *w)
     return load;
 }
 
+size_t workers_limit(const struct workers *w)
+{
+    return w->threads_max + w->queue_max;
+}
+
 void workers_free(struct workers **wp)
 {
     struct workers *w = *wp;

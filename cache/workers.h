@@ -26,6 +26,9 @@ bool workers_submit(struct workers *w, worker_fn *fn, void *ctx);
 /* Jobs that wait or run.  A glance, out of date at once. */
 size_t workers_load(struct workers *w);
 
+/* As many of them as there may be. */
+size_t workers_limit(const struct workers *w);
+
 void workers_free(struct workers **w);
 
 #endif

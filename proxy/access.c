@@ -13,6 +13,9 @@
 #include "proxy/credentials/credentials.h"
 #include "proxy/flights.h"
 #include "proxy/manners/stale.h"
+#include "proxy/log.h"
+#include "proxy/metrics.h"
+#include "proxy/traffic.h"
 #include "proxy/upstream.h"
 
 enum {
@@ -154,6 +157,12 @@ void asker_clear(struct asker *a)
     free(a->wire_repo);
     asker_forget_credential(a);
     *a = (struct asker){0};
+}
+
+void asker_warn(const struct asker *a, const char *event, const struct err *why)
+{
+    log_line(LOG_WARN, event, "repository", LOG_STR, a->name, "reason", LOG_STR, why->text, NULL);
+    traffic_failed(a->proxy->traffic, a->name, event, why, (int64_t)time(NULL));
 }
 
 void asker_forget_credential(struct asker *a)
@@ -417,15 +426,19 @@ static int ask_for_decision(void *ctx, struct response_head *denial, struct err 
 
 enum verdict access_check(const struct asker *a, struct response_head *denial, struct err *err)
 {
+    static const enum timer timers[] = {[VERDICT_NONE] = TIMER_ACCESS_NONE,
+                                        [VERDICT_ALLOWED] = TIMER_ACCESS_ALLOWED,
+                                        [VERDICT_DENIED] = TIMER_ACCESS_DENIED};
+    uint64_t started = now_us();
     enum verdict v = decisions_get(a->proxy->decisions, &a->subject, now_ms(), denial);
 
-    if (v != VERDICT_NONE)
-        return v;
-    v = (enum verdict)flights_ask_once(a->proxy->flights, &a->subject.key, ask_for_decision,
-                                       (void *)a, denial, err);
+    if (v == VERDICT_NONE)
+        v = (enum verdict)flights_ask_once(a->proxy->flights, &a->subject.key, ask_for_decision,
+                                           (void *)a, denial, err);
     if (v == VERDICT_NONE && access_is_outage(err->kind) &&
         stale_admit(a->proxy->stale, a->proxy->decisions, &a->subject, a->upstream, now_ms()))
-        return VERDICT_ALLOWED;
+        v = VERDICT_ALLOWED;
+    metrics_time(timers[v], now_us() - started);
     return v;
 }
 

@@ -39,6 +39,9 @@ void access_show_refs(struct decisions *d, const struct subject *s, uint64_t now
 /* Upstream's words in an ERR pkt: they may ask to be left alone. */
 void access_heard(const struct asker *a, const char *words);
 
+/* Logs that something went wrong for a's repository, and remembers it for people.  event: static.
+ */
+void asker_warn(const struct asker *a, const char *event, const struct err *why);
 /* It asks upstream no more; what it is remembered for needs no credential. */
 void asker_forget_credential(struct asker *a);
 

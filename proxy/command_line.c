@@ -10,6 +10,7 @@ enum {
     OPTION_HELP = 'h',
     OPTION_CONFIG = 256, /* beyond all letters, which getopt reports in the same place */
     OPTION_LISTEN,
+    OPTION_ADMIN_LISTEN,
     OPTION_DATA,
     OPTION_UPSTREAM,
     OPTION_LOG_FORMAT,
@@ -20,10 +21,15 @@ enum {
     OPTION_DRY_RUN,
     OPTION_TO,
     OPTION_FORGET,
+    OPTION_ADMIN,
+    OPTION_TOKEN_FILE,
+    OPTION_SORT,
+    OPTION_FILTER,
+    OPTION_REFS,
     OPTION_REF,
     OPTION_OBJECT,
-    OPTION_REASON,
-    OPTION_EVERYTHING
+    OPTION_EVERYTHING,
+    OPTION_REASON
 };
 
 /* One table for getopt_long and for the help, which shows its end first. */
@@ -37,6 +43,8 @@ static const struct option_row {
     {"help", NULL, OPTION_HELP, 0, "show this"},
     {"config", "FILE", OPTION_CONFIG, OPTIONS_FOLDER, "the configuration, in YAML (default: none)"},
     {"listen", "HOST:PORT", OPTION_LISTEN, OPTIONS_SERVE, "the address to serve on"},
+    {"admin-listen", "HOST:PORT", OPTION_ADMIN_LISTEN, OPTIONS_SERVE,
+     "the address for operators, or off"},
     {"data", "DIR", OPTION_DATA, OPTIONS_FOLDER, "where answers and mirrors are kept"},
     {"upstream", "NAME=URL", OPTION_UPSTREAM, OPTIONS_SERVE,
      "add or replace an upstream; may be given again; one '*' in both is a pattern"},
@@ -46,15 +54,28 @@ static const struct option_row {
     {"all", NULL, OPTION_ALL, OPTIONS_RM, "remove everything"},
     {"repair", NULL, OPTION_REPAIR, OPTIONS_VERIFY,
      "drop what is damaged; it is made again when it is asked for"},
-    {"dry-run", NULL, OPTION_DRY_RUN, OPTIONS_EVICT, "only tell what would go, and why"},
+    {"dry-run", NULL, OPTION_DRY_RUN, OPTIONS_EVICT | OPTIONS_REPO_INVALIDATE,
+     "only tell what would go, and why"},
     {"forget", "NODE", OPTION_FORGET, OPTIONS_NODES,
      "a silent one is gone for good: wait for it no more"},
-    {"ref", "NAME", OPTION_REF, OPTIONS_INVALIDATE, "only what is known of this ref"},
-    {"object", "ID", OPTION_OBJECT, OPTIONS_INVALIDATE, "only what may hold this object"},
-    {"reason", "TEXT", OPTION_REASON, OPTIONS_INVALIDATE, "for the logs of all nodes"},
+    {"refs", NULL, OPTION_REFS, OPTIONS_REPO_INVALIDATE, "only its refs, and who may see what"},
+    {"ref", "NAME", OPTION_REF, OPTIONS_INVALIDATE | OPTIONS_REPO_INVALIDATE,
+     "only what is known of this ref"},
+    {"object", "ID", OPTION_OBJECT, OPTIONS_INVALIDATE | OPTIONS_REPO_INVALIDATE,
+     "only what may hold this object"},
+    {"everything", NULL, OPTION_EVERYTHING, OPTIONS_REPO_INVALIDATE, "all that is kept of it"},
+    {"reason", "TEXT", OPTION_REASON, OPTIONS_INVALIDATE | OPTIONS_REPO_INVALIDATE,
+     "for the logs of all nodes"},
     {"everything", NULL, OPTION_EVERYTHING, OPTIONS_INVALIDATE, "all repositories"},
     {"to", "SIZE", OPTION_TO, OPTIONS_EVICT,
      "keep at most so much, such as 20G (default: the limits of the configuration)"},
+    {"admin", "URL", OPTION_ADMIN, OPTIONS_ADMIN,
+     "the admin listener (default: $PANNIER_ADMIN, or http://127.0.0.1:8081)"},
+    {"token-file", "FILE", OPTION_TOKEN_FILE, OPTIONS_ADMIN,
+     "the file that holds the token (default: $PANNIER_ADMIN_TOKEN is one)"},
+    {"sort", "KEY", OPTION_SORT, OPTIONS_REPO_LS,
+     "name, size, stored_size, accessed or accesses; '-' before it turns the order round"},
+    {"filter", "TEXT", OPTION_FILTER, OPTIONS_REPO_LS, "only names that have this in them"},
 };
 
 static bool takes(const struct command *c, const struct option_row *o)
@@ -150,6 +171,7 @@ static void option_take(struct command_line *line, int id, const char *value)
     switch (id) {
     case OPTION_CONFIG: line->file = value; break;
     case OPTION_LISTEN: line->overrides.listen = value; break;
+    case OPTION_ADMIN_LISTEN: line->overrides.admin_listen = value; break;
     case OPTION_DATA: line->overrides.data = value; break;
     case OPTION_UPSTREAM: add_upstream(&line->overrides, value); break;
     case OPTION_LOG_FORMAT: line->overrides.log_format = value; break;
@@ -160,10 +182,15 @@ static void option_take(struct command_line *line, int id, const char *value)
     case OPTION_DRY_RUN: line->dry_run = true; break;
     case OPTION_TO: line->to = value; break;
     case OPTION_FORGET: line->forget = value; break;
+    case OPTION_ADMIN: line->admin = value; break;
+    case OPTION_TOKEN_FILE: line->token_file = value; break;
+    case OPTION_SORT: line->sort = value; break;
+    case OPTION_FILTER: line->filter = value; break;
+    case OPTION_REFS: line->refs = true; break;
     case OPTION_REF: line->ref = value; break;
     case OPTION_OBJECT: line->object = value; break;
-    case OPTION_REASON: line->reason = value; break;
     case OPTION_EVERYTHING: line->everything = true; break;
+    case OPTION_REASON: line->reason = value; break;
     default: must(!"an option of the table");
     }
 }

@@ -15,15 +15,18 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 /* Which options a command takes; --help goes with every one. */
 enum option_set {
-    OPTIONS_FOLDER = 1,       /* --config, --data */
-    OPTIONS_SERVE = 2,        /* --listen, --upstream, --log-format */
-    OPTIONS_JSON = 4,         /* --json */
-    OPTIONS_LS = 8,           /* --entries */
-    OPTIONS_RM = 16,          /* --all */
-    OPTIONS_VERIFY = 32,      /* --repair */
-    OPTIONS_EVICT = 64,       /* --dry-run, --to */
-    OPTIONS_NODES = 128,      /* --forget */
-    OPTIONS_INVALIDATE = 256, /* --ref, --object, --reason, --everything */
+    OPTIONS_FOLDER = 1,             /* --config, --data */
+    OPTIONS_SERVE = 2,              /* --listen, --upstream, --log-format */
+    OPTIONS_JSON = 4,               /* --json */
+    OPTIONS_LS = 8,                 /* --entries */
+    OPTIONS_RM = 16,                /* --all */
+    OPTIONS_VERIFY = 32,            /* --repair */
+    OPTIONS_EVICT = 64,             /* --dry-run, --to */
+    OPTIONS_NODES = 128,            /* --forget */
+    OPTIONS_INVALIDATE = 256,       /* --ref, --object, --reason, --everything */
+    OPTIONS_ADMIN = 1024,           /* --admin, --token-file */
+    OPTIONS_REPO_LS = 2048,         /* --sort, --filter */
+    OPTIONS_REPO_INVALIDATE = 4096, /* --refs, --ref, --object, --everything, --reason, --dry-run */
 };
 
 struct command_line;
@@ -43,9 +46,10 @@ struct command_line {
     int argument_count;
     const char *file; /* --config; NULL: none */
     struct config_overrides overrides;
-    bool json, entries, all, repair, dry_run, everything;
-    const char *forget, *ref, *object, *reason; /* NULL: not given */
-    const char *to;                             /* --to, as typed; NULL: not given */
+    bool json, entries, all, repair, dry_run, refs, everything;
+    const char *to; /* --to, as typed; NULL: not given */
+    /* As typed; NULL: not given. */
+    const char *forget, *admin, *token_file, *sort, *filter, *ref, *object, *reason;
 };
 
 /* The commands, ended by one without a name; main.c has them. */

@@ -163,17 +163,23 @@ static void say_result(struct run *run, json_t *more)
 
 static bool wanted(const struct run *run, const struct entry *e)
 {
-    return run->request->repo == NULL || commands_repo_matches(run->request->repo, e);
+    const struct commands_request *r = run->request;
+
+    if (r->repo_id != NULL)
+        return e->repo_id != NULL && strcmp(r->repo_id, e->repo_id) == 0;
+    return r->repo == NULL || commands_repo_matches(r->repo, e);
 }
 
 /* When nothing was found: false, and it is said. */
 static bool found_any(struct run *run)
 {
+    const struct commands_request *r = run->request;
+    const char *asked = r->repo != NULL ? r->repo : r->repo_id;
     struct err why;
 
-    if (run->sums.count > 0 || run->request->repo == NULL)
+    if (run->sums.count > 0 || asked == NULL)
         return true;
-    err_set(&why, ERR_NOT_FOUND, "nothing is kept of %s%s", run->request->repo,
+    err_set(&why, ERR_NOT_FOUND, "nothing is kept of %s%s", asked,
             local_scanned(run->cache->local) ? "" : " so far; the folder is still being read");
     say_error(run, &why);
     return false;
@@ -203,11 +209,12 @@ static void run_list_entries(struct run *run)
 }
 
 struct repository {
-    char *repo, *url;
+    char *repo, *repo_id, *url;
     struct sums sums;
     uint64_t answers, accesses;
+    uint64_t bytes[ENTRY_KINDS_COUNT]; /* on the disk */
     bool mirror;
-    int64_t accessed;
+    int64_t created, accessed;
     UT_hash_handle hh;
 };
 
@@ -225,6 +232,7 @@ static struct repository *repository_of(struct listing *l, const struct entry *e
         return r;
     r = xcalloc(1, sizeof(*r));
     r->repo = xstrdup(e->repo);
+    r->repo_id = xstrdup(e->repo_id != NULL ? e->repo_id : "");
     r->url = xstrdup(e->url);
     HASH_ADD_KEYPTR(hh, l->all, r->repo, strlen(r->repo), r);
     return r;
@@ -243,6 +251,9 @@ static int list_repository(void *ctx, const struct entry *e)
     r->answers += e->kind == ENTRY_ANSWER;
     r->mirror = r->mirror || e->kind == ENTRY_MIRROR;
     r->accesses += e->accesses;
+    r->bytes[e->kind] += e->stored_size;
+    if (r->created == 0 || e->created < r->created)
+        r->created = e->created;
     if (e->accessed > r->accessed)
         r->accessed = e->accessed;
     return 0;
@@ -255,11 +266,17 @@ static int by_name(const struct repository *a, const struct repository *b)
 
 static void say_repository(struct run *run, const struct repository *r)
 {
-    say(run, json_pack("{s:{s:o, s:o, s:o, s:b, s:o, s:o, s:I, s:o}}", "repository", "repo",
-                       words(r->repo), "url", words(r->url), "answers", number(r->answers),
-                       "mirror", (int)r->mirror, "size", number(r->sums.size), "stored_size",
-                       number(r->sums.stored_size), "accessed", (json_int_t)r->accessed, "accesses",
-                       number(r->accesses)));
+    int64_t pinned_s;
+    bool pinned = local_is_pinned(run->cache->local, r->repo_id, &pinned_s);
+
+    say(run,
+        json_pack("{s:{s:o, s:o, s:o, s:o, s:b, s:b, s:o, s:o, s:o, s:o, s:I, s:I, s:o}}",
+                  "repository", "repo", words(r->repo), "repo_id", words(r->repo_id), "url",
+                  words(r->url), "answers", number(r->answers), "mirror", (int)r->mirror, "pinned",
+                  (int)pinned, "size", number(r->sums.size), "stored_size",
+                  number(r->sums.stored_size), "answers_size", number(r->bytes[ENTRY_ANSWER]),
+                  "mirror_size", number(r->bytes[ENTRY_MIRROR]), "created", (json_int_t)r->created,
+                  "accessed", (json_int_t)r->accessed, "accesses", number(r->accesses)));
 }
 
 static void run_list_repositories(struct run *run)
@@ -278,6 +295,7 @@ static void run_list_repositories(struct run *run)
             say_repository(run, r);
         HASH_DEL(l.all, r);
         free(r->repo);
+        free(r->repo_id);
         free(r->url);
         free(r);
     }
@@ -307,8 +325,7 @@ static void note_repository(struct removal *r, const struct key *repo_id)
     r->repo_ids[r->repo_count++] = *repo_id;
 }
 
-/* The id of a repository as it is typed in a client's URL.  False: it has no path. */
-static bool typed_repo_id(const char *typed, struct key *out)
+bool commands_repo_id(const char *typed, struct key *out)
 {
     struct name n = name_of(typed);
     char *host, *path;
@@ -371,7 +388,7 @@ static void run_rm(struct run *run)
     int rc = local_each(run->cache->local, collect, &r, &first);
 
     /* The shared tier may have what isn't here. */
-    if (run->request->repo != NULL && typed_repo_id(run->request->repo, &typed))
+    if (run->request->repo != NULL && commands_repo_id(run->request->repo, &typed))
         note_repository(&r, &typed);
     if (rc == 0)
         rc = remove_shared(&r, &first);
@@ -550,7 +567,7 @@ static int settle_meant(struct run *run, struct meant *m, struct err *err)
         return -1;
     if (m->repo != NULL)
         return 0;
-    if (!typed_repo_id(run->request->repo, &m->repo_id))
+    if (!commands_repo_id(run->request->repo, &m->repo_id))
         return err_set(err, ERR_INPUT, "%s names no repository", run->request->repo);
     m->repo = xstrndup(n.host, n.len);
     return 0;

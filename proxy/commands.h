@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "cache/cache.h"
+#include "cache/shared/shared_remove.h"
 #include "protocol/bytes.h"
 #include "protocol/err.h"
 #include "proxy/control.h"
@@ -35,6 +36,7 @@ enum commands_kind {
 struct commands_request {
     enum commands_kind kind;
     char *repo;                  /* ls (NULL: every one), show, rm, invalidate, warm */
+    char *repo_id;               /* ls, show: in a name's place, in hex */
     bool all;                    /* rm, invalidate: instead of a repo */
     char *ref, *object, *reason; /* invalidate */
     char *forget;                /* nodes */
@@ -71,6 +73,9 @@ void commands_run(struct cache *c, struct fleet *fleet, const struct commands_re
  * proxy. */
 void commands_serve(void *proxy, const char *request, size_t len, struct control_client *client);
 
+/* The id of the repository that a person means by "<upstream>/<path>", in any of the forms that
+ * commands_repo_matches() takes but the URL upstream.  False: no path is in it. */
+bool commands_repo_id(const char *typed, struct key *out);
 /* Does a name that a person typed mean the repository of e?  "<upstream>/<path>" or the URL
  * upstream, with or without "http(s)://" in front and ".git" behind. */
 bool commands_repo_matches(const char *typed, const struct entry *e);

@@ -14,6 +14,7 @@ enum field {
     FIELD_EVICT = 16,
     FIELD_WHAT = 32, /* ref, object, reason */
     FIELD_FORGET = 64,
+    FIELD_REPO_ID = 128,
 };
 
 /* What a command doesn't know it refuses: `rm` must not take "dry_run" for nothing. */
@@ -21,8 +22,8 @@ static const struct {
     const char *name;
     unsigned fields;
 } kinds[] = {
-    [COMMANDS_LS] = {"ls", FIELD_REPO | FIELD_ENTRIES},
-    [COMMANDS_SHOW] = {"show", FIELD_REPO},
+    [COMMANDS_LS] = {"ls", FIELD_REPO | FIELD_REPO_ID | FIELD_ENTRIES},
+    [COMMANDS_SHOW] = {"show", FIELD_REPO | FIELD_REPO_ID},
     [COMMANDS_RM] = {"rm", FIELD_REPO | FIELD_ALL},
     [COMMANDS_VERIFY] = {"verify", FIELD_REPAIR},
     [COMMANDS_EVICT] = {"evict", FIELD_EVICT},
@@ -37,6 +38,7 @@ static const struct {
     size_t offset;
 } texts[] = {
     {"repo", offsetof(struct commands_request, repo)},
+    {"repo_id", offsetof(struct commands_request, repo_id)},
     {"ref", offsetof(struct commands_request, ref)},
     {"object", offsetof(struct commands_request, object)},
     {"reason", offsetof(struct commands_request, reason)},
@@ -50,8 +52,9 @@ static char **text_of(struct commands_request *r, size_t i)
 
 static unsigned fields_of(const struct commands_request *r)
 {
-    return (r->repo != NULL ? FIELD_REPO : 0) | (r->all ? FIELD_ALL : 0) |
-           (r->entries ? FIELD_ENTRIES : 0) | (r->repair ? FIELD_REPAIR : 0) |
+    return (r->repo != NULL ? FIELD_REPO : 0) | (r->repo_id != NULL ? FIELD_REPO_ID : 0) |
+           (r->all ? FIELD_ALL : 0) | (r->entries ? FIELD_ENTRIES : 0) |
+           (r->repair ? FIELD_REPAIR : 0) |
            (r->dry_run || r->goal != UINT64_MAX ? FIELD_EVICT : 0) |
            (r->ref != NULL || r->object != NULL || r->reason != NULL ? FIELD_WHAT : 0) |
            (r->forget != NULL ? FIELD_FORGET : 0);
@@ -63,7 +66,10 @@ int commands_request_check(const struct commands_request *r, struct err *err)
 
     if ((fields_of(r) & ~kinds[r->kind].fields) != 0)
         return err_set(err, ERR_INPUT, "%s does not take all of this", name);
-    if ((r->kind == COMMANDS_SHOW || r->kind == COMMANDS_WARM) && r->repo == NULL)
+    if (r->repo != NULL && r->repo_id != NULL)
+        return err_set(err, ERR_INPUT, "%s takes a repository's name or its id", name);
+    if ((r->kind == COMMANDS_SHOW || r->kind == COMMANDS_WARM) && r->repo == NULL &&
+        r->repo_id == NULL)
         return err_set(err, ERR_INPUT, "%s needs a repository", name);
     if ((r->kind == COMMANDS_RM || r->kind == COMMANDS_INVALIDATE) && (r->repo == NULL) == !r->all)
         return err_set(err, ERR_INPUT, "%s needs a repository, or all", name);
@@ -91,11 +97,12 @@ static int unpack_request(json_t *json, struct commands_request *out, struct err
     json_int_t goal = -1;
     json_error_t why;
 
-    if (json_unpack_ex(json, &why, 0, "{s:s, s?s, s?s, s?s, s?s, s?s, s?b, s?b, s?b, s?b, s?I !}",
-                       "command", &command, texts[0].name, &values[0], texts[1].name, &values[1],
+    if (json_unpack_ex(json, &why, 0,
+                       "{s:s, s?s, s?s, s?s, s?s, s?s, s?s, s?b, s?b, s?b, s?b, s?I !}", "command",
+                       &command, texts[0].name, &values[0], texts[1].name, &values[1],
                        texts[2].name, &values[2], texts[3].name, &values[3], texts[4].name,
-                       &values[4], "all", &all, "entries", &entries, "repair", &repair, "dry_run",
-                       &dry_run, "goal", &goal) != 0)
+                       &values[4], texts[5].name, &values[5], "all", &all, "entries", &entries,
+                       "repair", &repair, "dry_run", &dry_run, "goal", &goal) != 0)
         return err_set(err, ERR_INPUT, "the request makes no sense: %s", why.text);
     *out = (struct commands_request){
         .all = all != 0,

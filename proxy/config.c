@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "protocol/base.h"
@@ -364,6 +365,7 @@ static int apply_overrides(const struct config_overrides *o, struct config *c, s
 {
     if (override(setting_top_listen, "--listen", o->listen, c, err) != 0 ||
         override_data(o->data, c, err) != 0 ||
+        override(setting_admin_listen, "--admin-listen", o->admin_listen, c, err) != 0 ||
         override(setting_log_format, "--log-format", o->log_format, c, err) != 0)
         return -1;
     for (size_t i = 0; i < o->upstream_count; i++)
@@ -462,6 +464,47 @@ static int check_tls(const struct config *c, struct err *err)
                    c->file, missing, there);
 }
 
+bool host_is_loopback(const char *host, size_t len)
+{
+    static const char *const names[] = {"localhost", "::1"};
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (len == strlen(names[i]) && strncasecmp(host, names[i], len) == 0)
+            return true;
+    /* Four numbers: "127.0.0.1.example.org" is anybody's. */
+    if (len < 9 || memcmp(host, "127.", 4) != 0)
+        return false;
+    for (size_t i = 0, dots = 0; i < len; i++) {
+        dots += host[i] == '.';
+        if (dots > 3 || (host[i] != '.' && (host[i] < '0' || host[i] > '9')))
+            return false;
+    }
+    return true;
+}
+
+bool config_admin_is_default(const struct config *c)
+{
+    const struct setting *s = &setting_table[setting_admin_listen];
+    char *text = setting_get(s, c);
+    bool same = strcmp(text, s->standard) == 0;
+
+    free(text);
+    return same;
+}
+
+/* Whoever reaches it may do all, so that has to be this machine. */
+static int check_admin(const struct config *c, struct err *err)
+{
+    const char *host = c->admin.listen.host;
+
+    if (c->admin.tokens_file != NULL || host == NULL || host_is_loopback(host, strlen(host)))
+        return 0;
+    return err_set(err, ERR_INPUT,
+                   "%s%sadmin.listen: is beyond loopback and there is no admin.tokens_file; name "
+                   "one, or listen on 127.0.0.1",
+                   c->file ? c->file : "", c->file ? ": " : "");
+}
+
 int config_load(const char *file, const struct config_overrides *overrides, struct config **out,
                 struct err *err)
 {
@@ -477,7 +520,7 @@ int config_load(const char *file, const struct config_overrides *overrides, stru
     if ((file && load_file(file, c, err) != 0) ||
         (overrides && apply_overrides(overrides, c, err) != 0) ||
         (!c->data && default_data(c, err) != 0) || check_tls(c, err) != 0 ||
-        check_own(c, err) != 0 || check_shared(c, err) != 0) {
+        check_own(c, err) != 0 || check_shared(c, err) != 0 || check_admin(c, err) != 0) {
         config_free(held);
         return -1;
     }

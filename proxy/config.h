@@ -158,6 +158,16 @@ struct config {
     } cluster;
 
     struct {
+        struct host_port listen; /* host NULL: off */
+        char *tokens_file;       /* NULL: whoever reaches it may do all */
+        char *hosts;             /* "name, name", or NULL */
+    } admin;
+
+    struct {
+        uint32_t repositories; /* with series of their own */
+    } metrics;
+
+    struct {
         enum log_format format;
         enum log_level level;
     } log;
@@ -167,7 +177,8 @@ struct config {
 
 /* From the command line; NULL or 0 where not given.  Borrowed for the call. */
 struct config_overrides {
-    const char *listen; /* HOST:PORT, [V6]:PORT */
+    const char *listen;       /* HOST:PORT, [V6]:PORT */
+    const char *admin_listen; /* the same, or "off" */
     const char *data;
     const char *log_format; /* "text", "json" */
     const char **upstreams; /* NAME=URL each; the same NAME replaces */
@@ -210,6 +221,10 @@ void config_describe(FILE *out);
  * plain numbers as bytes. */
 /* As size_parse(), or "80%": 1 to 100 of it. */
 bool share_parse(const char *s, struct share *out);
+/* "localhost", 127.0.0.0/8 or ::1, as text and without brackets; nobody is asked. */
+bool host_is_loopback(const char *host, size_t len);
+/* The address that is served on where nobody said anything else. */
+bool config_admin_is_default(const struct config *c);
 bool duration_parse(const char *s, uint64_t *ms);
 bool size_parse(const char *s, uint64_t *bytes);
 void duration_format(uint64_t ms, char out[32]);

@@ -24,6 +24,7 @@ enum { KEY_MAX = 96 };
 
 /* A setting's value is a scalar or a list of them, by its type. */
 #define SHAPE_ADDRESS   ONE
+#define SHAPE_LISTEN    ONE
 #define SHAPE_FOLDER    ONE
 #define SHAPE_FILE      ONE
 #define SHAPE_NAME      ONE

@@ -20,6 +20,8 @@
 #define OFFSET_shared(field)    offsetof(struct config, field)
 #define OFFSET_redis(field)     offsetof(struct config, field)
 #define OFFSET_cluster(field)   offsetof(struct config, field)
+#define OFFSET_admin(field)     offsetof(struct config, field)
+#define OFFSET_metrics(field)   offsetof(struct config, field)
 #define OFFSET_log(field)       offsetof(struct config, field)
 #define TAKES_RELOAD            false
 #define TAKES_RESTART           true
@@ -52,6 +54,8 @@ const char *section_name(enum setting_section section)
         [SECTION_shared] = "shared",
         [SECTION_redis] = "redis",
         [SECTION_cluster] = "cluster",
+        [SECTION_admin] = "admin",
+        [SECTION_metrics] = "metrics",
         [SECTION_log] = "log",
     };
 
@@ -429,17 +433,34 @@ static size_t host_span(const char *s, bool with_star)
     return n;
 }
 
-static bool address_set(const char *text, struct host_port *a, char why[SETTING_WHY_MAX])
+static bool address_take(const char *text, struct host_port *a)
 {
     size_t host = host_span(text, false), skip = text[0] == '[';
     uint64_t port;
 
     if (host == 0 || text[host] != ':' ||
         !port_ok(text + host + 1, strlen(text + host + 1), 0, &port))
-        return refuse(why, "is not HOST:PORT; write for instance 127.0.0.1:8080 or [::1]:8080");
+        return false;
     free(a->host);
     a->host = xstrndup(text + skip, host - 2 * skip);
     a->port = (uint16_t)port;
+    return true;
+}
+
+static bool address_set(const char *text, struct host_port *a, char why[SETTING_WHY_MAX])
+{
+    return address_take(text, a) ||
+           refuse(why, "is not HOST:PORT; write for instance 127.0.0.1:8080 or [::1]:8080");
+}
+
+static bool listen_set(const char *text, struct host_port *a, char why[SETTING_WHY_MAX])
+{
+    if (strcmp(text, "off") != 0)
+        return address_take(text, a) ||
+               refuse(why, "is neither HOST:PORT nor off; write for instance 127.0.0.1:8081 or "
+                           "[::1]:0");
+    free(a->host);
+    *a = (struct host_port){.host = NULL};
     return true;
 }
 
@@ -745,6 +766,7 @@ bool setting_set(const struct setting *s, const char *text, void *base, char why
     case SETTING_FILE: return path_set(text, field, why);
     case SETTING_NAME: return name_set(text, field, why);
     case SETTING_TEXT: return text_set(text, field, why);
+    case SETTING_LISTEN: return listen_set(text, field, why);
     case SETTING_PLAIN_URL: return url_set(text, false, field, why);
     case SETTING_URL: return url_set(text, true, field, why);
     case SETTING_SIZE:
@@ -771,6 +793,11 @@ static char *address_get(const struct host_port *a)
     return xasprintf("%s%s%s:%u", v6 ? "[" : "", a->host, v6 ? "]" : "", a->port);
 }
 
+static char *listen_get(const struct host_port *a)
+{
+    return a->host != NULL ? address_get(a) : xstrdup("off");
+}
+
 static char *enum_get(const struct setting *s, const void *field)
 {
     const char *word;
@@ -791,6 +818,7 @@ char *setting_get(const struct setting *s, const void *base)
 
     switch (s->type) {
     case SETTING_ADDRESS: return address_get(field);
+    case SETTING_LISTEN: return listen_get(field);
     case SETTING_FOLDER:
     case SETTING_FILE:
     case SETTING_NAME:

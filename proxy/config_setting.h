@@ -11,6 +11,7 @@
 
 enum setting_type {
     SETTING_ADDRESS,   /* struct host_port, HOST:PORT */
+    SETTING_LISTEN,    /* the same, or "off": host NULL */
     SETTING_FOLDER,    /* char *, an absolute path */
     SETTING_FILE,      /* char * or NULL, an absolute path */
     SETTING_NAME,      /* char *, an upstream's name */
@@ -39,6 +40,8 @@ enum setting_section {
     SECTION_shared,
     SECTION_redis,
     SECTION_cluster,
+    SECTION_admin,
+    SECTION_metrics,
     SECTION_log,
     SECTION_COUNT
 };

@@ -259,6 +259,26 @@
     X(cluster, lease_ttl, cluster.lease_ttl_ms, DURATION, "100ms", "10m", "15s", RESTART,          \
       "duration", "A node that stalls for so long loses what it was doing for all to another.")
 
+#define CONFIG_ADMIN(X)                                                                            \
+    X(admin, listen, admin.listen, LISTEN, NULL, NULL, "127.0.0.1:8081", RESTART,                  \
+      "HOST:PORT, off",                                                                            \
+      "Where operators are served: metrics, the API, the page. Beyond loopback only with "         \
+      "`tokens_file`. That the default address is taken is a warning; one that was asked for has "  \
+      "to be free.")                                                                               \
+    X(admin, tokens_file, admin.tokens_file, FILE, NULL, NULL, NULL, RESTART, "file",              \
+      "Who may do what there: lines `name scope[,scope] sha256:<hex of the token's digest>`, "     \
+      "with the scopes `read` and `operate`. Read again when it changes. Without it everybody who " \
+      "reaches the address may do all.")                                                           \
+    X(admin, hosts, admin.hosts, TEXT, NULL, NULL, NULL, RESTART, "name[, name]",                  \
+      "Further names by which browsers reach it. A request that shows no token is refused under "  \
+      "any other than these, loopback's, and the one in `listen`.")
+
+#define CONFIG_METRICS(X)                                                                          \
+    X(metrics, repositories, metrics.repositories, COUNT, "0", "4000", "50", RELOAD,              \
+      "repositories",                                                                              \
+      "Repositories with metrics of their own: those that are asked for most. The rest are "       \
+      "counted as `other`.")
+
 #define CONFIG_LOG(X)                                                                              \
     X(log, format, log.format, ENUM, NULL, NULL, "text", RELOAD, "text, json",                     \
       "The form of the lines on stderr.")                                                          \
@@ -282,11 +302,14 @@
     Y(shared, CONFIG_SHARED)                                                                       \
     Y(redis, CONFIG_REDIS)                                                                         \
     Y(cluster, CONFIG_CLUSTER)                                                                     \
+    Y(admin, CONFIG_ADMIN)                                                                         \
+    Y(metrics, CONFIG_METRICS)                                                                     \
     Y(log, CONFIG_LOG)
 
 #define CONFIG_TABLE(X)                                                                            \
     CONFIG_TOP(X) CONFIG_TLS(X) CONFIG_UPSTREAMS(X) CONFIG_CLIENTS(X) CONFIG_LIMITS(X)             \
-    CONFIG_CACHE(X) CONFIG_SHARED(X) CONFIG_REDIS(X) CONFIG_CLUSTER(X) CONFIG_LOG(X)
+    CONFIG_CACHE(X) CONFIG_SHARED(X) CONFIG_REDIS(X) CONFIG_CLUSTER(X) CONFIG_ADMIN(X)             \
+    CONFIG_METRICS(X) CONFIG_LOG(X)
 /* clang-format on */
 
 #endif

@@ -68,6 +68,9 @@ struct exchange {
     struct server_part *server; /* opaque */
 };
 
+/* In a plan function: a header of the request as it was sent, or NULL.  Borrowed. */
+const char *exchange_header(const struct exchange *x, const char *name);
+
 /* ---- replying ---- */
 
 /* Headers of the reply; before the reply is started.  Values are copied. */

@@ -12,6 +12,7 @@
 #include "proxy/fleet.h"
 #include "proxy/flights.h"
 #include "proxy/log.h"
+#include "proxy/metrics.h"
 #include "proxy/mirroring.h"
 #include "proxy/peer.h"
 #include "proxy/pull.h"
@@ -147,8 +148,7 @@ static void conclude(struct fill *f, struct stream *s)
     } else if (stream_said_error(s) || s->raw || !f->req.done) {
         end_unkept(f); /* the client has upstream's own words, or a round of negotiation */
     } else {
-        log_line(LOG_WARN, "answer not whole", "repository", LOG_STR, f->asker.name, "reason",
-                 LOG_STR, why.text, NULL);
+        asker_warn(&f->asker, "answer not whole", &why);
         stream_break(s, &why);
         give_up(f, &why);
     }
@@ -399,8 +399,7 @@ static bool try_shared(struct fill *f, struct stream *s)
         answer_set_digest(f->answer, NULL);
         return false;
     }
-    log_line(LOG_WARN, "the shared tier broke off", "repository", LOG_STR, f->asker.name, "reason",
-             LOG_STR, why.text, NULL);
+    asker_warn(&f->asker, "the shared tier broke off", &why);
     stream_break(s, &why);
     give_up(f, &why);
     return true;
@@ -524,8 +523,7 @@ static void from_upstream(struct fill *f, struct stream *s)
         conclude(f, s);
     } else {
         if (p.head.status == 200)
-            log_line(LOG_WARN, "upstream broke off", "repository", LOG_STR, f->asker.name, "reason",
-                     LOG_STR, why.text, NULL);
+            asker_warn(&f->asker, "upstream broke off", &why);
         stream_break(s, &why);
         give_up(f, &why);
     }
@@ -555,9 +553,28 @@ static void fill_free(struct fill *f)
     free(f);
 }
 
+static void count_made(struct answer *a, uint64_t took_us)
+{
+    static const struct {
+        enum answer_source source;
+        enum timer timer;
+    } timers[] = {{SOURCE_MIRROR, TIMER_MADE_MIRROR},
+                  {SOURCE_REFRESH, TIMER_MADE_REFRESH},
+                  {SOURCE_UPSTREAM, TIMER_MADE_UPSTREAM},
+                  {SOURCE_SHARED, TIMER_MADE_SHARED},
+                  {SOURCE_PEER, TIMER_MADE_PEER}};
+
+    for (size_t i = 0; i < ARRAY_LEN(timers); i++)
+        if (timers[i].source == answer_source(a))
+            metrics_time(timers[i].timer, took_us);
+    if (answer_state(a) == ANSWER_FAILED)
+        metrics_count(CELL_GENERATION_FAILED, 1);
+}
+
 static void run(void *ctx)
 {
     struct fill *f = ctx;
+    uint64_t started = now_us();
     struct stream s;
 
     answers_begin(f->asker.proxy->cache.answers, f->kept ? &f->key : NULL, f->answer);
@@ -568,6 +585,7 @@ static void run(void *ctx)
     if (f->only_upstream || (!try_shared(f, &s) && !try_peer(f, &s) && !try_mirror(f, &s)))
         from_upstream(f, &s);
     stream_clear(&s);
+    count_made(f->answer, now_us() - started);
     fill_free(f);
 }
 

@@ -88,6 +88,21 @@ static json_t *describe_local(const struct proxy *p)
                      number(usage.entries[ENTRY_MIRROR]), "evicted", number(usage.evicted));
 }
 
+/* Steals json. */
+static char *as_line(json_t *json, size_t *len)
+{
+    char *text, *line;
+
+    must(json != NULL);
+    text = json_dumps(json, JSON_COMPACT);
+    must(text != NULL);
+    json_decref(json);
+    line = xasprintf("%s\n", text);
+    free(text);
+    *len = strlen(line);
+    return line;
+}
+
 char *health_describe(const struct proxy *p, size_t *len)
 {
     struct answers_counts answers;
@@ -98,7 +113,6 @@ char *health_describe(const struct proxy *p, size_t *len)
                   *cluster = describe_cluster(p, &no_redis);
     bool degraded = failing || no_store || no_redis;
     struct manners_counts manners;
-    char *text, *line;
 
     answers_count(p->cache.answers, &answers);
     janitor_count(p->janitor, &upkeep);
@@ -114,12 +128,43 @@ char *health_describe(const struct proxy *p, size_t *len)
                   number(stale_count(p->stale)), "space", describe_local(p), "shared", shared,
                   "cluster", cluster, "janitor", "maintained", number(upkeep.maintained),
                   "verified", number(upkeep.verified), "failed", number(upkeep.failed));
-    must(json != NULL);
-    text = json_dumps(json, JSON_COMPACT);
-    must(text != NULL);
-    json_decref(json);
-    line = xasprintf("%s\n", text);
+    return as_line(json, len);
+}
+
+static void add_degraded(json_t *list, const char *part, const struct err *why)
+{
+    must(json_array_append_new(
+             list, json_pack("{s:s, s:o}", "part", part, "reason", words(why->text))) == 0);
+}
+
+char *health_ready(struct proxy *p, bool *ready, size_t *len)
+{
+    static const char *const states[] = {
+        [PROXY_STARTING] = "starting", [PROXY_SERVING] = "ready", [PROXY_DRAINING] = "draining"};
+    enum proxy_state state = proxy_state(p);
+    json_t *degraded = json_array();
+    struct err why;
+
+    if (folder_troubled(p->cache.folder, &why))
+        add_degraded(degraded, "storage", &why);
+    if (p->cache.shared != NULL && shared_troubled(p->cache.shared, &why))
+        add_degraded(degraded, "shared", &why);
+    *ready = state == PROXY_SERVING;
+    return as_line(json_pack("{s:s, s:o}", "status", states[state], "degraded", degraded), len);
+}
+
+bool health_serve(struct exchange *x)
+{
+    bool alive = strcmp(x->target, "/healthz") == 0, ready = true;
+    char *text;
+    size_t len;
+
+    if ((!alive && strcmp(x->target, "/readyz") != 0) ||
+        (strcmp(x->method, "GET") != 0 && strcmp(x->method, "HEAD") != 0))
+        return false;
+    text = alive ? health_describe(x->proxy, &len) : health_ready(x->proxy, &ready, &len);
+    reply_header(x, "Cache-Control", "no-store");
+    reply_bytes(x, ready ? 200 : 503, "application/json", text, len, "health");
     free(text);
-    *len = strlen(line);
-    return line;
+    return true;
 }

@@ -3,6 +3,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "proxy/admin/admin.h"
+#include "proxy/count.h"
 #include "proxy/log.h"
 #include "proxy/peer.h"
 #include "proxy/routes.h"
@@ -39,23 +41,31 @@ static int start_all(struct proxy *p, struct config *c, const struct systemd_soc
     const struct server_listener clients = {.host = c->listen.host,
                                             .port = c->listen.port,
                                             .plan = routes_plan,
+                                            .ended = count_request,
                                             .tls = identity,
                                             .socket = sockets->clients};
     const struct server_listener peers = {.host = c->cluster.listen.host,
                                           .port = c->cluster.listen.port,
                                           .plan = peer_plan,
+                                          .ended = server_log_request,
                                           .tls = c->cluster.tls ? identity : NULL,
                                           .socket = sockets->cluster};
 
+    if (admin_start(p, c, sockets->admin, &p->admin, err) != 0)
+        return -1;
     if (peers.host != NULL && server_start(p, c, &peers, &out->peers, err) != 0)
         return -1;
-    return server_start(p, c, &clients, &out->clients, err);
+    if (server_start(p, c, &clients, &out->clients, err) != 0)
+        return -1;
+    atomic_store(&p->clients, out->clients);
+    atomic_store(&p->state, PROXY_SERVING);
+    return 0;
 }
 
 int listeners_start(struct proxy *p, struct config *c, const struct systemd_sockets *sockets,
                     struct tls_identity *identity, struct listeners *out, struct err *err)
 {
-    *out = (struct listeners){NULL};
+    *out = (struct listeners){.proxy = p};
     if (start_all(p, c, sockets, identity, out, err) == 0)
         return 0;
     listeners_stop(out);
@@ -82,6 +92,7 @@ void listeners_configure(const struct listeners *l, struct config *loaded,
 {
     struct server *const all[] = {l->clients, l->peers};
 
+    admin_configure(l->proxy->admin, loaded);
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         if (all[i] == NULL)
             continue;
@@ -116,6 +127,8 @@ bool listeners_wait_idle(const struct listeners *l, uint64_t deadline_ms,
 
 void listeners_stop(struct listeners *l)
 {
+    admin_stop(&l->proxy->admin); /* first: it looks at the clients' */
+    atomic_store(&l->proxy->clients, NULL);
     if (l->clients != NULL)
         server_stop(&l->clients);
     if (l->peers != NULL)

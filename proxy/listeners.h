@@ -1,5 +1,8 @@
-/* All that this process listens on: for git clients, and for other nodes.  Sockets may be
- * systemd's; TLS is the clients', and with cluster.tls the other nodes', too.  Main thread. */
+/* All that this process listens on: for operators, for git clients, and for other nodes.  Sockets
+ * may be systemd's; TLS is the clients', and with cluster.tls the other nodes', too.  Main thread.
+ *
+ * Operators come first, so that they can see that clients are not served yet, and are not among
+ * those who are drained here: serve.c sees them off after the last client. */
 #ifndef PANNIER_PROXY_LISTENERS_H
 #define PANNIER_PROXY_LISTENERS_H
 
@@ -9,6 +12,7 @@
 struct tls_identity;
 
 struct listeners {
+    struct proxy *proxy; /* whose admin, clients and state are set here */
     struct server *clients;
     struct server *peers; /* NULL: other nodes can't follow us */
 };

@@ -15,6 +15,7 @@
 #include "cache/lock.h"
 #include "protocol/base.h"
 #include "protocol/bytes.h"
+#include "proxy/metrics.h"
 
 /* Lines that wait for stderr; further ones are dropped and counted. */
 enum { QUEUE_LINES = 4096 };
@@ -46,6 +47,7 @@ static pthread_once_t queue_once = PTHREAD_ONCE_INIT;
 
 static atomic_int format_now = LOG_TEXT;
 static atomic_int level_now = LOG_INFO;
+static _Atomic(log_listener_fn *) listener;
 
 static void queue_init(void)
 {
@@ -60,7 +62,7 @@ static void queue_lock(void)
     lock_take(&queue.lock);
 }
 
-static const char *level_name(enum log_level level)
+const char *log_level_name(enum log_level level)
 {
     static const char *const names[] = {"debug", "info", "warn", "error"};
 
@@ -199,12 +201,12 @@ static void add_head(struct bytes *b, enum log_format format, enum log_level lev
     if (format == LOG_JSON) {
         add(b, "{\"time\":\"");
         add_time(b);
-        (void)bytes_addf(b, "\",\"level\":\"%s\",\"event\":", level_name(level));
+        (void)bytes_addf(b, "\",\"level\":\"%s\",\"event\":", log_level_name(level));
         add_string(b, format, event);
         return;
     }
     add_time(b);
-    (void)bytes_addf(b, " %s ", level_name(level));
+    (void)bytes_addf(b, " %s ", log_level_name(level));
     for (; *event; event++)
         add_text_byte(b, (unsigned char)*event);
 }
@@ -235,10 +237,10 @@ static void add_field(struct bytes *b, enum log_format format, const char *name,
     }
 }
 
-static struct line line_format(enum log_level level, const char *event, va_list *ap)
+static struct line line_format(enum log_format format, enum log_level level, const char *event,
+                               va_list *ap)
 {
     enum { FIELD_MAX_BYTES = 8 * VALUE_MAX_BYTES }; /* every byte may become six */
-    enum log_format format = (enum log_format)atomic_load(&format_now);
     struct bytes b, field;
     struct line line;
     const char *name;
@@ -284,7 +286,7 @@ static struct line __attribute__((sentinel)) line_make(enum log_level level, con
     va_list ap;
 
     va_start(ap, event);
-    line = line_format(level, event, &ap);
+    line = line_format((enum log_format)atomic_load(&format_now), level, event, &ap);
     va_end(ap);
     return line;
 }
@@ -343,6 +345,7 @@ static bool queue_put(struct line line)
         pthread_cond_signal(&queue.filled);
     } else if (running) {
         queue.dropped++;
+        metrics_count(CELL_LOG_DROPPED, 1);
     }
     lock_drop(&queue.lock);
     if (running)
@@ -394,15 +397,54 @@ void log_stop(void)
         pthread_detach(queue.thread);
 }
 
+enum log_level log_get_level(void)
+{
+    return (enum log_level)atomic_load(&level_now);
+}
+
+void log_set_level(enum log_level level)
+{
+    atomic_store(&level_now, level);
+}
+
+bool log_level_parse(const char *name, enum log_level *out)
+{
+    for (enum log_level level = LOG_DEBUG; level <= LOG_ERROR; level++)
+        if (strcmp(log_level_name(level), name) == 0) {
+            *out = level;
+            return true;
+        }
+    return false;
+}
+
+void log_listen(log_listener_fn *fn)
+{
+    atomic_store(&listener, fn);
+}
+
+static void tell_listener(log_listener_fn *fn, enum log_level level, const char *event, va_list *ap)
+{
+    struct line line = line_format(LOG_JSON, level, event, ap);
+
+    fn(line.text, line.len - 1);
+    free(line.text);
+}
+
 void log_line(enum log_level level, const char *event, ...)
 {
+    log_listener_fn *fn = atomic_load(&listener);
     struct line line;
     va_list ap;
 
+    if (fn != NULL && level >= LOG_INFO) {
+        va_start(ap, event);
+        tell_listener(fn, level, event, &ap);
+        va_end(ap);
+    }
     if ((int)level < atomic_load(&level_now))
         return;
     va_start(ap, event);
-    line = line_format(level, event, &ap);
+    line = line_format((enum log_format)atomic_load(&format_now), level, event, &ap);
     va_end(ap);
     if (!queue_put(line))
         line_write(line);

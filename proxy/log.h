@@ -21,11 +21,23 @@ enum log_type {
 /* Before log_start() and after log_stop() lines are written at once by the caller. */
 void log_start(enum log_format format, enum log_level level);
 void log_set(enum log_format format, enum log_level level); /* on reload */
-void log_stop(void);                                        /* writes what is queued */
+/* What is written now. */
+enum log_level log_get_level(void);
+void log_set_level(enum log_level level);
+/* "debug", "info", "warn", "error"; false: none of these. */
+const char *log_level_name(enum log_level level);
+bool log_level_parse(const char *name, enum log_level *out);
+void log_stop(void); /* writes what is queued */
 
 /* event is a short word or sentence ("request", "mirror made"); then triples of name, enum log_type
  * and value, ended by NULL.  Text form: time, level, event, name=value with quoting where needed;
  * JSON form: {"time":...,"level":...,"event":...,name:value}.  Any thread; never blocks. */
 void log_line(enum log_level level, const char *event, ...) __attribute__((sentinel));
+
+/* Who wants to hear of lines as well, from LOG_INFO on whatever level is written: as JSON, without
+ * a line's end.  Called in the thread that logs, maybe in several at once; must not block or log.
+ * NULL: nobody. */
+typedef void log_listener_fn(const char *json, size_t len);
+void log_listen(log_listener_fn *fn);
 
 #endif

@@ -5,9 +5,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "proxy/admin/cli.h"
 #include "proxy/cli.h"
 #include "proxy/command_line.h"
 #include "proxy/config.h"
+#include "proxy/metrics.h"
 #include "proxy/serve.h"
 
 /* The sentence begins with FILE:LINE or --OPTION, for people, editors and CI to jump to. */
@@ -68,6 +70,13 @@ static int run_config_describe(const struct command_line *line)
     return EXIT_DONE;
 }
 
+static int run_metrics_describe(const struct command_line *line)
+{
+    (void)line;
+    metrics_describe(stdout);
+    return EXIT_DONE;
+}
+
 static int run_version(const struct command_line *line)
 {
     (void)line;
@@ -107,11 +116,28 @@ const struct command commands[] = {
      "let no node serve it any more", cli_invalidate},
     {"warm", "REPO", 1, 1, OPTIONS_FOLDER | OPTIONS_JSON,
      "have some node fetch it ahead; only what needs no credential", cli_warm},
+    {"repo ls", NULL, 0, 0, OPTIONS_ADMIN | OPTIONS_JSON | OPTIONS_REPO_LS,
+     "list repositories with what is asked of them", admin_cli_ls},
+    {"repo show", "REPO", 1, 1, OPTIONS_ADMIN | OPTIONS_JSON, "print one, with its latest errors",
+     admin_cli_show},
+    {"repo invalidate", "REPO", 1, 1, OPTIONS_ADMIN | OPTIONS_JSON | OPTIONS_REPO_INVALIDATE,
+     "make some of it go away, here and in the shared tier", admin_cli_invalidate},
+    {"repo refresh", "REPO", 1, 1, OPTIONS_ADMIN | OPTIONS_JSON,
+     "bring its mirror to where upstream is", admin_cli_refresh},
+    {"repo pin", "REPO", 1, 1, OPTIONS_ADMIN | OPTIONS_JSON, "keep it, whatever room is needed",
+     admin_cli_pin},
+    {"repo unpin", "REPO", 1, 1, OPTIONS_ADMIN | OPTIONS_JSON, "let it come and go again",
+     admin_cli_unpin},
+    {"stats", NULL, 0, 0, OPTIONS_ADMIN | OPTIONS_JSON, "print the numbers of a pannier",
+     admin_cli_stats},
+    {"top", NULL, 0, 0, OPTIONS_ADMIN, "watch the numbers and what is asked for", admin_cli_top},
     {"config check", "FILE", 1, 1, 0, "say whether a configuration is right", run_config_check},
     {"config show", NULL, 0, 0, OPTIONS_FOLDER | OPTIONS_SERVE, "print the effective configuration",
      run_config_show},
     {"config describe", NULL, 0, 0, 0, "print every setting as a Markdown table",
      run_config_describe},
+    {"metrics describe", NULL, 0, 0, 0, "print every metric as a Markdown table",
+     run_metrics_describe},
     {"version", NULL, 0, 0, 0, "print the version", run_version},
     {"help", "[COMMAND]", 0, 2, 0, "print help", run_help},
     {.name = NULL},

@@ -92,8 +92,11 @@ void mirroring_warn(const struct asker *a, const char *event, enum folder_part p
 
     if (why->kind == ERR_STORAGE)
         folder_report_trouble(a->proxy->cache.folder, part, why);
-    log_line(quiet ? LOG_DEBUG : LOG_WARN, event, "repository", LOG_STR, a->name, "reason", LOG_STR,
-             why->text, NULL);
+    if (!quiet)
+        asker_warn(a, event, why);
+    else
+        log_line(LOG_DEBUG, event, "repository", LOG_STR, a->name, "reason", LOG_STR, why->text,
+                 NULL);
 }
 
 /* ---- mirrors that are made behind the answers ---- */

@@ -9,6 +9,7 @@
 #include "cache/workers.h"
 #include "proxy/config.h"
 
+struct admin;
 struct chores;
 struct control;
 struct credentials;
@@ -20,6 +21,14 @@ struct peers;
 struct refs;
 struct repositories;
 struct stale;
+struct server;
+struct traffic;
+
+enum proxy_state {
+    PROXY_STARTING,
+    PROXY_SERVING,
+    PROXY_DRAINING, /* no new clients; those who are there may end */
+};
 
 struct proxy {
     struct cache cache;
@@ -39,6 +48,16 @@ struct proxy {
     /* Short questions (refs, access); answers being made; what is passed on at its client's pace;
      * mirrors being built. */
     struct workers *queries, *fills, *relays, *background;
+
+    struct traffic *traffic;
+    _Atomic(struct server *) clients; /* NULL: they are not listened to yet */
+    struct admin *admin;              /* NULL: off */
+    atomic_int state;                 /* an enum proxy_state */
 };
+
+static inline enum proxy_state proxy_state(struct proxy *p)
+{
+    return (enum proxy_state)atomic_load(&p->state);
+}
 
 #endif

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cache/lock.h"
 #include "protocol/base.h"
@@ -12,6 +13,7 @@
 #include "proxy/manners/stale.h"
 #include "proxy/refs.h"
 #include "proxy/stream.h"
+#include "proxy/traffic.h"
 
 struct relay {
     struct asker asker;
@@ -197,6 +199,8 @@ static void conclude(struct relay *r, int rc, struct err *why)
         stream_break(&r->stream, why);
     log_line(LOG_WARN, "relay failed", "repository", LOG_STR, r->asker.name, "service", LOG_STR,
              service_name(r->service), "reason", LOG_STR, why->text, NULL);
+    traffic_failed(r->asker.proxy->traffic, r->asker.name, "relay failed", why,
+                   (int64_t)time(NULL));
     encoded_fail(r->form, why);
 }
 

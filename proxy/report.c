@@ -11,13 +11,12 @@
 #include "protocol/base.h"
 #include "proxy/command_line.h"
 #include "proxy/control.h"
+#include "proxy/people.h"
 #include "proxy/table.h"
 
 enum {
     BAR_WIDTH = 30,
     TOLD_STEP_PERCENT = 10, /* between two lines where there is no terminal for a bar */
-    SIZE_TEXT_MAX = 32,
-    TIME_TEXT_MAX = 40,
 };
 
 /* What stands between the request and the result. */
@@ -41,7 +40,7 @@ struct report {
     unsigned told_percent;
 };
 
-/* ---- numbers and times for people ---- */
+/* ---- what a response says ---- */
 
 static uint64_t number(const json_t *object, const char *key)
 {
@@ -60,63 +59,18 @@ static bool is_true(const json_t *object, const char *key)
     return json_is_true(json_object_get(object, key));
 }
 
-static void format_size(uint64_t bytes, char out[SIZE_TEXT_MAX])
-{
-    static const char *const units[] = {"KiB", "MiB", "GiB", "TiB", "PiB"};
-    double value = (double)bytes / 1024;
-    size_t unit = 0;
-
-    if (bytes < 1024) {
-        snprintf(out, SIZE_TEXT_MAX, "%" PRIu64 " B", bytes);
-        return;
-    }
-    while (value >= 1023.95 && unit + 1 < ARRAY_LEN(units)) {
-        value /= 1024;
-        unit++;
-    }
-    snprintf(out, SIZE_TEXT_MAX, "%.1f %s", value, units[unit]);
-}
-
-/* ISO 8601, local. */
-static void format_time(int64_t s, char out[TIME_TEXT_MAX])
-{
-    time_t t = (time_t)s;
-    struct tm local;
-
-    if (s <= 0 || localtime_r(&t, &local) == NULL ||
-        strftime(out, TIME_TEXT_MAX, "%Y-%m-%dT%H:%M:%S%z", &local) == 0)
-        snprintf(out, TIME_TEXT_MAX, "never");
-}
-
-static void format_ago(int64_t s, int64_t now_s, char out[TIME_TEXT_MAX])
-{
-    enum { MINUTE = 60, HOUR = 60 * MINUTE, DAY = 24 * HOUR, LONG_AGO = 90 * DAY };
-    int64_t ago = now_s - s;
-
-    if (s <= 0 || ago < 0 || ago >= LONG_AGO)
-        format_time(s, out);
-    else if (ago < MINUTE)
-        snprintf(out, TIME_TEXT_MAX, "just now");
-    else if (ago < HOUR)
-        snprintf(out, TIME_TEXT_MAX, "%" PRId64 " min ago", ago / MINUTE);
-    else if (ago < DAY)
-        snprintf(out, TIME_TEXT_MAX, "%" PRId64 " h ago", ago / HOUR);
-    else
-        snprintf(out, TIME_TEXT_MAX, "%" PRId64 " d ago", ago / DAY);
-}
-
 /* A row's cells as text. */
 struct cells {
-    char size[SIZE_TEXT_MAX], stored[SIZE_TEXT_MAX], accessed[TIME_TEXT_MAX], count[24];
+    char size[PEOPLE_TEXT_MAX], stored[PEOPLE_TEXT_MAX], accessed[PEOPLE_TEXT_MAX], count[24];
 };
 
 static struct cells cells_of(const json_t *of, const char *count)
 {
     struct cells c;
 
-    format_size(number(of, "size"), c.size);
-    format_size(number(of, "stored_size"), c.stored);
-    format_ago((int64_t)number(of, "accessed"), time(NULL), c.accessed);
+    people_size(number(of, "size"), c.size);
+    people_size(number(of, "stored_size"), c.stored);
+    people_ago((int64_t)number(of, "accessed"), time(NULL), c.accessed);
     snprintf(c.count, sizeof(c.count), "%" PRIu64, number(of, count));
     return c;
 }
@@ -190,7 +144,7 @@ static const struct table_column node_columns[] = {
 
 static void add_node(struct report *r, const json_t *of)
 {
-    char requests[24], disk[SIZE_TEXT_MAX], since[TIME_TEXT_MAX];
+    char requests[24], disk[PEOPLE_TEXT_MAX], since[PEOPLE_TEXT_MAX];
     bool silent = strcmp(words(of, "state", ""), "silent") == 0;
     const char *row[] = {
         words(of, "id", "?"),
@@ -203,8 +157,8 @@ static void add_node(struct report *r, const json_t *of)
     };
 
     snprintf(requests, sizeof(requests), "%" PRIu64, number(of, "requests"));
-    format_size(number(of, "disk_used"), disk);
-    format_ago(silent ? time(NULL) - (int64_t)(number(of, "silent_ms") / 1000)
+    people_size(number(of, "disk_used"), disk);
+    people_ago(silent ? time(NULL) - (int64_t)(number(of, "silent_ms") / 1000)
                       : (int64_t)number(of, "started"),
                time(NULL), since);
     table_add(r->table, row);
@@ -229,9 +183,9 @@ static void show_field(const char *name, const char *value)
 
 static void show_size(const char *name, uint64_t bytes)
 {
-    char size[SIZE_TEXT_MAX];
+    char size[PEOPLE_TEXT_MAX];
 
-    format_size(bytes, size);
+    people_size(bytes, size);
     if (bytes < 1024)
         printf("  %-14s%s\n", name, size);
     else
@@ -240,12 +194,12 @@ static void show_size(const char *name, uint64_t bytes)
 
 static void show_entry(struct report *r, const json_t *of)
 {
-    char created[TIME_TEXT_MAX], accessed[TIME_TEXT_MAX];
+    char created[PEOPLE_TEXT_MAX], accessed[PEOPLE_TEXT_MAX];
     char *location = xasprintf("%s, %s, %s", words(of, "tier", "?"), words(of, "path", "?"),
                                words(of, "node", "this node"));
 
-    format_time((int64_t)number(of, "created"), created);
-    format_time((int64_t)number(of, "accessed"), accessed);
+    people_time((int64_t)number(of, "created"), created);
+    people_time((int64_t)number(of, "accessed"), accessed);
     (void)r;
     printf("%s of ", words(of, "kind", "?"));
     print_name(words(of, "repo", "?"), stdout);
@@ -286,10 +240,10 @@ static void take_progress(struct report *r, const json_t *of)
 {
     uint64_t done = number(of, "done"), total = number(of, "total");
     unsigned percent = done >= total ? 100 : (unsigned)((double)done * 100 / (double)total);
-    char so_far[SIZE_TEXT_MAX], all[SIZE_TEXT_MAX];
+    char so_far[PEOPLE_TEXT_MAX], all[PEOPLE_TEXT_MAX];
 
-    format_size(done, so_far);
-    format_size(total, all);
+    people_size(done, so_far);
+    people_size(total, all);
     if (r->terminal) {
         draw_bar(r, percent, so_far, all);
     } else if (!r->json && percent >= r->told_percent + TOLD_STEP_PERCENT) {
@@ -432,10 +386,10 @@ struct report *report_new(const struct commands_request *request, bool json)
 static void print_usage(const json_t *result)
 {
     const json_t *usage = json_object_get(result, "usage");
-    char total[SIZE_TEXT_MAX], limit[SIZE_TEXT_MAX];
+    char total[PEOPLE_TEXT_MAX], limit[PEOPLE_TEXT_MAX];
 
-    format_size(number(usage, "total"), total);
-    format_size(number(usage, "limit"), limit);
+    people_size(number(usage, "total"), total);
+    people_size(number(usage, "limit"), limit);
     if (json_is_integer(json_object_get(usage, "limit")))
         printf("the folder takes %s of at most %s\n", total, limit);
     else
@@ -450,10 +404,10 @@ static void print_count(uint64_t n, const char *one, const char *many)
 
 static void conclude_ls(const json_t *result)
 {
-    char size[SIZE_TEXT_MAX], stored[SIZE_TEXT_MAX];
+    char size[PEOPLE_TEXT_MAX], stored[PEOPLE_TEXT_MAX];
 
-    format_size(number(result, "size"), size);
-    format_size(number(result, "stored_size"), stored);
+    people_size(number(result, "size"), size);
+    people_size(number(result, "stored_size"), stored);
     if (json_object_get(result, "repository_count") != NULL) {
         print_count(number(result, "repository_count"), "repository", "repositories");
         fputs(", ", stdout);
@@ -466,20 +420,20 @@ static void conclude_ls(const json_t *result)
 /* What went in the shared tier, when something did. */
 static void print_shared(const json_t *shared)
 {
-    char size[SIZE_TEXT_MAX];
+    char size[PEOPLE_TEXT_MAX];
 
     if (number(shared, "objects") == 0)
         return;
-    format_size(number(shared, "bytes"), size);
+    people_size(number(shared, "bytes"), size);
     print_count(number(shared, "objects"), "object", "objects");
     printf(" of %s in the shared tier; ", size);
 }
 
 static void conclude_removal(const struct report *r)
 {
-    char stored[SIZE_TEXT_MAX];
+    char stored[PEOPLE_TEXT_MAX];
 
-    format_size(number(r->result, "stored_size"), stored);
+    people_size(number(r->result, "stored_size"), stored);
     fputs(r->request->dry_run ? "would remove " : "removed ", stdout);
     print_count(number(r->result, "count"), "entry", "entries");
     printf(", %s on disk; ", stored);
@@ -489,10 +443,10 @@ static void conclude_removal(const struct report *r)
 
 static void conclude_verify(const json_t *result)
 {
-    char checked[SIZE_TEXT_MAX];
+    char checked[PEOPLE_TEXT_MAX];
     uint64_t findings = number(result, "count"), repaired = number(result, "repaired");
 
-    format_size(number(result, "checked"), checked);
+    people_size(number(result, "checked"), checked);
     printf("%s read; ", checked);
     if (findings == 0) {
         puts("all is as it was written");

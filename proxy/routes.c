@@ -1,6 +1,5 @@
 #include "proxy/routes.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "protocol/base.h"
@@ -13,17 +12,6 @@
 static struct plan replied(void)
 {
     return (struct plan){.kind = PLAN_REPLIED};
-}
-
-static struct plan health(struct exchange *x)
-{
-    size_t len;
-    char *text = health_describe(x->proxy, &len);
-
-    reply_header(x, "Cache-Control", "no-store");
-    reply_bytes(x, 200, "application/json", text, len, "health");
-    free(text);
-    return replied();
 }
 
 static bool is_get(const struct exchange *x)
@@ -71,8 +59,8 @@ struct plan routes_plan(struct exchange *x)
 {
     struct err why;
 
-    if (strcmp(x->target, "/healthz") == 0 && is_get(x))
-        return health(x);
+    if (health_serve(x))
+        return replied();
     if (strcmp(x->target, "/") == 0) {
         reply_text(x, 404, "refused",
                    "pannier: a caching proxy for git; repositories are at "

@@ -13,6 +13,7 @@
 #include "cache/lock.h"
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/admin/admin.h"
 #include "proxy/cache_log.h"
 #include "proxy/chores.h"
 #include "proxy/commands.h"
@@ -28,8 +29,10 @@
 #include "proxy/peer.h"
 #include "proxy/proxy.h"
 #include "proxy/refs.h"
+#include "proxy/server.h"
 #include "proxy/systemd.h"
 #include "proxy/tls.h"
+#include "proxy/traffic.h"
 
 enum {
     BACKGROUND_THREADS = 2, /* each builds a mirror, which takes a processor */
@@ -37,6 +40,7 @@ enum {
     /* Descriptors per client: its socket, a file, and a share of pipes and upstream sockets. */
     DESCRIPTORS_PER_CLIENT = 3,
     DESCRIPTORS_SPARE = 1024,
+    OPERATORS_GRACE_MS = 5000, /* after the last client */
 };
 
 static struct proxy the_proxy;
@@ -158,6 +162,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->flights = flights_new();
     p->refs = refs_new();
     p->repositories = repositories_new();
+    p->traffic = traffic_new();
     p->queries = workers_new("query", c->limits.queries, c->limits.queue);
     p->fills = workers_new("fill", c->limits.fills, c->limits.queue);
     p->relays = workers_new("relay", c->limits.fills, c->limits.queue);
@@ -192,6 +197,7 @@ static void tear_down(struct proxy *p)
     fleet_free(&p->fleet);
     repositories_free(&p->repositories);
     refs_free(&p->refs);
+    traffic_free(&p->traffic);
     flights_free(&p->flights);
     stale_free(&p->stale);
     decisions_free(&p->decisions);
@@ -295,6 +301,7 @@ static void attend(const struct listeners *l, struct config **config,
 static bool drain(const struct listeners *l, const struct config *config, const sigset_t *open)
 {
     systemd_stopping();
+    atomic_store(&the_proxy.state, PROXY_DRAINING);
     log_line(LOG_INFO, "stopping", "active", LOG_U64, (uint64_t)listeners_active(l), NULL);
     listeners_drain(l);
     /* From here on the handler itself must run in this thread. */
@@ -311,6 +318,13 @@ static void leave_at_once(struct proxy *p)
     processes_kill_all(p->cache.processes);
     log_stop();
     _exit(0);
+}
+
+/* What operators ask for ends soon once upstream, programs and events have been ended. */
+static bool see_operators_off(struct proxy *p)
+{
+    origins_cancel(p->origins);
+    return admin_drain(p->admin, now_ms() + OPERATORS_GRACE_MS, &hurry);
 }
 
 int serve_run(struct config *config, const struct serve_origin *origin)
@@ -341,12 +355,13 @@ int serve_run(struct config *config, const struct serve_origin *origin)
     }
     tls_identity_unref(&identity);
     log_line(LOG_INFO, "listening", "address", LOG_STR, server_address(listeners.clients), "scheme",
-             LOG_STR, server_has_tls(listeners.clients) ? "https" : "http", "data", LOG_STR,
-             folder_path(the_proxy.cache.folder), "version", LOG_STR, PANNIER_VERSION, NULL);
+             LOG_STR, server_has_tls(listeners.clients) ? "https" : "http", "admin", LOG_STR,
+             admin_address(the_proxy.admin), "data", LOG_STR, folder_path(the_proxy.cache.folder),
+             "version", LOG_STR, PANNIER_VERSION, NULL);
     systemd_ready();
     attend(&listeners, &current, origin, &open);
     control_drain(the_proxy.control);
-    if (!drain(&listeners, current, &open))
+    if (!drain(&listeners, current, &open) || !see_operators_off(&the_proxy))
         leave_at_once(&the_proxy);
     listeners_stop(&listeners);
     tear_down(&the_proxy);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <utlist.h>
@@ -22,6 +23,7 @@
 #include "proxy/log.h"
 #include "proxy/sendfile.h"
 #include "proxy/tls.h"
+#include "proxy/traffic.h"
 
 enum {
     /* libmicrohttpd maps a pool of this size per connection and touches what it needs: request
@@ -109,6 +111,7 @@ struct server_part {
 struct server {
     struct proxy *proxy;
     plan_fn *plan;
+    void (*ended)(const struct exchange *x, const struct exchange_end *end);
     struct MHD_Daemon *daemon;
     int listen_fd;
     bool tls;
@@ -240,11 +243,23 @@ static void watch(struct server_part *p, int awaiting)
     lock_drop(&c->server->lock);
 }
 
-static void log_request(struct server_part *p, bool whole)
+static void tell_end(struct server_part *p, bool whole)
 {
-    struct exchange *x = &p->x;
-    char repository[512] = "", stale[32] = "";
     uint64_t total = now_us() - p->started_us;
+    const struct exchange_end end = {
+        .status = p->status,
+        .bytes = p->body_sent,
+        .first_byte_us = p->first_byte_us > 0 ? p->first_byte_us - p->started_us : total,
+        .total_us = total,
+        .whole = whole,
+    };
+
+    p->server->ended(&p->x, &end);
+}
+
+void server_log_request(const struct exchange *x, const struct exchange_end *end)
+{
+    char repository[512] = "", stale[32] = "";
 
     if (x->upstream != NULL)
         snprintf(repository, sizeof(repository), "%s/%s", x->path.upstream, x->path.repo);
@@ -257,9 +272,9 @@ static void log_request(struct server_part *p, bool whole)
              x->upstream != NULL ? service_name(x->path.service) : NULL, "protocol", LOG_U64,
              (uint64_t)x->protocol, "result", LOG_STR, x->result != NULL ? x->result : "aborted",
              "stale", LOG_STR, stale[0] != '\0' ? stale : NULL, "status", LOG_U64,
-             (uint64_t)p->status, "bytes", LOG_U64, p->body_sent, "first_byte_ms", LOG_MS,
-             p->first_byte_us > 0 ? p->first_byte_us - p->started_us : total, "total_ms", LOG_MS,
-             total, "ended", LOG_STR, whole ? "whole" : "cut", NULL);
+             (uint64_t)end->status, "bytes", LOG_U64, end->bytes, "first_byte_ms", LOG_MS,
+             end->first_byte_us, "total_ms", LOG_MS, end->total_us, "ended", LOG_STR,
+             end->whole ? "whole" : "cut", NULL);
 }
 
 static void on_completed(void *cls, struct MHD_Connection *connection, void **con_cls,
@@ -276,7 +291,7 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **co
     if (p->queued && !p->stream && why == MHD_REQUEST_TERMINATED_COMPLETED_OK)
         p->body_sent = p->body_len;
     if (p->started)
-        log_request(p, why == MHD_REQUEST_TERMINATED_COMPLETED_OK);
+        tell_end(p, why == MHD_REQUEST_TERMINATED_COMPLETED_OK);
     lock_take(&p->lock);
     p->connection = NULL;
     if (p->upload != NULL)
@@ -412,6 +427,18 @@ static void reply_retry_after(struct exchange *x)
     reply_header(x, "Retry-After", seconds);
 }
 
+static void warn_failed(const struct exchange *x, const struct err *err)
+{
+    log_line(LOG_WARN, "request failed", "id", LOG_STR, x->id, "kind", LOG_STR,
+             err_kind_name(err->kind), "reason", LOG_STR, err->text, NULL);
+    if (x->upstream != NULL) {
+        char *name = xasprintf("%s/%s", x->path.upstream, x->path.repo);
+
+        traffic_failed(x->proxy->traffic, name, "request failed", err, (int64_t)time(NULL));
+        free(name);
+    }
+}
+
 void reply_error(struct exchange *x, const struct err *err)
 {
     static const struct {
@@ -441,8 +468,7 @@ void reply_error(struct exchange *x, const struct err *err)
     if (status == 429)
         reply_retry_after(x);
     if (status >= 500 || status == 429)
-        log_line(LOG_WARN, "request failed", "id", LOG_STR, x->id, "kind", LOG_STR,
-                 err_kind_name(err->kind), "reason", LOG_STR, err->text, NULL);
+        warn_failed(x, err);
     reply_text(x, status, result, "pannier: %s", err->text);
 }
 
@@ -621,6 +647,11 @@ static char *request_header(struct server_part *p, const char *name)
     const char *value = MHD_lookup_connection_value(p->connection, MHD_HEADER_KIND, name);
 
     return value != NULL ? xstrdup(value) : NULL;
+}
+
+const char *exchange_header(const struct exchange *x, const char *name)
+{
+    return MHD_lookup_connection_value(x->server->connection, MHD_HEADER_KIND, name);
 }
 
 static void name_client(struct server_part *p)
@@ -1066,7 +1097,7 @@ static unsigned http_threads(const struct config *config)
 }
 
 static struct MHD_Daemon *start_daemon(struct server *s, const struct config *config,
-                                       unsigned threads)
+                                       unsigned connections, unsigned threads)
 {
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     unsigned stall_s = (unsigned)((config->limits.stall_timeout_ms + 999) / 1000);
@@ -1084,7 +1115,8 @@ static struct MHD_Daemon *start_daemon(struct server *s, const struct config *co
         MHD_OPTION_ARRAY, tls, MHD_OPTION_LISTEN_SOCKET, s->listen_fd, MHD_OPTION_URI_LOG_CALLBACK,
         on_request_line, s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_CONNECTION_LIMIT,
-        config->limits.connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        connections > 0 ? connections : config->limits.connections,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
         MHD_OPTION_CONNECTION_TIMEOUT, stall_s, MHD_OPTION_THREAD_POOL_SIZE,
         threads > 1 ? threads : 0, MHD_OPTION_END);
 }
@@ -1097,6 +1129,7 @@ int server_start(struct proxy *proxy, struct config *config, const struct server
 
     s->proxy = proxy;
     s->plan = listener->plan;
+    s->ended = listener->ended;
     s->listen_fd = listener->socket > 0 ? listener->socket : -1;
     s->tls = listener->tls != NULL;
     if (s->tls && MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES) {
@@ -1114,7 +1147,7 @@ int server_start(struct proxy *proxy, struct config *config, const struct server
     lock_cond_init(&s->idle);
     lock_cond_init(&s->stop_now);
     name_address(s);
-    s->daemon = start_daemon(s, config, threads);
+    s->daemon = start_daemon(s, config, listener->connections, threads);
     if (s->daemon == NULL) {
         err_set(err, ERR_INPUT, "the HTTP front can't be started on %s", s->address);
         if (listener->socket <= 0)
@@ -1176,6 +1209,17 @@ void server_drain(struct server *s)
     /* As long as it is open the kernel goes on accepting for nobody. */
     if (fd != MHD_INVALID_SOCKET)
         close(fd);
+}
+
+size_t server_connections(struct server *s)
+{
+    struct connection *c;
+    size_t n;
+
+    lock_take(&s->lock);
+    DL_COUNT(s->connections, c, n);
+    lock_drop(&s->lock);
+    return n;
 }
 
 size_t server_active(struct server *s)

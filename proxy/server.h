@@ -20,22 +20,35 @@ struct plan {
 };
 typedef struct plan plan_fn(struct exchange *x);
 
+/* How an exchange ended.  Times are from the request's first line. */
+struct exchange_end {
+    int status;     /* 0: there was no reply */
+    uint64_t bytes; /* of the reply's body */
+    uint64_t first_byte_us, total_us;
+    bool whole; /* the connection lasted until the reply's end */
+};
+
 /* One address and what is served there. */
 struct server_listener {
-    const char *host; /* borrowed for the call */
-    uint16_t port;    /* 0: whichever is free */
-    unsigned threads; /* that speak HTTP; 0: as limits.http_threads says */
+    const char *host;     /* borrowed for the call */
+    uint16_t port;        /* 0: whichever is free */
+    unsigned threads;     /* that speak HTTP; 0: as limits.http_threads says */
+    unsigned connections; /* at once; 0: as limits.connections says */
     plan_fn *plan;
     struct tls_identity *tls; /* a reference of its own is taken; NULL: plain HTTP */
     /* One that listens already, such as systemd's; then host and port are not used.  The server's
      * from the call on when that succeeds.  0: none. */
     int socket;
+    /* Told of the end of each exchange that had a plan, in an HTTP thread: must not block. */
+    void (*ended)(const struct exchange *x, const struct exchange_end *end);
 };
 
 /* Any number of them, each with threads of its own.  config: the first one; server_configure()
  * replaces it.  -1: the address can't be listened on. */
 int server_start(struct proxy *proxy, struct config *config, const struct server_listener *listener,
                  struct server **out, struct err *err);
+/* The line that a client's request gets in the log. */
+void server_log_request(const struct exchange *x, const struct exchange_end *end);
 /* New requests get this configuration. */
 void server_configure(struct server *s, struct config *config);
 /* Connections that come from now on begin with this one (a reference of its own is taken); those
@@ -47,6 +60,8 @@ const char *server_address(const struct server *s);
 
 /* No new connections from here on; connections are closed after their request. */
 void server_drain(struct server *s);
+/* Connections that are open. */
+size_t server_connections(struct server *s);
 /* Requests that are not answered yet. */
 size_t server_active(struct server *s);
 /* Wait until none is active or deadline_ms (of now_ms()) has passed, or wake is true.  True: none.

@@ -13,6 +13,7 @@
 #include "cache/lock.h"
 #include "protocol/base.h"
 #include "protocol/bytes.h"
+#include "proxy/metrics.h"
 
 enum {
     IDLE_MAX = 16,      /* connections kept per origin while nobody uses them */
@@ -234,6 +235,7 @@ struct transfer {
     bool head_done;
     bool redirecting; /* the body of a redirect is nobody's */
     bool got_data;
+    uint64_t bytes; /* of the body */
     uint64_t last_progress_ms;
     curl_off_t last_up;
     uint64_t last_tick_ms;
@@ -322,6 +324,7 @@ static size_t on_data(char *data, size_t size, size_t count, void *ctx)
     t->got_data = true;
     if (t->head.status == 403 || t->head.status == 429)
         bytes_add(&t->refusal, data, len < THROTTLE_TEXT_MAX ? len : THROTTLE_TEXT_MAX);
+    t->bytes += len;
     if (!t->redirecting && t->request->data_fn(t->request->ctx, data, len, t->err) != 0) {
         t->stopped = true;
         return 0;
@@ -578,6 +581,23 @@ void upstream_manners(struct origins *o, struct manners_counts *out)
     manners_count(o->manners, out);
 }
 
+static void count_transfer(const struct transfer *t, int rc, uint64_t took_us)
+{
+    const char *upstream = t->config->name;
+    int status = t->head.status;
+
+    if (rc == 0)
+        metrics_upstream_response(upstream, status,
+                                  status == 429 ||
+                                      ((status == 403 || status == 503) &&
+                                       response_head_get(&t->head, "retry-after") != NULL));
+    else
+        metrics_upstream_failure(upstream, t->err->kind);
+    metrics_upstream_bytes(upstream, t->bytes);
+    metrics_time(t->request->share > 0 ? TIMER_UPSTREAM_QUESTION : TIMER_UPSTREAM_TRANSFER,
+                 took_us);
+}
+
 int upstream_perform(struct origins *o, const struct upstream_config *config,
                      const struct upstream_request *r, char **moved_repo, struct err *err)
 {
@@ -593,15 +613,19 @@ int upstream_perform(struct origins *o, const struct upstream_config *config,
     if (manners_admit(o->manners, &who, r->need, now_ms(), err) != 0)
         return -1;
     curl = take_handle(o, config, r, err);
-    if (curl == NULL)
+    if (curl == NULL) {
+        metrics_upstream_failure(config->name, err->kind);
         return -1;
+    }
     for (int redirects = 0;; redirects++) {
         struct transfer t = {.origins = o, .config = config, .request = r, .err = err};
         char *url = xasprintf("%s/%s/%s", r->base_url, repo != NULL ? repo : r->repo, r->rest);
+        uint64_t started = now_us();
         char *next = NULL;
 
         bytes_init(&t.refusal, 2 * THROTTLE_TEXT_MAX);
         rc = run(curl, &t, url);
+        count_transfer(&t, rc, now_us() - started);
         free(url);
         hear(o, r, &t);
         bytes_clear(&t.refusal);

@@ -5,6 +5,7 @@
  *     room.c         who goes when there is too much; claims
  *     write_index.c  what changed goes into the index; walking over all of it
  *     scan.c         comparing with the files
+ *     pins.c         what stays
  *
  * The index can be made from the files at any time, so a change of it that fails is not kept: the
  * next scan makes up for it. */
@@ -17,6 +18,7 @@
 #include "cache/local/index.h"
 #include "cache/local/local.h"
 #include "cache/lock.h"
+#include "protocol/digest.h"
 
 enum { TOO_LARGE_MAX = 64 }; /* remembered */
 
@@ -25,6 +27,7 @@ struct record {
     struct policy_item item; /* its first member: policies hand it back */
     char *path;
     enum entry_kind kind;
+    bool pinned;                /* out of the policy: it stays until somebody removes it by hand */
     bool leaving;               /* out of the policy: somebody removes it without the lock */
     bool counted;               /* among the bytes that are leaving */
     bool gone;                  /* while leaving: it was forgotten */
@@ -67,7 +70,9 @@ struct local {
     uint64_t limit;   /* at most that, and what others leave of the file system */
     bool crowded;     /* the limit is less than was asked for: others have filled the file system */
     uint64_t evicted, evicted_bytes;
-    uint64_t scan; /* number of the latest */
+    struct pin *pins;
+    uint64_t pinned; /* records */
+    uint64_t scan;   /* number of the latest */
     bool scanned;
     bool index_lost;   /* it lacks things that are known here */
     int64_t expired_s; /* local_tick()'s own */
@@ -91,6 +96,17 @@ void record_clear_change_locked(struct local *l, struct record *r);
 void record_uncount_locked(struct local *l, struct record *r);
 /* To be taken out of the index; takes path. */
 void local_note_removed_locked(struct local *l, char *path);
+
+/* Into the policy, or out of it for as long as it is pinned. */
+void record_pin_locked(struct local *l, struct record *r, bool pinned);
+/* It leaves the policy, or comes back, with a look at whether it is in there at all. */
+void record_take_out_locked(struct local *l, struct record *r);
+void record_put_in_locked(struct local *l, struct record *r);
+
+/* pins.c */
+void pins_load(struct local *l); /* before the entries */
+void pins_clear(struct local *l);
+bool pins_hold_locked(const struct local *l, const struct entry *e);
 
 /* measure.c */
 uint64_t local_total_locked(const struct local *l);

@@ -43,6 +43,40 @@ void record_clear_change_locked(struct local *l, struct record *r)
     r->put = NULL;
 }
 
+void record_take_out_locked(struct local *l, struct record *r)
+{
+    if (!r->pinned)
+        policy_remove(l->policy, &r->item);
+}
+
+void record_put_in_locked(struct local *l, struct record *r)
+{
+    if (!r->pinned)
+        policy_insert(l->policy, &r->item);
+}
+
+void record_pin_locked(struct local *l, struct record *r, bool pinned)
+{
+    if (r->pinned == pinned)
+        return;
+    if (!r->leaving)
+        record_take_out_locked(l, r);
+    r->pinned = pinned;
+    if (!r->leaving)
+        record_put_in_locked(l, r);
+    l->pinned += pinned ? 1 : UINT64_MAX;
+}
+
+static void touch_locked(struct local *l, struct record *r, int64_t now_s)
+{
+    if (r->pinned) {
+        r->item.accessed = now_s;
+        r->item.accesses++;
+    } else {
+        policy_touch(l->policy, &r->item, now_s);
+    }
+}
+
 struct record *record_add_locked(struct local *l, const struct entry *e)
 {
     struct record *r = xcalloc(1, sizeof(*r));
@@ -54,7 +88,9 @@ struct record *record_add_locked(struct local *l, const struct entry *e)
     r->item.accessed = e->accessed > 0 ? e->accessed : e->created;
     r->item.accesses = e->accesses;
     HASH_ADD_KEYPTR(hh, l->by_path, r->path, strlen(r->path), r);
-    policy_insert(l->policy, &r->item);
+    r->pinned = pins_hold_locked(l, e);
+    l->pinned += r->pinned;
+    record_put_in_locked(l, r);
     l->entries[r->kind]++;
     l->bytes[r->kind] += r->item.size;
     return r;
@@ -79,6 +115,7 @@ void record_drop_locked(struct local *l, struct record *r)
 {
     record_clear_change_locked(l, r);
     local_note_removed_locked(l, r->path);
+    l->pinned -= r->pinned;
     l->entries[r->kind]--;
     l->bytes[r->kind] -= r->item.size;
     HASH_DEL(l->by_path, r);
@@ -90,6 +127,8 @@ static void resize_locked(struct local *l, struct record *r, uint64_t size)
     l->bytes[r->kind] += size - r->item.size;
     if (r->leaving) {
         record_uncount_locked(l, r);
+        r->item.size = size;
+    } else if (r->pinned) {
         r->item.size = size;
     } else {
         policy_resize(l->policy, &r->item, size);
@@ -109,12 +148,12 @@ void local_publish(struct local *l, const struct entry *e, struct claim **claim)
         unused.accesses = 0;
         r = record_add_locked(l, &unused);
         for (uint64_t i = 0; i < e->accesses; i++)
-            policy_touch(l->policy, &r->item, r->item.accessed);
+            touch_locked(l, r, r->item.accessed);
     } else {
         resize_locked(l, r, e->stored_size);
         if (r->leaving) { /* who is removing it has come too late */
             r->leaving = r->gone = false;
-            policy_insert(l->policy, &r->item);
+            record_put_in_locked(l, r);
         }
     }
     r->seen = l->scan;
@@ -148,7 +187,7 @@ void local_touch(struct local *l, const char *path)
     lock_take(&l->lock);
     r = record_find_locked(l, path);
     if (r != NULL && !r->leaving) {
-        policy_touch(l->policy, &r->item, now);
+        touch_locked(l, r, now);
         note_change_locked(l, r);
     }
     lock_drop(&l->lock);
@@ -160,7 +199,7 @@ void record_forget_locked(struct local *l, struct record *r)
         r->gone = true;
         return;
     }
-    policy_remove(l->policy, &r->item);
+    record_take_out_locked(l, r);
     record_drop_locked(l, r);
 }
 
@@ -187,6 +226,7 @@ void local_usage(struct local *l, struct local_usage *out)
         .limit = l->limit,
         .evicted = l->evicted,
         .evicted_bytes = l->evicted_bytes,
+        .pinned = l->pinned,
     };
     memcpy(out->entries, l->entries, sizeof(out->entries));
     memcpy(out->bytes, l->bytes, sizeof(out->bytes));
@@ -215,6 +255,7 @@ struct local *local_open(struct folder *folder, const struct local_limits *limit
     lock_init(&l->lock, LOCK_LOCAL);
     lock_cond_init(&l->changed);
     l->policy = policy_new(limits->policy, UINT64_MAX, limits->max_age_s);
+    pins_load(l);
     local_load_index(l, load_one);
     local_measure_frame(l);
     local_measure_limit(l);
@@ -234,7 +275,7 @@ void local_close(struct local **lp)
     HASH_ITER(hh, l->by_path, r, next)
     {
         HASH_DEL(l->by_path, r);
-        policy_remove(l->policy, &r->item);
+        record_take_out_locked(l, r);
         record_clear_change_locked(l, r);
         free(r->path);
         free(r);
@@ -243,6 +284,7 @@ void local_close(struct local **lp)
         free(l->removed[i]);
     free(l->removed);
     policy_free(&l->policy);
+    pins_clear(l);
     pthread_cond_destroy(&l->changed);
     lock_clear(&l->lock);
     free(l);

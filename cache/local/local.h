@@ -92,6 +92,20 @@ void local_touch(struct local *l, const char *path);
 /* It is gone, or was found missing. */
 void local_forget(struct local *l, const char *path);
 
+/* ---- what stays ---- */
+
+enum { PINS_MAX = 4096 }; /* repositories */
+
+/* The entries of a repository (its id in hex) that there are at now_s, and its mirror whenever it
+ * is made, stay: no room is made of them, and they don't get too old.  Answers that are made later
+ * come and go as others do, or a busy repository would fill the disk with what nobody asks for
+ * again. local_remove() removes them all the same.  Survives a restart.  Pinned anew, what was made
+ * meanwhile stays, too.  -1: ERR_STORAGE, it can't be written down; ERR_BUSY, PINS_MAX are. */
+int local_pin(struct local *l, const char *repo_id, int64_t now_s, struct err *err);
+/* -1: ERR_NOT_FOUND, or ERR_STORAGE. */
+int local_unpin(struct local *l, const char *repo_id, struct err *err);
+bool local_is_pinned(struct local *l, const char *repo_id, int64_t *since_s); /* any thread */
+
 /* ---- from time to time ---- */
 
 /* Writes changes into the index, and removes what is over its ttl or over the limits. */
@@ -111,6 +125,7 @@ struct local_usage {
     uint64_t total;                    /* of all these: what `du` says */
     uint64_t limit;                    /* what total may be at most now; UINT64_MAX: no limit */
     uint64_t evicted, evicted_bytes;   /* since the start */
+    uint64_t pinned;                   /* entries that stay, whatever room is needed */
 };
 /* Any thread, HTTP's too: what was known at the last tick where that needs the disk. */
 void local_usage(struct local *l, struct local_usage *out);
@@ -134,7 +149,7 @@ uint64_t local_evict(struct local *l, int64_t now_s, uint64_t goal);
  * made anew just now, or the disk fails. */
 int local_remove(struct local *l, const char *path, struct err *err);
 /* Remove it unless somebody wants it: -1 with ERR_BUSY, too, when it is in use, or was last
- * accessed later than used_s. */
+ * accessed later than used_s, or is pinned. */
 int local_remove_unused(struct local *l, const char *path, int64_t used_s, struct err *err);
 
 /* Bytes that path and all below take on the disk, as `du` counts; 0 when it isn't there. */

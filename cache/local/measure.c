@@ -87,7 +87,7 @@ static uint64_t index_usage(struct local *l)
 /* All that is neither an entry nor claimed. */
 void local_measure_frame(struct local *l)
 {
-    static const char *const files[] = {"version", "lock", "control"};
+    static const char *const files[] = {"version", "lock", "control", "pins"};
     uint64_t sum = index_usage(l) + folders_usage(folder_path(l->folder));
 
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {

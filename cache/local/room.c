@@ -46,7 +46,7 @@ static void give_back_locked(struct local *l, const char *path)
     if (r == NULL || !r->leaving || r->counted)
         return;
     r->leaving = false;
-    policy_insert(l->policy, &r->item);
+    record_put_in_locked(l, r);
     if (r->gone)
         record_forget_locked(l, r);
     pthread_cond_broadcast(&l->changed); /* local_remove() may wait for it */
@@ -132,8 +132,10 @@ static int remove_one(struct local *l, const char *path, bool force, int64_t use
         rc = err_set(err, ERR_NOT_FOUND, "%s is not kept here", path);
     } else if (r->item.accessed > used_s) {
         rc = err_set(err, ERR_BUSY, "%s was used just now", path);
+    } else if (r->pinned && !force) {
+        rc = err_set(err, ERR_BUSY, "%s is pinned", path);
     } else {
-        policy_remove(l->policy, &r->item);
+        record_take_out_locked(l, r);
         if (!remove_locked(l, r, force)) {
             give_back_locked(l, path);
             rc = err_set(err, ERR_BUSY, "%s is %s, or can't be removed", path,
@@ -250,7 +252,7 @@ static bool is_expired_locked(const struct local *l, const struct record *r, int
 {
     int64_t ttl = l->limits.ttl_s[r->kind];
 
-    return ttl > 0 && !r->leaving && r->item.accessed + ttl < now_s;
+    return ttl > 0 && !r->leaving && !r->pinned && r->item.accessed + ttl < now_s;
 }
 
 static void list_expired_locked(struct local *l, int64_t now_s, struct paths *out)
@@ -275,7 +277,7 @@ static void remove_expired(struct local *l, int64_t now_s)
         if (r == NULL || !is_expired_locked(l, r, now_s))
             continue;
         size = r->item.size;
-        policy_remove(l->policy, &r->item);
+        record_take_out_locked(l, r);
         if (remove_locked(l, r, false)) {
             l->evicted++;
             l->evicted_bytes += size;

@@ -119,8 +119,16 @@ static bool is_failure(const struct err *err)
     }
 }
 
-/* -1: it is open.  *period: for end(). */
-static int begin(struct guard *g, enum guard_operation operation, uint64_t *period, struct err *err)
+/* One question to the store, under way. */
+struct question {
+    enum guard_operation operation;
+    uint64_t period; /* in which it began */
+    uint64_t started_us;
+};
+
+/* -1: it is open.  *q: for end(). */
+static int begin(struct guard *g, enum guard_operation operation, struct question *q,
+                 struct err *err)
 {
     int rc = 0;
 
@@ -130,29 +138,35 @@ static int begin(struct guard *g, enum guard_operation operation, uint64_t *peri
         rc = err_set(err, ERR_BUSY, "it is not asked until it works again: %s", g->why.text);
     } else {
         g->counts.asked[operation]++;
-        *period = g->period;
+        *q = (struct question){operation, g->period, now_us()};
     }
     lock_drop(&g->lock);
     return rc;
 }
 
 /* Failures of what began before the last change say nothing about how it is now. */
-static void failed(struct guard *g, enum guard_operation operation, uint64_t period,
-                   const struct err *err)
+static void failed(struct guard *g, const struct question *q, const struct err *err)
 {
     lock_take(&g->lock);
-    g->counts.failed[operation]++;
-    if (!g->open && g->period == period)
+    g->counts.failed[q->operation]++;
+    if (!g->open && g->period == q->period)
         open_locked(g, err);
     lock_drop(&g->lock);
     tell_changes(g);
 }
 
-static int end(struct guard *g, enum guard_operation operation, uint64_t period, int rc,
-               const struct err *err)
+static void note_time(struct guard *g, const struct question *q)
 {
+    lock_take(&g->lock);
+    timing_add(&g->counts.took[q->operation], now_us() - q->started_us);
+    lock_drop(&g->lock);
+}
+
+static int end(struct guard *g, const struct question *q, int rc, const struct err *err)
+{
+    note_time(g, q);
     if (rc != 0 && is_failure(err))
-        failed(g, operation, period, err);
+        failed(g, q, err);
     return rc;
 }
 
@@ -217,10 +231,10 @@ static int guard_put(void *self, const char *key, const struct object_source *so
     struct guard *g = self;
     struct stream stream = {.source = source};
     struct object_source watched = *source;
-    uint64_t period;
+    struct question q;
     int rc;
 
-    if (begin(g, GUARD_PUT, &period, err) != 0)
+    if (begin(g, GUARD_PUT, &q, err) != 0)
         return -1;
     if (source->fd < 0) {
         watched.read = read_stream;
@@ -231,7 +245,7 @@ static int guard_put(void *self, const char *key, const struct object_source *so
         atomic_fetch_add(&g->bytes_up, out->size);
     if (stream.failed || (rc != 0 && is_about_putting(err) && works_otherwise(g)))
         return rc;
-    return end(g, GUARD_PUT, period, rc, err);
+    return end(g, &q, rc, err);
 }
 
 struct sink {
@@ -255,44 +269,44 @@ static int guard_get(void *self, const char *key, uint64_t offset, uint64_t leng
 {
     struct guard *g = self;
     struct sink sink = {.guard = g, .fn = fn, .ctx = ctx};
-    uint64_t period;
+    struct question q;
     int rc;
 
-    if (begin(g, GUARD_GET, &period, err) != 0)
+    if (begin(g, GUARD_GET, &q, err) != 0)
         return -1;
     rc = object_get(g->inner, key, offset, length, info, pass_on, &sink, err);
-    return sink.failed ? rc : end(g, GUARD_GET, period, rc, err);
+    return sink.failed ? rc : end(g, &q, rc, err);
 }
 
 static int guard_head(void *self, const char *key, struct object_info *out, struct err *err)
 {
     struct guard *g = self;
-    uint64_t period;
+    struct question q;
 
-    if (begin(g, GUARD_HEAD, &period, err) != 0)
+    if (begin(g, GUARD_HEAD, &q, err) != 0)
         return -1;
-    return end(g, GUARD_HEAD, period, object_head(g->inner, key, out, err), err);
+    return end(g, &q, object_head(g->inner, key, out, err), err);
 }
 
 static int guard_list(void *self, const char *prefix, object_list_fn *fn, void *ctx,
                       struct err *err)
 {
     struct guard *g = self;
-    uint64_t period;
+    struct question q;
 
-    if (begin(g, GUARD_LIST, &period, err) != 0)
+    if (begin(g, GUARD_LIST, &q, err) != 0)
         return -1;
-    return end(g, GUARD_LIST, period, object_list(g->inner, prefix, fn, ctx, err), err);
+    return end(g, &q, object_list(g->inner, prefix, fn, ctx, err), err);
 }
 
 static int guard_remove(void *self, const char *key, struct err *err)
 {
     struct guard *g = self;
-    uint64_t period;
+    struct question q;
 
-    if (begin(g, GUARD_REMOVE, &period, err) != 0)
+    if (begin(g, GUARD_REMOVE, &q, err) != 0)
         return -1;
-    return end(g, GUARD_REMOVE, period, object_remove(g->inner, key, err), err);
+    return end(g, &q, object_remove(g->inner, key, err), err);
 }
 
 static void guard_stop(void *self)

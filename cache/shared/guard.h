@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "cache/shared/object_store.h"
+#include "cache/timing.h"
 
 struct guard;
 
@@ -58,6 +59,7 @@ struct guard_counts {
     uint64_t refused;                        /* while it was open */
     uint64_t opened;                         /* times */
     uint64_t bytes_up, bytes_down;
+    struct timing took[GUARD_OPERATIONS_COUNT]; /* those whose end was the store's doing */
 };
 void guard_count(struct guard *g, struct guard_counts *out); /* any thread, HTTP's too */
 

@@ -61,6 +61,7 @@ struct shared {
     struct key removals[REMOVALS_MAX]; /* of repositories; number n lies at n % REMOVALS_MAX */
     uint64_t removals_count;
     struct keeper_round round;
+    uint64_t removed, removed_bytes; /* in all rounds */
 
     /* The clock's own. */
     uint64_t tidy_ms, demote_ms;
@@ -484,6 +485,8 @@ static void tidy(void *ctx)
         return;
     lock_take(&s->lock);
     s->round = round;
+    s->removed += round.removed;
+    s->removed_bytes += round.removed_bytes;
     lock_drop(&s->lock);
     s->listener.tidied(s->listener.ctx, &round, now_us() - started);
 }
@@ -692,5 +695,7 @@ void shared_count(struct shared *s, struct shared_counts *out)
     guard_count(s->guard, &out->store);
     lock_take(&s->lock);
     out->round = s->round;
+    out->removed = s->removed;
+    out->removed_bytes = s->removed_bytes;
     lock_drop(&s->lock);
 }

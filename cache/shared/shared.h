@@ -120,7 +120,8 @@ struct shared_counts {
     uint64_t demoted;      /* entries that left the local disk */
     struct uploads_counts uploads;
     struct guard_counts store;
-    struct keeper_round round; /* the latest of this node's */
+    struct keeper_round round;       /* the latest of this node's */
+    uint64_t removed, removed_bytes; /* by all of its rounds */
 };
 void shared_count(struct shared *s, struct shared_counts *out); /* any thread, HTTP's too */
 

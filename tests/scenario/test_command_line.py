@@ -9,8 +9,9 @@ import pytest
 from support.pannier import binary
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ["serve", "ls", "show", "rm", "verify", "evict", "config check", "config show",
-            "config describe", "version", "help"]
+COMMANDS = ["serve", "ls", "show", "rm", "verify", "evict", "repo ls", "repo show", "repo invalidate",
+            "repo refresh", "repo pin", "repo unpin", "stats", "top", "config check", "config show",
+            "config describe", "metrics describe", "version", "help"]
 
 
 @pytest.fixture
@@ -64,8 +65,8 @@ def test_nothing_at_all_gets_the_list_as_a_mistake(run):
     assert "usage:" in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--config FILE", "--listen HOST:PORT", "--data DIR",
-                                    "--upstream NAME=URL", "--log-format FORMAT", "--help"])
+@pytest.mark.parametrize("option", ["--config FILE", "--listen HOST:PORT", "--admin-listen HOST:PORT",
+                                    "--data DIR", "--upstream NAME=URL", "--log-format FORMAT", "--help"])
 @pytest.mark.parametrize("command", ["serve", "config show"])
 def test_help_names_every_option(run, command, option):
     assert f"  {option} " in run(*command.split(), "--help").stdout
@@ -78,6 +79,18 @@ def test_help_names_every_option(run, command, option):
 def test_a_command_names_its_own_options_and_no_others(run, command, own):
     listed = re.findall(r"^  (--[a-z-]+(?: [A-Z]+)?) ", run(command, "--help").stdout, re.M)
     assert sorted(listed) == sorted(own + ["--json", "--data DIR", "--config FILE", "--help"])
+
+
+@pytest.mark.parametrize("command, own", [
+    ("repo ls", ["--sort KEY", "--filter TEXT", "--json"]), ("repo show", ["--json"]),
+    ("repo invalidate", ["--refs", "--ref NAME", "--object ID", "--everything", "--reason TEXT", "--dry-run",
+                         "--json"]),
+    ("repo refresh", ["--json"]), ("repo pin", ["--json"]), ("repo unpin", ["--json"]), ("stats", ["--json"]),
+    ("top", []),
+])
+def test_a_command_to_the_admin_listener_says_which_and_with_which_token(run, command, own):
+    listed = re.findall(r"^  (--[a-z-]+(?: [A-Z]+)?) ", run(*command.split(), "--help").stdout, re.M)
+    assert sorted(listed) == sorted(own + ["--admin URL", "--token-file FILE", "--help"])
 
 
 @pytest.mark.parametrize("arguments", [["version"], ["--version"]])
@@ -114,6 +127,18 @@ def test_the_version_is_one_line(run, arguments):
     (["evict", "--to"], "pannier evict: --to needs a value; see 'pannier evict --help'"),
     (["evict", "--to", "half"],
      "pannier evict: --to is not a size; write a number with K, M, G or T, such as 20G"),
+    (["repo"], "pannier: 'repo' alone is no command; see 'pannier help'"),
+    (["repo", "show"], "pannier repo show: REPO is missing; see 'pannier repo show --help'"),
+    (["repo", "show", "nothing"], "pannier repo show: REPO is neither <upstream>/<path> nor an id"),
+    (["repo", "invalidate", "a/b"],
+     "pannier repo invalidate: needs one of --refs, --ref, --object and --everything; see "
+     "'pannier repo invalidate --help'"),
+    (["repo", "invalidate", "a/b", "--refs", "--everything"],
+     "pannier repo invalidate: needs one of --refs, --ref, --object and --everything; see "
+     "'pannier repo invalidate --help'"),
+    (["stats", "--admin", "localhost:1"],
+     "pannier: --admin is not a URL of http or https; write for instance http://127.0.0.1:8081"),
+    (["stats", "--token-file", "none"], "pannier: read none: No such file or directory"),
     (["ls", "--config", "none.yaml"], "none.yaml: cannot be read: No such file or directory"),
     (["version", "--listen", "a:1"],
      "pannier version: --listen is no option of this command; see 'pannier version --help'"),
@@ -175,11 +200,12 @@ def test_the_data_folder_is_a_cache_folder(run):
     assert 'data: "/c/pannier"' in run("config", "show", XDG_CACHE_HOME="/c").stdout
 
 
-def test_the_documented_table_is_what_describe_prints(run):
-    documented = (ROOT / "docs" / "configuration.md").read_text()
-    table = re.search(r"<!-- pannier config describe: begin -->\n(.*?)"
-                      r"<!-- pannier config describe: end -->", documented, re.S)[1]
-    assert run("config", "describe").stdout == table
+@pytest.mark.parametrize("what, page", [("config", "configuration.md"), ("metrics", "metrics.md")])
+def test_the_documented_table_is_what_describe_prints(run, what, page):
+    documented = (ROOT / "docs" / page).read_text()
+    table = re.search(rf"<!-- pannier {what} describe: begin -->\n(.*?)"
+                      rf"<!-- pannier {what} describe: end -->", documented, re.S)[1]
+    assert run(what, "describe").stdout == table
 
 
 def test_output_that_cannot_be_written_is_a_failure(run):

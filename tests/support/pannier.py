@@ -67,7 +67,7 @@ class Pannier:
 
     def command(self):
         command = [binary(), "serve", "--listen", f"{HOST}:{self.port}", "--data", str(self.data)]
-        command += ["--log-format", "json"]
+        command += ["--log-format", "json", "--admin-listen", f"{HOST}:{self.admin_port}"]
         if self.config_file:
             command += ["--config", str(self.config_file)]
         for name, url in self.upstreams.items():
@@ -76,7 +76,7 @@ class Pannier:
 
     def spawn(self):
         """Start without waiting for anything."""
-        self.port = free_port()
+        self.port, self.admin_port = free_port(), free_port()
         self.lines = []
         self.text = []
         self.news = threading.Condition()

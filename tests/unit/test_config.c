@@ -536,8 +536,11 @@ static void a_bad_option_is_refused_by_its_name(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         const char *upstreams[] = {cases[i].upstream};
-        struct config_overrides o = {cases[i].listen, cases[i].data, cases[i].log_format, upstreams,
-                                     cases[i].upstream != NULL};
+        struct config_overrides o = {.listen = cases[i].listen,
+                                     .data = cases[i].data,
+                                     .log_format = cases[i].log_format,
+                                     .upstreams = upstreams,
+                                     .upstream_count = cases[i].upstream != NULL};
         struct config *c;
         struct err err;
 
@@ -815,6 +818,38 @@ static void each_setting_is_shown_with_its_default(void **state)
     config_unref(&c);
 }
 
+static void whoever_listens_beyond_loopback_has_tokens(void **state)
+{
+    static const struct {
+        const char *yaml;
+        bool accepted;
+    } rows[] = {
+        {"admin: {listen: '127.0.0.1:0'}\n", true},
+        {"admin: {listen: '127.8.9.10:1'}\n", true},
+        {"admin: {listen: '[::1]:1'}\n", true},
+        {"admin: {listen: 'LocalHost:1'}\n", true},
+        {"admin: {listen: 'off'}\n", true},
+        {"admin: {listen: '0.0.0.0:1'}\n", false},
+        {"admin: {listen: '[::]:1'}\n", false},
+        {"admin: {listen: '128.0.0.1:1'}\n", false},
+        {"admin: {listen: '127.0.0.1.example.org:1'}\n", false},
+        {"admin: {listen: 'localhost.example.org:1'}\n", false},
+        {"admin: {listen: '0.0.0.0:1', tokens_file: /etc/tokens}\n", true},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct config *c = NULL;
+        struct err err;
+
+        if ((load_text(rows[i].yaml, &c, &err) == 0) != rows[i].accepted)
+            fail_msg("%s", rows[i].yaml);
+        if (!rows[i].accepted)
+            assert_non_null(strstr(err.text, "admin.listen: is beyond loopback"));
+        config_unref(&c);
+    }
+}
+
 static void every_row_of_the_table_holds_together(void **state)
 {
     (void)state;
@@ -960,6 +995,7 @@ int main(void)
         cmocka_unit_test(only_what_needs_a_restart_is_named),
         cmocka_unit_test(what_is_shown_loads_to_the_same_configuration),
         cmocka_unit_test(each_setting_is_shown_with_its_default),
+        cmocka_unit_test(whoever_listens_beyond_loopback_has_tokens),
         cmocka_unit_test(every_row_of_the_table_holds_together),
         cmocka_unit_test(who_listens_beyond_loopback_has_to_list_the_clients_of_its_credentials),
         cmocka_unit_test(a_reference_keeps_a_configuration_alive),

@@ -15,6 +15,10 @@
 /* A tier whose entries are plain files below answers/, named by a number. */
 enum { ENTRY_BYTES = 64 * 1024, ROOM = 10 };
 
+/* Those with even numbers are of one repository, those with odd numbers of another. */
+static const char EVEN_ID[] = "e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0";
+static const char ODD_ID[] = "0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d";
+
 struct fixture {
     struct scratch scratch;
     struct folder *folder;
@@ -37,7 +41,7 @@ static void describe_number(unsigned number, struct entry *e)
 {
     *e = (struct entry){
         .kind = ENTRY_ANSWER,
-        .repo_id = xstrdup("00"),
+        .repo_id = xstrdup(number % 2 == 0 ? EVEN_ID : ODD_ID),
         .repo = xstrdup("example.org/r"),
         .url = xstrdup("https://example.org/r"),
         .path = name_of(number),
@@ -383,6 +387,124 @@ static void the_total_is_what_du_says(void **state)
     assert_in_range(said, found - found / 100, found + found / 100);
 }
 
+/* ---- what stays ---- */
+
+static void fill_and_pin_even(struct fixture *f, unsigned to, int64_t at_s)
+{
+    struct err err;
+
+    fill(f, 0, to);
+    assert_int_equal(local_pin(f->local, EVEN_ID, at_s, &err), 0);
+}
+
+static void what_is_pinned_stays_whatever_room_is_needed(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+
+    fill_and_pin_even(f, ROOM, 2000);
+    assert_int_equal(usage(f).pinned, ROOM / 2);
+    for (unsigned i = 11; i < 31; i += 2)
+        assert_true(keep(f, i, ENTRY_BYTES));
+    for (unsigned i = 0; i < ROOM; i++)
+        assert_int_equal(kept(f, i), i % 2 == 0);
+    local_evict(f->local, 3000, 0);
+    assert_int_equal(usage(f).entries[ENTRY_ANSWER], ROOM / 2);
+    assert_int_equal(local_remove_unused(f->local, "answers/00/2", INT64_MAX, &err), -1);
+    assert_int_equal(err.kind, ERR_BUSY);
+    assert_true(usage(f).total <= usage(f).limit);
+}
+
+static void what_is_pinned_gets_not_too_old(void **state)
+{
+    struct fixture *f = *state;
+
+    fill_and_pin_even(f, 4, 2000);
+    f->limits.ttl_s[ENTRY_ANSWER] = 500;
+    local_configure(f->local, &f->limits);
+    local_tick(f->local, 100 * 1000);
+    assert_true(kept(f, 0) && kept(f, 2));
+    assert_false(kept(f, 1) || kept(f, 3));
+}
+
+static void what_is_made_after_the_pin_comes_and_goes(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+
+    fill_and_pin_even(f, 4, 1002); /* they were made at 1000 and on */
+    fill(f, 4, 6);
+    local_evict(f->local, 3000, 0);
+    assert_true(kept(f, 0) && kept(f, 2));
+    assert_false(kept(f, 4) || kept(f, 5));
+    fill(f, 4, 5);
+    assert_int_equal(local_pin(f->local, EVEN_ID, 2000, &err), 0);
+    local_evict(f->local, 3000, 0);
+    assert_true(kept(f, 4));
+}
+
+static void a_pin_survives_a_restart_and_a_lost_index(void **state)
+{
+    struct fixture *f = *state;
+    int64_t since;
+
+    fill_and_pin_even(f, 4, 2000);
+    for (unsigned round = 0; round < 2; round++) {
+        atomic_bool stop = false;
+        char *path = folder_pathf(f->folder, "index.db");
+
+        close_tier(f);
+        if (round == 1)
+            assert_int_equal(unlink(path), 0);
+        free(path);
+        open_tier(f);
+        local_scan(f->local, &stop);
+        assert_true(local_is_pinned(f->local, EVEN_ID, &since));
+        assert_int_equal(since, 2000);
+        assert_false(local_is_pinned(f->local, ODD_ID, &since));
+        assert_int_equal(usage(f).pinned, 2);
+    }
+    local_evict(f->local, 3000, 0);
+    assert_true(kept(f, 0) && kept(f, 2));
+    assert_false(kept(f, 1) || kept(f, 3));
+}
+
+static void what_is_unpinned_goes_as_others_do(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+
+    fill_and_pin_even(f, 4, 2000);
+    local_touch(f->local, "answers/00/0");
+    assert_int_equal(local_unpin(f->local, EVEN_ID, &err), 0);
+    assert_int_equal(usage(f).pinned, 0);
+    assert_int_equal(local_unpin(f->local, EVEN_ID, &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+    close_tier(f);
+    open_tier(f);
+    assert_int_equal(usage(f).pinned, 0);
+    local_evict(f->local, 3000, 0);
+    assert_int_equal(usage(f).entries[ENTRY_ANSWER], 0);
+}
+
+static void what_is_pinned_is_removed_by_hand_and_pinned_again_when_it_comes_back(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+
+    fill_and_pin_even(f, 4, 2000);
+    assert_int_equal(local_remove(f->local, "answers/00/2", &err), 0);
+    assert_int_equal(usage(f).pinned, 1);
+    local_forget(f->local, "answers/00/0");
+    assert_int_equal(usage(f).pinned, 0);
+    fill(f, 2, 3);
+    assert_int_equal(usage(f).pinned, 1);
+    f->limits.policy = POLICY_SIZE; /* another policy gets what the first one had, and no more */
+    local_configure(f->local, &f->limits);
+    local_evict(f->local, 3000, 0);
+    assert_true(kept(f, 2));
+}
+
 /* ---- a look ahead ---- */
 
 struct foreseen {
@@ -725,6 +847,12 @@ int main(void)
         TEST(forcing_removes_what_is_in_use),
         TEST(what_is_in_use_or_was_just_now_is_not_removed_without_force),
         TEST(the_total_is_what_du_says),
+        TEST(what_is_pinned_stays_whatever_room_is_needed),
+        TEST(what_is_pinned_gets_not_too_old),
+        TEST(what_is_made_after_the_pin_comes_and_goes),
+        TEST(a_pin_survives_a_restart_and_a_lost_index),
+        TEST(what_is_unpinned_goes_as_others_do),
+        TEST(what_is_pinned_is_removed_by_hand_and_pinned_again_when_it_comes_back),
         TEST(a_preview_says_what_goes_and_removes_nothing),
         TEST(entries_and_their_accesses_survive_a_restart),
         TEST(a_lost_or_damaged_index_is_made_from_the_files),

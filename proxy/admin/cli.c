@@ -1,0 +1,679 @@
+#include "proxy/admin/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "protocol/base.h"
+#include "protocol/digest.h"
+#include "proxy/admin/client.h"
+#include "proxy/commands.h"
+#include "proxy/people.h"
+#include "proxy/table.h"
+
+enum {
+    TOKEN_MAX_BYTES = 4096,
+    PAGE = 1000,
+    TOP_ROWS = 20,
+    TOP_INTERVAL_MS = 2000,
+};
+
+/* ---- who is asked, and how ---- */
+
+static bool token_ok(const char *token)
+{
+    for (const char *p = token; *p != '\0'; p++)
+        if (*p <= ' ' || *p == 0x7f)
+            return false;
+    return *token != '\0';
+}
+
+/* The first line; the token is yours. */
+static int read_token(const char *path, char **out, struct err *err)
+{
+    char text[TOKEN_MAX_BYTES + 1];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, text, TOKEN_MAX_BYTES) : -1;
+
+    if (n < 0)
+        err_errno(err, ERR_INPUT, "read %s", path);
+    if (fd >= 0)
+        close(fd);
+    if (n < 0)
+        return -1;
+    text[n] = '\0';
+    text[strcspn(text, "\r\n")] = '\0';
+    *out = xstrdup(text);
+    explicit_bzero(text, sizeof(text));
+    return 0;
+}
+
+static int find_token(const struct command_line *line, char **out, struct err *err)
+{
+    const char *given = getenv("PANNIER_ADMIN_TOKEN");
+
+    *out = NULL;
+    if (line->token_file != NULL) {
+        if (read_token(line->token_file, out, err) != 0)
+            return -1;
+    } else if (given != NULL && *given != '\0') {
+        *out = xstrdup(given);
+    }
+    if (*out == NULL || token_ok(*out))
+        return 0;
+    free(*out);
+    *out = NULL;
+    return err_set(err, ERR_INPUT, "the token holds a space or a control character, or is empty");
+}
+
+static int open_client(const struct command_line *line, struct client **out, struct err *err)
+{
+    const char *url = line->admin != NULL ? line->admin : getenv("PANNIER_ADMIN");
+    char *token;
+    int rc;
+
+    if (find_token(line, &token, err) != 0)
+        return -1;
+    rc = client_new(url != NULL && *url != '\0' ? url : "http://127.0.0.1:8081", token, out, err);
+    if (token != NULL)
+        explicit_bzero(token, strlen(token));
+    free(token);
+    return rc;
+}
+
+/* ---- how it is said ---- */
+
+static bool colours(FILE *out)
+{
+    const char *no = getenv("NO_COLOR"), *terminal = getenv("TERM");
+
+    return isatty(fileno(out)) && (no == NULL || *no == '\0') &&
+           (terminal == NULL || strcmp(terminal, "dumb") != 0);
+}
+
+static void print_failure(const char *text)
+{
+    bool coloured = colours(stderr);
+
+    fputs(coloured ? "\033[31mpannier:\033[0m " : "pannier: ", stderr);
+    print_name(text, stderr);
+    putc('\n', stderr);
+}
+
+static void print_json(const json_t *json)
+{
+    char *text = json_dumps(json, JSON_INDENT(2));
+
+    must(text != NULL);
+    puts(text);
+    free(text);
+}
+
+/* The exit status. */
+static int fail(const struct command_line *line, const struct err *why)
+{
+    if (line->json) {
+        json_t *json = json_pack("{s:{s:s, s:s}}", "error", "kind", err_kind_name(why->kind),
+                                 "text", why->text);
+
+        if (json != NULL)
+            print_json(json);
+        json_decref(json);
+    } else {
+        print_failure(why->text);
+    }
+    return why->kind == ERR_INPUT ? EXIT_USAGE : EXIT_FAILED;
+}
+
+static uint64_t number(const json_t *object, const char *key)
+{
+    return (uint64_t)json_integer_value(json_object_get(object, key));
+}
+
+static const char *words(const json_t *object, const char *key, const char *otherwise)
+{
+    const char *s = json_string_value(json_object_get(object, key));
+
+    return s != NULL ? s : otherwise;
+}
+
+static void format_ratio(const json_t *object, const char *key, char out[16])
+{
+    const json_t *value = json_object_get(object, key);
+
+    if (json_is_number(value))
+        snprintf(out, 16, "%.1f %%", 100 * json_number_value(value));
+    else
+        snprintf(out, 16, "-");
+}
+
+/* ---- one call ---- */
+
+/* What a problem document says, as an error. */
+static int problem(int status, const json_t *json, struct err *err)
+{
+    const char *detail = words(json, "detail", NULL), *field = words(json, "field", NULL);
+    enum err_kind kind = status == 400                    ? ERR_INPUT
+                         : status == 404                  ? ERR_NOT_FOUND
+                         : status == 401 || status == 403 ? ERR_DENIED
+                         : status == 503                  ? ERR_BUSY
+                                                          : ERR_UPSTREAM;
+
+    if (detail == NULL)
+        return err_set(err, kind, "it answered with HTTP status %d and not as a pannier does",
+                       status);
+    return err_set(err, kind, "%s%s%s", field != NULL ? field : "", field != NULL ? ": " : "",
+                   detail);
+}
+
+/* *out: the document, yours.  body is stolen; NULL: none. */
+static int call(struct client *c, const char *method, const char *path, json_t *body, json_t **out,
+                struct err *err)
+{
+    char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
+    struct client_reply reply;
+    json_error_t ignored;
+    int rc = 0;
+
+    json_decref(body);
+    *out = NULL;
+    if (client_call(c, method, path, text, text != NULL ? strlen(text) : 0, &reply, err) != 0) {
+        rc = -1;
+    } else {
+        *out =
+            json_loadb(reply.body.data != NULL ? reply.body.data : "", reply.body.len, 0, &ignored);
+        if ((reply.status != 200 && reply.status != 202) || *out == NULL)
+            rc = problem(reply.status, *out, err);
+        client_reply_clear(&reply);
+    }
+    if (rc != 0) {
+        json_decref(*out);
+        *out = NULL;
+    }
+    free(text);
+    return rc;
+}
+
+/* It was told, and is not in force everywhere yet. */
+static bool is_unfinished(const json_t *document)
+{
+    return json_is_false(json_object_get(document, "acknowledged")) &&
+           json_is_false(json_object_get(document, "dry_run"));
+}
+
+/* Call, print (or print the document), be done. */
+typedef void print_fn(const struct command_line *line, const json_t *document);
+
+static int run(const struct command_line *line, const char *method, const char *path, json_t *body,
+               print_fn *print)
+{
+    struct client *client = NULL;
+    json_t *document = NULL;
+    struct err why;
+    int rc = EXIT_DONE;
+
+    if (open_client(line, &client, &why) != 0) {
+        json_decref(body);
+        rc = fail(line, &why);
+        /* What is wrong is said on stderr in any case when nothing was asked yet. */
+    } else if (call(client, method, path, body, &document, &why) != 0) {
+        rc = fail(line, &why);
+    } else if (line->json) {
+        print_json(document);
+    } else {
+        print(line, document);
+    }
+    if (is_unfinished(document))
+        rc = EXIT_FAILED;
+    json_decref(document);
+    client_free(&client);
+    return rc;
+}
+
+/* "/repositories/<id><rest>", yours; NULL: it is no repository's name, which is said. */
+static char *repository_path(const struct command_line *line, const char *rest)
+{
+    const char *typed = line->arguments[0];
+    char hex[KEY_HEX_SIZE];
+    struct key id;
+
+    if (!key_from_hex(typed, &id) && !commands_repo_id(typed, &id)) {
+        fprintf(stderr, "pannier %s: REPO is neither <upstream>/<path> nor an id\n",
+                line->command->name);
+        return NULL;
+    }
+    key_to_hex(&id, hex);
+    return xasprintf("/repositories/%s%s", hex, rest);
+}
+
+static int run_on_repository(const struct command_line *line, const char *method, const char *rest,
+                             json_t *body, print_fn *print)
+{
+    char *path = repository_path(line, rest);
+    int rc;
+
+    if (path == NULL) {
+        json_decref(body);
+        return EXIT_USAGE;
+    }
+    rc = run(line, method, path, body, print);
+    free(path);
+    return rc;
+}
+
+/* ---- repo ls ---- */
+
+static const struct table_column repository_columns[] = {
+    {"REPOSITORY", false}, {"ANSWERS", true}, {"MIRROR", false},   {"PINNED", false},
+    {"ON DISK", true},     {"HITS", true},    {"HIT RATIO", true}, {"LAST ACCESS", false},
+};
+
+static void add_repository(struct table *t, const json_t *r)
+{
+    const json_t *traffic = json_object_get(r, "traffic");
+    char answers[24], hits[24], ratio[16], size[PEOPLE_TEXT_MAX], accessed[PEOPLE_TEXT_MAX];
+    const char *cells[] = {
+        words(r, "repo", "?"),
+        answers,
+        json_is_true(json_object_get(r, "mirror")) ? "yes" : "no",
+        json_is_true(json_object_get(r, "pinned")) ? "yes" : "no",
+        size,
+        hits,
+        ratio,
+        accessed,
+    };
+
+    snprintf(answers, sizeof(answers), "%" PRIu64, number(r, "answers"));
+    snprintf(hits, sizeof(hits), "%" PRIu64, number(traffic, "hits"));
+    format_ratio(traffic, "hit_ratio", ratio);
+    people_size(number(r, "stored_size"), size);
+    people_ago((int64_t)number(r, "accessed"), time(NULL), accessed);
+    table_add(t, cells);
+}
+
+static void print_repositories(const json_t *list)
+{
+    struct table *t = table_new(repository_columns, ARRAY_LEN(repository_columns));
+    const json_t *r;
+    size_t i;
+
+    json_array_foreach(list, i, r) add_repository(t, r);
+    table_print(t, stdout);
+    table_free(&t);
+}
+
+static char *escape(const char *s)
+{
+    char *out = xmalloc(3 * strlen(s) + 1), *at = out;
+
+    for (; *s != '\0'; s++)
+        at += sprintf(at, "%%%02X", (unsigned char)*s);
+    *at = '\0';
+    return out;
+}
+
+/* "/repositories?limit=...", yours. */
+static char *list_path(const struct command_line *line, unsigned limit, const char *sort,
+                       const char *cursor)
+{
+    char *filter = line->filter != NULL ? escape(line->filter) : NULL;
+    char *order = sort != NULL ? escape(sort) : NULL;
+    char *path = xasprintf("/repositories?limit=%u%s%s%s%s%s%s", limit,
+                           cursor != NULL ? "&cursor=" : "", cursor != NULL ? cursor : "",
+                           filter != NULL ? "&q=" : "", filter != NULL ? filter : "",
+                           order != NULL ? "&sort=" : "", order != NULL ? order : "");
+
+    free(order);
+    free(filter);
+    return path;
+}
+
+/* All pages, as one list. */
+static int list_all(const struct command_line *line, struct client *client, json_t *all,
+                    bool *complete, struct err *err)
+{
+    char *cursor = NULL;
+    int rc = 0;
+
+    *complete = true;
+    do {
+        char *path = list_path(line, PAGE, line->sort, cursor);
+        json_t *page;
+
+        rc = call(client, "GET", path, NULL, &page, err);
+        free(path);
+        free(cursor);
+        cursor = NULL;
+        if (rc == 0) {
+            const char *next = words(page, "next", NULL);
+
+            must(json_array_extend(all, json_object_get(page, "repositories")) == 0);
+            *complete = json_is_true(json_object_get(page, "complete"));
+            cursor = next != NULL ? xstrdup(next) : NULL;
+        }
+        json_decref(page);
+    } while (rc == 0 && cursor != NULL);
+    return rc;
+}
+
+int admin_cli_ls(const struct command_line *line)
+{
+    json_t *all = json_array();
+    struct client *client = NULL;
+    bool complete;
+    struct err why;
+    int rc = EXIT_DONE;
+
+    if (open_client(line, &client, &why) != 0 ||
+        list_all(line, client, all, &complete, &why) != 0) {
+        rc = fail(line, &why);
+    } else if (line->json) {
+        json_t *json = json_pack("{s:O, s:b}", "repositories", all, "complete", (int)complete);
+
+        print_json(json);
+        json_decref(json);
+    } else {
+        print_repositories(all);
+        if (!complete)
+            print_failure("the folder is still being read; there may be more");
+    }
+    json_decref(all);
+    client_free(&client);
+    return rc;
+}
+
+/* ---- repo show ---- */
+
+static void show_line(const char *name, const char *value)
+{
+    printf("  %-14s", name);
+    print_name(value, stdout);
+    putchar('\n');
+}
+
+static void show_size(const char *name, uint64_t bytes)
+{
+    char text[PEOPLE_TEXT_MAX];
+
+    people_size(bytes, text);
+    show_line(name, text);
+}
+
+static void show_number(const char *name, uint64_t n)
+{
+    printf("  %-14s%" PRIu64 "\n", name, n);
+}
+
+static void show_time(const char *name, uint64_t s)
+{
+    char text[PEOPLE_TEXT_MAX];
+
+    people_time((int64_t)s, text);
+    show_line(name, text);
+}
+
+static void show_ratio(const char *name, const json_t *object, const char *key)
+{
+    char text[16];
+
+    format_ratio(object, key, text);
+    show_line(name, text);
+}
+
+static void print_errors(const json_t *errors)
+{
+    const json_t *e;
+    size_t i;
+
+    json_array_foreach(errors, i, e)
+    {
+        char when[PEOPLE_TEXT_MAX];
+
+        people_time((int64_t)number(e, "time"), when);
+        printf("  %s  ", when);
+        print_name(words(e, "event", "?"), stdout);
+        fputs(": ", stdout);
+        print_name(words(e, "text", ""), stdout);
+        putchar('\n');
+    }
+}
+
+static void print_repository(const struct command_line *line, const json_t *r)
+{
+    const json_t *traffic = json_object_get(r, "traffic"), *errors = json_object_get(r, "errors");
+
+    (void)line;
+    print_name(words(r, "repo", "?"), stdout);
+    putchar('\n');
+    show_line("id", words(r, "id", "?"));
+    show_line("url", words(r, "url", "?"));
+    show_line("mirror", json_is_true(json_object_get(r, "mirror")) ? "yes" : "no");
+    show_number("answers", number(r, "answers"));
+    show_line("pinned", json_is_true(json_object_get(r, "pinned")) ? "yes" : "no");
+    show_size("on disk", number(r, "stored_size"));
+    show_time("created", number(r, "created"));
+    show_time("last access", number(r, "accessed"));
+    show_number("hits", number(traffic, "hits"));
+    show_number("misses", number(traffic, "misses"));
+    show_number("passed on", number(traffic, "passes"));
+    show_ratio("hit ratio", traffic, "hit_ratio");
+    show_ratio("by bytes", traffic, "byte_hit_ratio");
+    show_size("sent", number(traffic, "bytes"));
+    if (json_array_size(errors) > 0) {
+        puts("latest errors");
+        print_errors(errors);
+    }
+}
+
+int admin_cli_show(const struct command_line *line)
+{
+    return run_on_repository(line, "GET", "", NULL, print_repository);
+}
+
+/* ---- repo invalidate, refresh, pin ---- */
+
+static void print_invalidated(const struct command_line *line, const json_t *said)
+{
+    const json_t *node, *shared = json_object_get(said, "shared");
+    const char *verb = line->dry_run ? "would remove" : "removed";
+    char size[PEOPLE_TEXT_MAX];
+    size_t i;
+
+    json_array_foreach(json_object_get(said, "nodes"), i, node)
+    {
+        uint64_t entries = number(node, "entries");
+
+        people_size(number(node, "stored_bytes"), size);
+        print_name(words(node, "name", "?"), stdout);
+        printf(": %s %" PRIu64 " %s of %s%s\n", verb, entries, entries == 1 ? "entry" : "entries",
+               size,
+               json_is_true(json_object_get(node, "mirror")) ? ", the mirror among them" : "");
+    }
+    if (json_is_object(shared)) {
+        people_size(number(shared, "bytes"), size);
+        printf("shared tier: removed %" PRIu64 " objects of %s\n", number(shared, "objects"), size);
+    }
+    if (line->dry_run)
+        return;
+    puts("what was remembered of refs and of who may see what is forgotten");
+    json_array_foreach(json_object_get(said, "late"), i, node)
+    {
+        print_name(json_string_value(node), stdout);
+        puts(" has not said that it has done so");
+    }
+    puts(json_is_true(json_object_get(said, "acknowledged"))
+             ? "no node serves it any more"
+             : "not acknowledged: nodes may serve it still");
+}
+
+static void set_words(json_t *body, const char *name, const char *value)
+{
+    if (value != NULL)
+        must(json_object_set_new(body, name, json_string(value)) == 0);
+}
+
+static void set_true(json_t *body, const char *name, bool value)
+{
+    if (value)
+        must(json_object_set_new(body, name, json_true()) == 0);
+}
+
+static bool is_utf8(const char *s)
+{
+    json_t *string = s != NULL ? json_string(s) : NULL;
+    bool is = s == NULL || string != NULL;
+
+    json_decref(string);
+    return is;
+}
+
+int admin_cli_invalidate(const struct command_line *line)
+{
+    json_t *body;
+
+    if (line->refs + line->everything + (line->ref != NULL) + (line->object != NULL) != 1) {
+        fputs("pannier repo invalidate: needs one of --refs, --ref, --object and --everything; see "
+              "'pannier repo invalidate --help'\n",
+              stderr);
+        return EXIT_USAGE;
+    }
+    if (!is_utf8(line->ref) || !is_utf8(line->object) || !is_utf8(line->reason)) {
+        fputs("pannier repo invalidate: a value is not UTF-8\n", stderr);
+        return EXIT_USAGE;
+    }
+    body = json_object();
+    set_true(body, "refs", line->refs);
+    set_true(body, "everything", line->everything);
+    set_true(body, "dry_run", line->dry_run);
+    set_words(body, "ref", line->ref);
+    set_words(body, "object", line->object);
+    set_words(body, "reason", line->reason);
+    return run_on_repository(line, "POST", "/invalidate", body, print_invalidated);
+}
+
+static void print_refreshed(const struct command_line *line, const json_t *said)
+{
+    (void)line;
+    if (json_is_true(json_object_get(said, "made")))
+        printf("made the mirror: %" PRIu64 " branches and tags\n", number(said, "tips"));
+    else
+        printf("of %" PRIu64 " branches and tags %" PRIu64 " were not here; now they are\n",
+               number(said, "tips"), number(said, "missing"));
+}
+
+int admin_cli_refresh(const struct command_line *line)
+{
+    return run_on_repository(line, "POST", "/refresh", NULL, print_refreshed);
+}
+
+static void print_pinned(const struct command_line *line, const json_t *said)
+{
+    (void)line;
+    puts(json_is_true(json_object_get(said, "pinned")) ? "pinned" : "not pinned any more");
+}
+
+int admin_cli_pin(const struct command_line *line)
+{
+    return run_on_repository(line, "POST", "/pin", NULL, print_pinned);
+}
+
+int admin_cli_unpin(const struct command_line *line)
+{
+    return run_on_repository(line, "DELETE", "/pin", NULL, print_pinned);
+}
+
+/* ---- stats ---- */
+
+static void print_stats(const struct command_line *line, const json_t *s)
+{
+    const json_t *traffic = json_object_get(s, "traffic"), *local = json_object_get(s, "local");
+    const json_t *hits = json_object_get(traffic, "hits");
+    const json_t *misses = json_object_get(traffic, "misses");
+    const json_t *entries = json_object_get(local, "entries");
+    const json_t *shared = json_object_get(s, "shared");
+
+    (void)line;
+    puts("since its start");
+    printf("  %-14slocal %" PRIu64 ", shared %" PRIu64 ", coalesced %" PRIu64 ", peer %" PRIu64
+           "\n",
+           "hits", number(hits, "local"), number(hits, "shared"), number(hits, "coalesced"),
+           number(hits, "peer"));
+    printf("  %-14smirror %" PRIu64 ", refresh %" PRIu64 ", upstream %" PRIu64
+           ", passed on %" PRIu64 "\n",
+           "misses", number(misses, "mirror"), number(misses, "refresh"),
+           number(misses, "upstream"), number(misses, "pass"));
+    show_ratio("hit ratio", traffic, "hit_ratio");
+    show_ratio("by bytes", traffic, "byte_hit_ratio");
+    show_size("sent", number(traffic, "client_bytes"));
+    show_size("from upstream", number(traffic, "upstream_bytes"));
+    show_size("saved", number(traffic, "saved_bytes"));
+    show_number("evicted", number(local, "evicted"));
+    puts("now");
+    show_number("in flight", number(s, "in_flight"));
+    show_size("on disk", number(local, "total"));
+    if (json_is_integer(json_object_get(local, "limit")))
+        show_size("of at most", number(local, "limit"));
+    show_number("answers", number(entries, "answers"));
+    show_number("mirrors", number(entries, "mirrors"));
+    show_number("pinned", number(local, "pinned"));
+    if (json_is_object(shared))
+        show_line("shared tier", json_is_true(json_object_get(shared, "works"))
+                                     ? "works"
+                                     : words(shared, "reason", "does not work"));
+}
+
+int admin_cli_stats(const struct command_line *line)
+{
+    return run(line, "GET", "/stats", NULL, print_stats);
+}
+
+/* ---- top ---- */
+
+static int look(const struct command_line *line, struct client *client, bool screen,
+                struct err *err)
+{
+    char *path = list_path(line, TOP_ROWS, "-accessed", NULL);
+    json_t *stats = NULL, *page = NULL;
+    int rc = call(client, "GET", "/stats", NULL, &stats, err);
+
+    if (rc == 0)
+        rc = call(client, "GET", path, NULL, &page, err);
+    if (rc == 0) {
+        if (screen)
+            fputs("\033[H\033[2J", stdout);
+        print_stats(line, stats);
+        putchar('\n');
+        print_repositories(json_object_get(page, "repositories"));
+        fflush(stdout);
+    }
+    json_decref(stats);
+    json_decref(page);
+    free(path);
+    return rc;
+}
+
+/* Until it is interrupted; without a terminal one look is all. */
+int admin_cli_top(const struct command_line *line)
+{
+    bool screen = isatty(STDOUT_FILENO);
+    struct client *client = NULL;
+    struct err why;
+    int rc = open_client(line, &client, &why);
+
+    while (rc == 0) {
+        rc = look(line, client, screen, &why);
+        if (!screen || ferror(stdout))
+            break;
+        if (rc == 0)
+            poll(NULL, 0, TOP_INTERVAL_MS);
+    }
+    client_free(&client);
+    return rc == 0 ? EXIT_DONE : fail(line, &why);
+}

@@ -1,0 +1,168 @@
+"""The commands that speak the admin API, as an operator types them."""
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+
+import pytest
+
+from support.admin import Admin, tokens_file
+from support.net import HOST, free_port
+from support.pannier import SANITIZER, binary
+from support.wait import DEADLINE, until
+
+REPO = "origin/public/simple"
+
+
+class Cli:
+    """Commands to one pannier: run("repo ls") -> how it ended; done("stats") -> what it printed."""
+
+    def __init__(self, pannier, **env):
+        self.url = f"http://{HOST}:{pannier.admin_port}"
+        keep = {name: value for name, value in os.environ.items() if name.endswith("SAN_OPTIONS")}
+        self.env = {**keep, "HOME": "/none", "PATH": os.environ["PATH"], **env}
+
+    def command(self, words, *arguments):
+        return [binary(), *words.split(), *arguments, "--admin", self.url]
+
+    def run(self, words, *arguments):
+        result = subprocess.run(self.command(words, *arguments), env=self.env, stdin=subprocess.DEVNULL,
+                                capture_output=True, text=True, timeout=4 * DEADLINE)
+        assert not SANITIZER.search(result.stderr), result.stderr
+        return result
+
+    def done(self, words, *arguments):
+        result = self.run(words, *arguments)
+        assert (result.returncode, result.stderr) == (0, ""), result
+        return result.stdout
+
+    def document(self, words, *arguments):
+        return json.loads(self.done(words, *arguments, "--json"))
+
+    def fails(self, words, *arguments, status=1):
+        result = self.run(words, *arguments)
+        assert result.returncode == status and result.stdout == "", result
+        assert re.fullmatch(r"pannier: .+\n", result.stderr), result.stderr
+        return result.stderr.removeprefix("pannier: ").rstrip("\n")
+
+    def on_terminal(self, words, *arguments, enough=None):
+        """What a terminal shows; until it has shown enough, or the end."""
+        mine, its = pty.openpty()
+        process = subprocess.Popen(self.command(words, *arguments), env={**self.env, "TERM": "xterm"},
+                                   stdin=subprocess.DEVNULL, stdout=its, stderr=its)
+        os.close(its)
+        shown = b""
+        while select.select([mine], [], [], DEADLINE)[0]:
+            try:
+                data = os.read(mine, 65536)
+            except OSError:
+                break
+            shown += data
+            if not data or (enough and enough(shown)):
+                break
+        process.terminate()
+        process.wait(DEADLINE)
+        os.close(mine)
+        return shown.decode()
+
+
+@pytest.fixture
+def cli(pannier, git, simple):
+    git.clone(pannier.url_of("public/simple"), "--mirror")
+    git.clone(pannier.url_of("public/simple"), "--mirror")
+    pannier.packs(2)
+    cli = Cli(pannier)
+    cli.pannier = pannier
+    until(lambda: [r["mirror"] for r in cli.document("repo ls")["repositories"]] == [True], "all is known")
+    return cli
+
+
+def test_repositories_are_listed_for_people_and_for_programs(cli):
+    title, row = cli.done("repo ls").splitlines()
+    assert title.split("  ")[0] == "REPOSITORY" and re.match(rf"{REPO} +1  yes +no ", row)
+    assert "50.0 %" in row and "\033" not in title
+    document = cli.document("repo ls")
+    assert document["complete"] is True and document["repositories"][0]["repo"] == REPO
+    assert cli.document("repo ls", "--filter", "no such")["repositories"] == []
+    assert cli.document("repo ls", "--sort", "-size")["repositories"] == document["repositories"]
+    assert cli.fails("repo ls", "--sort", "colour", status=2).startswith("sort: ")
+
+
+def test_one_is_shown_by_any_of_its_names(cli):
+    text = cli.done("repo show", REPO)
+    assert text.startswith(REPO + "\n") and re.search(r"^  hit ratio +50\.0 %$", text, re.M)
+    document = cli.document("repo show", REPO)
+    for name in (f"{REPO}.git", f"https://{REPO}", document["id"]):
+        assert cli.document("repo show", name) == document
+    assert "nothing is kept of" in cli.fails("repo show", "origin/no/such")
+    result = cli.run("repo show", "origin/no/such", "--json")
+    assert result.returncode == 1 and json.loads(result.stdout)["error"]["kind"] == "not-found"
+
+
+def test_what_is_invalidated_is_told(cli):
+    assert "would remove 2 entries" in cli.done("repo invalidate", REPO, "--everything", "--dry-run")
+    assert "removed 0 entries" in cli.done("repo invalidate", REPO, "--refs")
+    said = cli.done("repo invalidate", REPO, "--object", "ab" * 20, "--reason", "a leak")
+    assert "removed 1 entry of" in said and "the mirror" not in said
+    document = cli.document("repo invalidate", REPO, "--everything")
+    assert document["nodes"][0]["entries"] == 1 and document["nodes"][0]["mirror"] is True
+    assert cli.fails("repo invalidate", REPO, "--object", "zz", status=2).startswith("object: ")
+    assert cli.pannier.wait_event("invalidated", scope="object")["reason"] == "a leak"
+
+
+def test_it_is_pinned_and_refreshed(cli):
+    assert cli.done("repo pin", REPO) == "pinned\n"
+    assert cli.document("repo ls")["repositories"][0]["pinned"] is True
+    assert re.search(r"^of \d+ branches and tags 0 were not here", cli.done("repo refresh", REPO))
+    assert cli.done("repo unpin", REPO) == "not pinned any more\n"
+    assert cli.fails("repo unpin", REPO) == "this is not pinned"
+
+
+def test_numbers_are_shown(cli):
+    text = cli.done("stats")
+    assert re.search(r"^  hits +local 1, shared 0", text, re.M)
+    assert re.search(r"^  mirrors +1$", text, re.M)
+    assert cli.document("stats") == {**Admin(cli.pannier).get("/stats"), "in_flight": 0}
+
+
+def test_top_shows_once_where_there_is_no_terminal(cli):
+    text = cli.done("top")
+    assert "hit ratio" in text and REPO in text and "\033" not in text
+
+
+def test_top_goes_on_on_a_terminal(cli):
+    shown = cli.on_terminal("top", enough=lambda shown: shown.count(b"\033[2J") >= 2)
+    assert shown.count(REPO) >= 1 and shown.startswith("\033[H\033[2J")
+
+
+def test_colours_are_for_terminals(cli):
+    assert "\033[31m" in cli.on_terminal("repo show", "origin/no/such")
+    cli.env["NO_COLOR"] = "1"
+    assert "\033" not in cli.on_terminal("repo show", "origin/no/such")
+
+
+def test_a_token_comes_from_the_environment_or_a_file(start, origin, tmp_path):
+    file = tokens_file(tmp_path / "tokens", me=("read", "my-own-token"))
+    pannier = start(origin=origin.url, config={"admin": {"tokens_file": str(file)}})
+    assert "show a token" in Cli(pannier).fails("stats")
+    assert "hits" in Cli(pannier, PANNIER_ADMIN_TOKEN="my-own-token").done("stats")
+    (tmp_path / "mine").write_text("my-own-token\n")
+    assert "hits" in Cli(pannier).done("stats", "--token-file", str(tmp_path / "mine"))
+    cli = Cli(pannier, PANNIER_ADMIN_TOKEN="my-own-token")
+    assert "scope 'operate'" in cli.fails("repo pin", REPO)
+    cli = Cli(pannier, PANNIER_ADMIN_TOKEN="a\nb: c")
+    assert cli.fails("stats", status=2).startswith("the token holds")
+
+
+def test_where_nobody_listens_is_told(pannier):
+    cli = Cli(pannier)
+    cli.url = f"http://{HOST}:{free_port()}"
+    assert cli.fails("stats").startswith(f"{cli.url} can't be reached: ")
+
+
+def test_what_is_no_pannier_is_told(pannier, origin):
+    cli = Cli(pannier)
+    cli.url = origin.url
+    assert "not as a pannier does" in cli.fails("stats")

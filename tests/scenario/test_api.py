@@ -1,0 +1,355 @@
+"""The API at its work: what it says is so, and what it says is gone is gone."""
+import threading
+
+import pytest
+
+from support import pktline, repos
+from support.admin import Admin
+from support.faulty import Gate, cut
+from support.faulty_s3 import refused
+from support.gitclient import Reader, same_objects
+from support.wait import until
+
+PUBLIC = "origin/public/simple"
+
+
+def kept(admin):
+    return {r["repo"]: r for r in admin.get("/repositories?limit=1000")["repositories"]}
+
+
+def fill(pannier, git, *paths):
+    """An answer and a mirror of each."""
+    clones = [git.clone(pannier.url_of(path), "--mirror") for path in paths]
+    admin = Admin(pannier)
+    until(lambda: len([r for r in kept(admin).values() if r["mirror"] and r["answers"]]) == len(paths),
+          "answers and mirrors are known")
+    return clones
+
+
+@pytest.fixture
+def admin(pannier):
+    return Admin(pannier)
+
+
+# Lists ---------------------------------------------------------------------------------------------
+
+
+def test_repositories_are_listed_with_what_is_known_of_them(admin, git, simple):
+    fill(admin.pannier, git, "public/simple")
+    git.clone(admin.pannier.url_of("public/simple"), "--mirror")
+    admin.pannier.packs(2)
+    listed = kept(admin)[PUBLIC]
+    assert listed["id"] == admin.repository(PUBLIC)
+    assert listed["answers"] == 1 and listed["mirror"] is True and listed["pinned"] is False
+    assert listed["stored_size"] == listed["answers_size"] + listed["mirror_size"]
+    assert listed["traffic"]["hits"] == 1 and listed["traffic"]["misses"] == 1
+    assert listed["traffic"]["hit_ratio"] == 0.5
+
+    shown = admin.get(f"/repositories/{listed['id']}")
+    assert {name: shown[name] for name in listed} == listed
+    assert shown["mirror_entry"]["path"] == "mirrors/origin/public/simple.git"
+    (answer,) = shown["answer_entries"]
+    assert answer["kind"] == "answer" and answer["commit"] and shown["errors"] == []
+
+    (alone,) = admin.get(f"/answers?repository={listed['id']}")["answers"]
+    assert alone["path"] == answer["path"] == f"answers/{alone['key'][:2]}/{alone['key']}"
+
+
+def walk(admin, path, name):
+    """All pages' entries; no page is longer than it may be."""
+    found, cursor = [], ""
+    while True:
+        page = admin.get(path + (f"&cursor={cursor}" if cursor else ""))
+        assert len(page[name]) <= 2 and page["complete"] is True
+        found += page[name]
+        cursor = page["next"]
+        if cursor is None:
+            return found
+
+
+def test_lists_have_pages_an_order_and_filters(admin, git, own):
+    paths = [own(repos.simple, commits=n + 2)[0] for n in range(5)]
+    fill(admin.pannier, git, *paths)
+    names = sorted(f"origin/{path}" for path in paths)
+    assert [r["repo"] for r in walk(admin, "/repositories?limit=2", "repositories")] == names
+    for sort in ("size", "-size", "stored_size", "-accessed", "accesses"):
+        walked = walk(admin, f"/repositories?limit=2&sort={sort}", "repositories")
+        numbers = [r[sort.lstrip("-")] for r in walked]
+        assert numbers == sorted(numbers, reverse=sort[0] == "-") and len(walked) == 5
+    last = paths[-1].rpartition("/")[2]
+    assert [r["repo"] for r in admin.get(f"/repositories?q={last}")["repositories"]] == [names[-1]]
+    assert admin.get("/repositories?upstream=other")["repositories"] == []
+    assert len(admin.get("/repositories?upstream=origin")["repositories"]) == 5
+    answers = walk(admin, "/answers?limit=2&sort=-created", "answers")
+    assert len(answers) == 5 and {a["repo"] for a in answers} == set(names)
+
+
+def test_errors_of_a_repository_are_shown(behind, upstream, git, simple):
+    admin = Admin(behind)
+    fill(behind, git, "public/simple")
+    behind.mirror("public/simple").rename(behind.folder / "away")  # or it would answer
+    upstream.on("fetch", cut(60), times=1)
+    git.fails("clone", "--depth=2", behind.url_of("public/simple"))
+    error = admin.get(f"/repositories/{admin.repository(PUBLIC)}")["errors"][0]
+    assert error["event"] in ("upstream broke off", "answer not whole") and error["text"]
+    assert error["kind"] in ("upstream", "down") and error["time"] > 1_700_000_000
+
+
+# Going ---------------------------------------------------------------------------------------------
+
+
+def test_what_was_removed_is_gone_and_the_rest_stays(admin, git, simple, own, origin):
+    path, _ = own()
+    fill(admin.pannier, git, "public/simple", path)
+    repository = admin.repository(f"origin/{path}")
+    said = admin.done("DELETE", f"/repositories/{repository}")
+    (node,) = said["nodes"]
+    assert said["acknowledged"] is True and said["late"] == []
+    assert node["entries"] == 2 and node["mirror"] is True and said["dry_run"] is False
+    assert not admin.pannier.mirror(path).exists() and len(admin.pannier.answers()) == 1
+    assert list(kept(admin)) == [PUBLIC]
+    admin.refused(404, "GET", f"/repositories/{repository}")
+    assert admin.pannier.wait_event("invalidated")["scope"] == "repository"
+    git.clone_alike(admin.pannier.url_of(path), origin.url_of(path))
+
+
+def test_a_dry_run_removes_nothing(admin, git, simple):
+    fill(admin.pannier, git, "public/simple")
+    repository = admin.repository(PUBLIC)
+    before = kept(admin)
+    for what in ({"everything": True}, {"object": simple.oid()}, {"refs": True}):
+        said = admin.post(f"/repositories/{repository}/invalidate", {**what, "dry_run": True})
+        assert said["dry_run"] is True
+        assert said["nodes"][0]["entries"] == (0 if "refs" in what else 2)
+    assert kept(admin) == before
+
+
+def test_an_object_goes_with_all_that_may_contain_it(admin, git, own):
+    path, repo = own()
+    fill(admin.pannier, git, path)
+    repository = admin.repository(f"origin/{path}")
+    secret = repo.commit(text="hunter2")
+    git.clone(admin.pannier.url_of(path), "--mirror")
+    admin.pannier.wait_answers(2)
+    assert admin.pannier.mirror(path).exists()
+    said = admin.post(f"/repositories/{repository}/invalidate", {"object": secret, "reason": "leaked"})
+    assert said["nodes"][0]["entries"] == 3 and said["nodes"][0]["mirror"] is True
+    assert admin.pannier.answers() == [] and not admin.pannier.mirror(path).exists()
+    assert admin.pannier.wait_event("invalidated")["reason"] == "leaked"
+
+
+def test_a_mirror_without_the_object_stays(admin, git, simple):
+    fill(admin.pannier, git, "public/simple")
+    said = admin.post(f"/repositories/{admin.repository(PUBLIC)}/invalidate", {"object": "ab" * 20})
+    assert said["nodes"][0] == {**said["nodes"][0], "entries": 1, "mirror": False}
+    assert admin.pannier.mirror("public/simple").exists() and admin.pannier.answers() == []
+
+
+def test_invalidated_refs_are_asked_for_anew(start, origin, git, own):
+    config = {"upstreams": [{"name": "origin", "url": origin.url, "refs_ttl": "1h", "access_ttl": "1h"}]}
+    pannier = start(config=config)
+    admin = Admin(pannier)
+    path, repo = own()
+    old = repo.oid()
+    git.clone(pannier.url_of(path))
+    assert git.run("ls-remote", pannier.url_of(path), "refs/heads/main").startswith(old)
+    new = repo.commit(text="new")
+    assert git.run("ls-remote", pannier.url_of(path), "refs/heads/main").startswith(old)
+    until(lambda: kept(admin), "the answer is known")
+    said = admin.post(f"/repositories/{admin.repository(f'origin/{path}')}/invalidate", {"refs": True})
+    assert said["refs"] is True and said["nodes"][0]["entries"] == 0
+    assert git.run("ls-remote", pannier.url_of(path), "refs/heads/main").startswith(new)
+
+
+def test_what_is_being_made_meanwhile_is_not_kept(behind, upstream, git, simple):
+    """A clone that began before the invalidation gets its bytes, and leaves nothing behind."""
+    admin = Admin(behind)
+    gate = upstream.on("fetch", Gate(after=40), times=1)
+    reader = Reader(behind.port).post("/origin/public/simple.git/git-upload-pack", pktline.fetch([simple.oid()]))
+    reader.read_until(b"packfile")
+    gate.wait_held()
+    repository = admin.repository(PUBLIC)
+    admin.refused(404, "DELETE", f"/repositories/{'0' * 64}")
+    git.run("ls-remote", behind.url_of("public/simple"))
+    upstream.on("fetch", Gate(after=40), times=0)
+    shallow = git.clone(behind.url_of("public/simple"), "--depth=1")
+    assert shallow
+    until(lambda: kept(admin), "something of it is kept")
+    admin.post(f"/repositories/{repository}/invalidate", {"everything": True})
+    gate.open()
+    status, body = reader.read_response()
+    assert status == 200 and pktline.pack_is_whole(body)
+    behind.requests(1, result="miss, upstream", bytes=len(body))
+    git.clone(behind.url_of("public/simple"), "--mirror")
+    results = behind.packs(3)
+    assert results[-1] in ("miss, upstream", "miss, refresh", "miss, mirror")
+    assert "hit, local" not in results
+
+
+def test_it_is_gone_in_the_shared_tier_too(tier, git, simple):
+    one = tier.node("one")
+    git.clone(one.url_of("public/simple"), "--mirror")
+    tier.wait_up(one)
+    admin = Admin(one)
+    said = admin.done("DELETE", f"/repositories/{admin.repository(PUBLIC)}")
+    assert said["shared"]["objects"] >= 3 and said["shared"]["bytes"] > 0
+    assert not tier.answers() and not tier.manifests() and not tier.files()
+
+
+def test_what_can_not_be_removed_everywhere_is_not_said_to_be_gone(tier, git, rgw, simple):
+    one = tier.node("one")
+    git.clone(one.url_of("public/simple"), "--mirror")
+    tier.wait_up(one)
+    admin = Admin(one)
+    tier.front.on(lambda asked: True, refused(500, "InternalError"))
+    admin.refused(503, "DELETE", f"/repositories/{admin.repository(PUBLIC)}")
+
+
+# Staying -------------------------------------------------------------------------------------------
+
+
+def test_what_is_pinned_stays_and_that_survives_a_restart(admin, git, simple, own):
+    path, _ = own()
+    fill(admin.pannier, git, "public/simple", path)
+    repository = admin.repository(PUBLIC)
+    assert admin.post(f"/repositories/{repository}/pin")["pinned"] is True
+    admin.pannier.stop()
+    admin.pannier.start()
+    assert kept(admin)[PUBLIC]["pinned"] is True and admin.get("/stats")["local"]["pinned"] == 2
+    said = admin.post("/evict", {"to_bytes": 0})
+    assert said["entries"] == 2
+    assert list(kept(admin)) == [PUBLIC]
+    assert [r["repo"] for r in admin.get("/repositories?pinned=true")["repositories"]] == [PUBLIC]
+    git.clone(admin.pannier.url_of("public/simple"), "--mirror")
+    assert admin.pannier.packs(1) == ["hit, local"]
+
+    assert admin.done("DELETE", f"/repositories/{repository}/pin") == {"pinned": False, "since": None}
+    assert admin.post("/evict", {"to_bytes": 0})["entries"] == 2
+    assert kept(admin) == {}
+    admin.refused(404, "DELETE", f"/repositories/{repository}/pin")
+
+
+def test_removing_takes_the_pin_along(admin, git, simple):
+    fill(admin.pannier, git, "public/simple")
+    repository = admin.repository(PUBLIC)
+    admin.post(f"/repositories/{repository}/pin")
+    admin.done("DELETE", f"/repositories/{repository}")
+    assert (admin.pannier.data / "pins").read_text() == ""
+
+
+# Bringing forward ----------------------------------------------------------------------------------
+
+
+def test_a_refreshed_mirror_has_what_was_pushed(admin, git, own):
+    path, repo = own()
+    fill(admin.pannier, git, path)
+    repository = admin.repository(f"origin/{path}")
+    assert admin.post(f"/repositories/{repository}/refresh")["missing"] == 0
+    repo.commit(text="pushed")
+    said = admin.post(f"/repositories/{repository}/refresh")
+    assert said["made"] is False and said["missing"] == 1
+    same_objects(git.clone(admin.pannier.url_of(path), "--mirror"), repo.path)
+    assert admin.pannier.packs(2)[-1] == "miss, mirror"
+
+
+def test_a_mirror_that_is_not_there_is_made(start, origin, git, own):
+    pannier = start(origin=origin.url, config={"cache": {"mirror_after": 0}})
+    path, repo = own()
+    git.clone(pannier.url_of(path), "--depth=1")
+    admin = Admin(pannier)
+    until(lambda: kept(admin), "the answer is known")
+    said = admin.post(f"/repositories/{admin.repository(f'origin/{path}')}/refresh")
+    assert said["made"] is True and said["missing"] == said["tips"] > 0
+    pannier.wait_mirror(path)
+
+
+def test_what_needs_a_credential_is_not_refreshed(pannier, private, person):
+    path, _ = private()
+    alice = person("alice")
+    alice.clone(pannier.url_of(path))
+    admin = Admin(pannier)
+    until(lambda: kept(admin), "the answer is known")
+    problem = admin.refused(502, "POST", f"/repositories/{admin.repository(f'origin/{path}')}/refresh")
+    assert "refuses" in problem["detail"]
+
+
+# The rest ------------------------------------------------------------------------------------------
+
+
+def test_room_is_made(admin, git, simple):
+    fill(admin.pannier, git, "public/simple")
+    preview = admin.post("/evict", {"dry_run": True, "to_bytes": 0})
+    assert preview["entries"] == 2 and {e["repo"] for e in preview["preview"]} == {PUBLIC}
+    said = admin.post("/evict", {"to_bytes": 0})
+    assert said["entries"] == 2 and said["stored_bytes"] > 0 and said["preview"] == []
+    assert kept(admin) == {} and admin.get("/stats")["local"]["evicted"] == 2
+
+
+def test_the_level_of_the_log_changes_at_once(admin, git, simple):
+    assert admin.done("PUT", "/log/level", {"level": "error"}) == {"level": "error"}
+    assert admin.get("/log/level") == {"level": "error"}
+    git.clone(admin.pannier.url_of("public/simple"))
+    assert admin.pannier.requests() == []
+    admin.done("PUT", "/log/level", {"level": "debug"})
+    git.clone(admin.pannier.url_of("public/simple"))
+    admin.pannier.requests(2)
+
+
+def test_events_tell_what_happens(admin, git, simple):
+    events = admin.events()
+    admin.done("PUT", "/log/level", {"level": "error"})  # who listens hears it all the same
+    git.clone(admin.pannier.url_of("public/simple"))
+    request = events.wait("request")
+    assert request["repository"] == PUBLIC and request["level"] == "info"
+    assert events.wait("mirror made")["repository"] == PUBLIC
+    until(lambda: admin.metrics()["pannier_event_clients"] == 1, "one listens")
+    events.close()
+    git.clone(admin.pannier.url_of("public/simple"))
+    until(lambda: admin.metrics()["pannier_event_clients"] == 0, "nobody listens")
+
+
+def test_not_everybody_may_listen(admin):
+    listening = [admin.events() for _ in range(16)]
+    admin.refused(503, "GET", "/events")
+    for one in listening:
+        one.close()
+
+
+def test_who_listens_slowly_harms_nobody_and_is_told_what_was_missed(admin, git, simple):
+    slow = admin.events()
+    for _ in range(1500):
+        admin.done("PUT", "/log/level", {"level": "error"})
+    fast = admin.events()
+    admin.done("PUT", "/log/level", {"level": "info"})
+    assert fast.wait("log level set")["now"] == "info"
+    fast.close()
+    while (event := slow.next()).get("now") != "info":
+        assert event
+    slow.close()
+
+
+def test_nodes_are_this_one(admin):
+    until(lambda: admin.call("GET", "/readyz").status == 200, "it serves")
+    (node,) = admin.get("/nodes")["nodes"]
+    assert node["self"] is True and node["state"] == "ready"
+    assert node["address"].endswith(f":{admin.pannier.port}")
+    assert node["requests"] == 0 and node["silent_ms"] == 0 and node["disk_limit"] > 0
+    assert node["admin"].endswith(f":{admin.pannier.admin_port}")
+
+
+def test_many_at_once_are_served(admin, git, simple):
+    fill(admin.pannier, git, "public/simple")
+    failures = []
+
+    def ask():
+        for path in ("/stats", "/repositories", "/answers", "/nodes"):
+            answer = admin.call("GET", f"/api/v1{path}")
+            if answer.status not in (200, 503):
+                failures.append((path, answer.status, answer.body))
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
