@@ -195,7 +195,7 @@
       "Certificates (PEM) to trust in place of the system's; an absolute path.")                   \
     X(shared, credentials_file, shared.credentials_file, FILE, NULL, NULL, NULL, RESTART, "file",  \
       "Keys in the form of `~/.aws/credentials`, read again every minute. Without it: the "        \
-      "environment, or the machine's identity.")                                                   \
+      "environment, or the machine's identity. `libs3` takes the environment's only.")             \
     X(shared, server_side_encryption, shared.server_side_encryption, TEXT, NULL, NULL, NULL,       \
       RESTART, "AES256, aws:kms", "What the endpoint is asked to encrypt objects with.")           \
     X(shared, kms_key, shared.kms_key, TEXT, NULL, NULL, NULL, RESTART, "id",                      \
