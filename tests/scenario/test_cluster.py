@@ -8,6 +8,7 @@ import time
 import pytest
 
 from support import pktline, repos
+from support.admin import Admin
 from support.cluster import LEASE_TTL, NODE_TTL, command
 from support.faulty import Gate, for_a_pack, packs_asked
 from support.faulty_s3 import Gate as S3Gate
@@ -394,6 +395,38 @@ def test_an_acknowledged_invalidation_is_in_force_everywhere(cluster, own, origi
     # Others are not touched by it.
     git.clone(c.url_of(other))
     assert c.packs(4)[-1] == "hit, local"
+
+
+def test_the_api_invalidates_everywhere_and_shows_the_same_nodes(cluster, own, git):
+    path, _ = own()
+    a, b = cluster.nodes_up("a", "b")
+    stock(cluster, (a, b), path, git)
+    admin = Admin(a)
+    told = admin.get("/nodes")
+    assert {n["name"] for n in told["nodes"]} == set(cluster.who(a)) == {"a", "b"}
+    assert [(n["name"], n["self"], n["state"]) for n in told["nodes"]] == [("a", True, "ready"), ("b", False, "alive")]
+    assert told["alone"] is False and told["reason"] is None
+    repository = admin.repository(f"origin/{path}")
+    dry = admin.post(f"/repositories/{repository}/invalidate", {"everything": True, "dry_run": True})
+    assert dry["nodes"][0]["entries"] == 2 and a.mirror(path).exists()
+    assert len(a.answers()) == len(b.answers()) == 1
+    said = admin.post(f"/repositories/{repository}/invalidate", {"everything": True, "reason": "a secret"})
+    assert said["acknowledged"] is True and said["late"] == [] and said["shared"]["objects"] > 0
+    for node in (a, b):
+        assert node.wait_event("invalidated")["reason"] == "a secret"
+        assert not node.mirror(path).exists() and node.answers() == []
+    assert cluster.tier.answers() == []
+
+
+def test_the_api_says_which_node_has_not_heard_of_an_invalidation(cluster, own, git):
+    path, _ = own()
+    a, b = cluster.nodes_up("a", "b", when_away="serve")
+    stock(cluster, (a, b), path, git)
+    cluster.link(b).cut()
+    admin = Admin(a)
+    answer = admin.call("POST", f"/api/v1/repositories/{admin.repository(f'origin/{path}')}/invalidate",
+                        {"everything": True})
+    assert answer.status == 202 and answer.json["acknowledged"] is False and answer.json["late"] == ["b"]
 
 
 def test_everything_is_invalidated(cluster, own, git):

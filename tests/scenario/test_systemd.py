@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import repos
+from support.admin import Admin
 from support.faulty import Gate
 from support.gitclient import advertisement
 from support.net import HOST, accepts
@@ -76,6 +77,17 @@ def test_it_serves_on_a_socket_that_it_is_passed(start, origin, simple, one, git
     assert pannier.wait_event("listening")["address"] == f"{HOST}:{port}"
     assert not accepts(pannier.port)  # what --listen says isn't used
     git.clone_alike(f"http://{HOST}:{port}/origin/public/simple.git", origin.url_of("public/simple"))
+
+
+def test_operators_are_served_on_a_socket_that_it_is_passed(start, origin, one):
+    port = one.listen()
+    pannier = one.wrap(start(origin=origin.url, launch=False), ["admin"])
+    pannier.spawn()
+    other, pannier.admin_port = pannier.admin_port, port
+    assert one.hear() == {"READY": "1"}
+    assert pannier.wait_event("listening")["admin"] == f"{HOST}:{port}"
+    (node,) = Admin(pannier).get("/nodes")["nodes"]
+    assert node["admin"] == f"{HOST}:{port}" and not accepts(other)
 
 
 def test_connections_wait_while_it_restarts(start, origin, simple, one):
