@@ -106,14 +106,35 @@ const struct command *command_find(char *const *words, int count, int *used)
     return c;
 }
 
+static char *call_of(const struct command *c)
+{
+    return xasprintf("%s%s%s%s", c->name, c->argument ? " " : "", c->argument ? c->argument : "",
+                     c->options ? " [options]" : "");
+}
+
+static int longest_call(void)
+{
+    size_t longest = 0;
+
+    for (const struct command *c = commands; c->name; c++) {
+        char *call = call_of(c);
+
+        if (strlen(call) > longest)
+            longest = strlen(call);
+        free(call);
+    }
+    return (int)longest;
+}
+
 static void help_program(FILE *out)
 {
+    int width = longest_call();
+
     fputs("pannier: a caching proxy for git's smart HTTP protocol\n\nusage:\n", out);
     for (const struct command *c = commands; c->name; c++) {
-        char *call = xasprintf("%s%s%s%s", c->name, c->argument ? " " : "",
-                               c->argument ? c->argument : "", c->options ? " [options]" : "");
+        char *call = call_of(c);
 
-        fprintf(out, "  pannier %-24s %s\n", call, c->what);
+        fprintf(out, "  pannier %-*s  %s\n", width, call, c->what);
         free(call);
     }
     fputs("\n'pannier COMMAND --help' shows a command's options.\n", out);
