@@ -1,7 +1,6 @@
 #include "proxy/chores.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "cache/lock.h"
 #include "protocol/base.h"
@@ -49,55 +48,21 @@ int chores_add_warmup(struct fleet *f, const struct key *repo_id, const char *re
 
 /* ---- the work ---- */
 
-static int refresh_mirror(const struct asker *a, struct mirror *m, struct err *err)
-{
-    struct mirror_refreshed done = {0};
-    uint64_t started = now_us();
-    struct lease *lease;
-    bool theirs, restored;
-    int rc = 0;
-
-    lease = fleet_lease(a->proxy->fleet, &a->repo_id, &theirs);
-    if (theirs)
-        return 0; /* another node is at it, for a client */
-    mirror_write_begin(m);
-    restored = !mirror_ready(m) && mirroring_restore(a, m, NULL, NULL);
-    mirror_write_end(m);
-    rc = mirroring_refresh(a, m, &done, err);
-    lease_release(&lease);
-    if (rc == 0)
-        log_line(LOG_INFO, "warmed up", "repository", LOG_STR, a->name, "mirror", LOG_STR,
-                 restored           ? "restored"
-                 : done.made        ? "made"
-                 : done.missing > 0 ? "refreshed"
-                                    : "unchanged",
-                 "missing", LOG_U64, (uint64_t)done.missing, "total_ms", LOG_MS, now_us() - started,
-                 NULL);
-    return rc;
-}
-
 static int warm_up(struct chore *k, struct err *err)
 {
-    struct proxy *p = k->chores->proxy;
-    struct mirror *m = NULL;
-    struct asker a;
-    char *upstream;
-    int rc;
+    struct mirror_refreshed done;
+    uint64_t started = now_us();
 
-    if (!k->config->cache.mirrors)
-        return err_set(err, ERR_REFUSED, "mirrors are off (cache.mirrors)");
-    if (asker_init_anonymous(&a, p, k->config, k->repo, err) != 0)
+    if (mirroring_refresh(k->chores->proxy, k->config, k->repo, &done, err) != 0)
         return -1;
-    upstream = xstrndup(a.name, strcspn(a.name, "/"));
-    m = mirrors_get(p->cache.mirrors, upstream, a.name + strlen(upstream) + 1);
-    free(upstream);
-    if (m != NULL)
-        rc = refresh_mirror(&a, m, err);
-    else
-        rc = err_set(err, ERR_REFUSED, "such a path can't be a mirror's");
-    mirror_unref(&m);
-    asker_clear(&a);
-    return rc;
+    log_line(LOG_INFO, "warmed up", "repository", LOG_STR, k->repo, "mirror", LOG_STR,
+             done.restored      ? "restored"
+             : done.made        ? "made"
+             : done.missing > 0 ? "refreshed"
+                                : "unchanged",
+             "missing", LOG_U64, (uint64_t)done.missing, "total_ms", LOG_MS, now_us() - started,
+             NULL);
+    return 0;
 }
 
 static void do_chore(void *ctx)
@@ -122,7 +87,7 @@ static void do_chore(void *ctx)
 static bool is_final(const struct err *why)
 {
     return why->kind == ERR_DENIED || why->kind == ERR_REFUSED || why->kind == ERR_NOT_FOUND ||
-           why->kind == ERR_INPUT || why->kind == ERR_LIMIT;
+           why->kind == ERR_INPUT || why->kind == ERR_LIMIT || why->kind == ERR_CONFLICT;
 }
 
 /* Until it has ended, keep it ours.  Who stops waits for it, too: by then all that it may wait for

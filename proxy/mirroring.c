@@ -1,6 +1,7 @@
 #include "proxy/mirroring.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include <uthash.h>
 
@@ -195,49 +196,6 @@ static int make_from_upstream(struct making *k, struct err *err)
     return rc;
 }
 
-/* Upstream's advertisement is known afterwards, which says how to ask for the rest. */
-static int check_access(const struct asker *a, struct err *err)
-{
-    struct response_head denial = {0};
-    enum verdict verdict = access_check(a, &denial, err);
-
-    if (verdict == VERDICT_DENIED)
-        err_set(err, ERR_DENIED, "%s refuses: HTTP status %d", a->upstream->name, denial.status);
-    response_head_clear(&denial);
-    return verdict == VERDICT_ALLOWED ? 0 : -1;
-}
-
-int mirroring_refresh(const struct asker *a, struct mirror *m, struct mirror_refreshed *out,
-                      struct err *err)
-{
-    struct oid_list tips = {0}, missing = {0}, haves = {0};
-    int rc;
-
-    *out = (struct mirror_refreshed){.made = false};
-    if (check_access(a, err) != 0)
-        return -1;
-    mirror_write_begin(m);
-    rc = access_list_refs(a, &tips, err);
-    if (rc == 0 && tips.count == 0)
-        rc = err_set(err, ERR_NOT_FOUND, "the repository has no branches");
-    if (rc == 0 && mirror_ready(m)) {
-        mirror_missing(m, &tips, &missing);
-        mirror_tips(m, REFRESH_HAVES_MAX, &haves);
-    } else if (rc == 0) {
-        out->made = true;
-        oid_list_copy(&tips, &missing);
-    }
-    out->tips = tips.count;
-    out->missing = missing.count;
-    if (rc == 0 && missing.count > 0)
-        rc = pull_into_mirror(a, m, &missing, &haves, true, NULL, err);
-    mirror_write_end(m);
-    oid_list_clear(&tips);
-    oid_list_clear(&missing);
-    oid_list_clear(&haves);
-    return rc;
-}
-
 bool mirroring_may_restore(const struct asker *a)
 {
     struct shared *shared = a->proxy->cache.shared;
@@ -336,4 +294,81 @@ void mirroring_consider(const struct asker *a, struct mirror *m, const struct fe
     worthwhile = whole != NULL || (after > 0 && cold % after == 0);
     if (worthwhile || mirroring_may_restore(a))
         start_making(a, m, req, whole, worthwhile);
+}
+
+/* ---- mirrors that are brought forward though no client asks ---- */
+
+/* Upstream's advertisement is known afterwards, which says how to ask for the rest. */
+static int check_access(const struct asker *a, struct err *err)
+{
+    struct response_head denial = {0};
+    enum verdict verdict = access_check(a, &denial, err);
+
+    if (verdict == VERDICT_DENIED)
+        err_set(err, ERR_DENIED, "%s refuses: HTTP status %d", a->upstream->name, denial.status);
+    response_head_clear(&denial);
+    return verdict == VERDICT_ALLOWED ? 0 : -1;
+}
+
+static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_refreshed *out,
+                         struct err *err)
+{
+    struct oid_list tips = {0}, missing = {0}, haves = {0};
+    struct lease *lease;
+    bool theirs;
+    int rc;
+
+    if (check_access(a, err) != 0)
+        return -1;
+    mirror_write_begin(m);
+    lease = fleet_lease(a->proxy->fleet, &a->repo_id, &theirs);
+    out->restored = !theirs && !mirror_ready(m) && mirroring_restore(a, m, NULL, NULL);
+    if (theirs)
+        rc = err_set(err, ERR_BUSY, "another node is at it");
+    else
+        rc = access_list_refs(a, &tips, err);
+    if (rc == 0 && tips.count == 0)
+        rc = err_set(err, ERR_NOT_FOUND, "the repository has no branches");
+    if (rc == 0 && mirror_ready(m)) {
+        mirror_missing(m, &tips, &missing);
+        mirror_tips(m, REFRESH_HAVES_MAX, &haves);
+    } else if (rc == 0) {
+        out->made = true;
+        oid_list_copy(&tips, &missing);
+    }
+    out->tips = tips.count;
+    out->missing = missing.count;
+    if (rc == 0 && missing.count > 0)
+        rc = pull_into_mirror(a, m, &missing, &haves, true, NULL, err);
+    lease_release(&lease);
+    mirror_write_end(m);
+    oid_list_clear(&tips);
+    oid_list_clear(&missing);
+    oid_list_clear(&haves);
+    return rc;
+}
+
+int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
+                      struct mirror_refreshed *out, struct err *err)
+{
+    struct mirror *m;
+    struct asker a;
+    char *upstream;
+    int rc;
+
+    *out = (struct mirror_refreshed){.made = false};
+    if (!config->cache.mirrors)
+        return err_set(err, ERR_CONFLICT, "mirrors are off (cache.mirrors)");
+    if (asker_init_anonymous(&a, p, config, name, err) != 0)
+        return -1;
+    upstream = xstrndup(a.name, strcspn(a.name, "/"));
+    m = mirrors_get(p->cache.mirrors, upstream, a.name + strlen(upstream) + 1);
+    free(upstream);
+    if (m != NULL)
+        rc = bring_forward(&a, m, out, err);
+    else
+        rc = err_set(err, ERR_CONFLICT, "such a path can't be a mirror's");
+    mirror_unref(&m);
+    asker_clear(&a);
+    return rc;
 }

@@ -22,15 +22,19 @@ void mirroring_consider(const struct asker *a, struct mirror *m, const struct fe
  * the background if the shared tier has it. */
 void mirroring_want(const struct asker *a, struct mirror *m);
 
-/* Bring m to where upstream's branches and tags are, as they are shown to a; make it, if there is
- * none. Waits for whoever writes to it.  -1: as access_list_refs() and mirror_intake_commit(). */
+/* Bring a repository's mirror to where upstream's branches and tags are; make it, or have it from
+ * the shared tier, if there is none.  Upstream is asked without a credential.  name:
+ * "<upstream>/<path>". Waits for whoever writes to it.  -1: ERR_CONFLICT, mirrors are off, or it
+ * can't have one; ERR_BUSY, another node is at it; ERR_DENIED; or as asker_init_anonymous(),
+ * access_list_refs() and mirror_intake_commit().  Worker threads. */
 struct mirror_refreshed {
+    bool restored;  /* there was none here, but in the shared tier */
     bool made;      /* there was none */
     size_t tips;    /* that upstream shows */
     size_t missing; /* of them, those that were not here */
 };
-int mirroring_refresh(const struct asker *a, struct mirror *m, struct mirror_refreshed *out,
-                      struct err *err);
+int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
+                      struct mirror_refreshed *out, struct err *err);
 
 /* Is a look into the shared tier for a's mirror worth it?  A glance. */
 bool mirroring_may_restore(const struct asker *a);

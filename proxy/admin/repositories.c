@@ -610,32 +610,6 @@ void admin_unpin(struct exchange *x)
 
 /* ---- bringing forward ---- */
 
-static int refresh(struct exchange *x, const char *name, struct mirror_refreshed *out,
-                   struct err *err)
-{
-    struct mirror *m = NULL;
-    struct asker asker;
-    const char *slash = strchr(name, '/');
-    char *upstream;
-    int rc;
-
-    if (!x->config->cache.mirrors)
-        return err_set(err, ERR_CONFLICT, "mirrors are off (cache.mirrors)");
-    if (asker_init_anonymous(&asker, x->proxy, x->config, name, err) != 0)
-        return -1;
-    must(slash != NULL);
-    upstream = xstrndup(name, (size_t)(slash - name));
-    m = mirrors_get(x->proxy->cache.mirrors, upstream, slash + 1);
-    free(upstream);
-    if (m != NULL)
-        rc = mirroring_refresh(&asker, m, out, err);
-    else
-        rc = err_set(err, ERR_CONFLICT, "such a path can't be a mirror's");
-    mirror_unref(&m);
-    asker_clear(&asker);
-    return rc;
-}
-
 void admin_refresh(struct exchange *x)
 {
     struct mirror_refreshed done;
@@ -655,7 +629,7 @@ void admin_refresh(struct exchange *x)
     rc = look_up(x, false, &k, &why);
     if (rc == 0) {
         name = json_string_value(json_object_get(k.repository, "repo"));
-        rc = refresh(x, name, &done, &why);
+        rc = mirroring_refresh(x->proxy, x->config, name, &done, &why);
     }
     admin_refreshed(x);
     if (rc == 0) {

@@ -85,3 +85,16 @@ def test_what_a_stopping_node_has_taken_another_one_does(cluster, upstream, own)
     wait_warmed(b, 1)
     assert warmed(a) == []
     gate.open()
+
+
+def test_what_the_bucket_has_comes_from_there(cluster, upstream, own):
+    a = cluster.nodes_up("a", upstream=upstream.url)[0]
+    path, _ = own()
+    warm(a, path)
+    wait_warmed(a, 1)
+    cluster.tier.wait_idle(a)
+    a.stop()
+    b = cluster.nodes_up("b", upstream=upstream.url)[0]
+    warm(b, path)
+    assert wait_warmed(b, 1)[0]["mirror"] == "restored"
+    assert len(packs_asked(upstream)) == 1
