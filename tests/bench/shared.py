@@ -140,7 +140,7 @@ def measure_answer(bench, say, tier):
         Row(f"{what}: throughput, pannier / curl", ratios(gbs, plain), goal=0.8, at_least=True,
             note=f"{median(gbs):.2f} / {median(plain):.2f} GB/s"),
         Row(f"{what}: CPU per GB", [r[1] for r in alone], "s",
-            note="TCP, SHA-256, disk, TCP; git takes none"),
+            note="TCP, checksums, disk, TCP; git takes none"),
         Row(f"{what}, which restores the mirror meanwhile: throughput, pannier / curl",
             ratios([r[0] for r in busy], plain), note="twice the bytes, from the same server and disk"),
     ]
