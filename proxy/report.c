@@ -174,13 +174,6 @@ static void print_late(struct report *r, const json_t *of)
     puts(silent ? ", which says nothing ('pannier nodes --forget' when it is gone for good)" : "");
 }
 
-static void show_field(const char *name, const char *value)
-{
-    printf("  %-14s", name);
-    print_name(value, stdout);
-    putchar('\n');
-}
-
 static void show_size(const char *name, uint64_t bytes)
 {
     char size[PEOPLE_TEXT_MAX];
@@ -204,16 +197,16 @@ static void show_entry(struct report *r, const json_t *of)
     printf("%s of ", words(of, "kind", "?"));
     print_name(words(of, "repo", "?"), stdout);
     putchar('\n');
-    show_field("url", words(of, "url", "?"));
-    show_field("repository id", words(of, "repo_id", "?"));
-    show_field("ref", words(of, "ref", "-"));
-    show_field("commit", words(of, "commit", "-"));
+    print_field("url", words(of, "url", "?"));
+    print_field("repository id", words(of, "repo_id", "?"));
+    print_field("ref", words(of, "ref", "-"));
+    print_field("commit", words(of, "commit", "-"));
     show_size("size", number(of, "size"));
     show_size("on disk", number(of, "stored_size"));
-    show_field("created", created);
-    show_field("last access", accessed);
+    print_field("created", created);
+    print_field("last access", accessed);
     printf("  %-14s%" PRIu64 "\n", "accesses", number(of, "accesses"));
-    show_field("location", location);
+    print_field("location", location);
     putchar('\n');
     free(location);
 }

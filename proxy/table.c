@@ -104,3 +104,10 @@ void table_print(const struct table *t, FILE *out)
         print_row(t, t->cells + i, widths, out);
     free(widths);
 }
+
+void print_field(const char *name, const char *value)
+{
+    printf("  %-14s", name);
+    print_name(value, stdout);
+    putchar('\n');
+}

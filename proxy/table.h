@@ -24,5 +24,7 @@ void table_print(const struct table *t, FILE *out);
 
 /* As fputs, with '?' for what a terminal would obey: names come from clients and upstreams. */
 void print_name(const char *s, FILE *out);
+/* A line of a list of names and values, to stdout. */
+void print_field(const char *name, const char *value);
 
 #endif

@@ -281,6 +281,15 @@ int mirror_download_begin(struct mirror_download *d, struct err *err)
     return read_and_choose(d, err);
 }
 
+void mirror_download_about(const struct mirror_download *d, char hex[KEY_HEX_SIZE],
+                           struct entry *out)
+{
+    const struct manifest *m = &d->there.manifest;
+
+    key_to_hex(d->repo_id, hex);
+    *out = (struct entry){.kind = ENTRY_MIRROR, .repo_id = hex, .repo = m->repo, .url = m->url};
+}
+
 int mirror_download_files(struct mirror_download *d, struct err *err)
 {
     int rc = get_all(d, err);

@@ -48,6 +48,9 @@ struct mirror_download {
 
 /* -1: as stored_manifest_read(), or what choose() said. */
 int mirror_download_begin(struct mirror_download *d, struct err *err);
+/* What the mirror will be called here: *out points into d and hex. */
+void mirror_download_about(const struct mirror_download *d, char hex[KEY_HEX_SIZE],
+                           struct entry *out);
 /* -1: as shared_mirror_restore(). */
 int mirror_download_files(struct mirror_download *d, struct err *err);
 /* For what takes long behind the files: a mirror_idle_fn, whose ctx is the download. */

@@ -671,11 +671,6 @@ void shared_configure(struct shared *s, const struct keeper_limits *limits)
     keeper_configure(s->keeper, limits);
 }
 
-const char *shared_name(const struct shared *s)
-{
-    return object_store_name(s->store);
-}
-
 bool shared_troubled(struct shared *s, struct err *why)
 {
     return guard_open(s->guard, why);

@@ -108,7 +108,6 @@ int shared_invalidations_apply(struct shared *s, uint64_t *count, struct err *er
 
 /* ---- for people ---- */
 
-const char *shared_name(const struct shared *s); /* of the store */
 /* True while the store can't be used; *why is a copy of why.  Any thread. */
 bool shared_troubled(struct shared *s, struct err *why);
 

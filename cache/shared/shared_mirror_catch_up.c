@@ -46,12 +46,10 @@ static bool is_nothing_new(struct mirror *m, const struct manifest *there)
 
 static int begin(struct mirror_download *d, struct err *err)
 {
-    const struct manifest *m = &d->there.manifest;
     char hex[KEY_HEX_SIZE];
-    const struct entry about = {
-        .kind = ENTRY_MIRROR, .repo_id = hex, .repo = m->repo, .url = m->url};
+    struct entry about;
 
-    key_to_hex(d->repo_id, hex);
+    mirror_download_about(d, hex, &about);
     return mirror_copy_in_begin_beside(d->mirror, &about, &d->in, err);
 }
 

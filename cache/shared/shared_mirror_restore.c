@@ -14,13 +14,11 @@ static int choose_all(struct mirror_download *d, struct err *err)
 
 static int begin(struct mirror_download *d, struct err *err)
 {
-    const struct manifest *m = &d->there.manifest;
     char hex[KEY_HEX_SIZE];
-    const struct entry about = {
-        .kind = ENTRY_MIRROR, .repo_id = hex, .repo = m->repo, .url = m->url};
+    struct entry about;
 
-    key_to_hex(d->repo_id, hex);
-    return mirror_copy_in_begin(d->mirror, &about, manifest_bytes(m), &d->in, err);
+    mirror_download_about(d, hex, &about);
+    return mirror_copy_in_begin(d->mirror, &about, manifest_bytes(&d->there.manifest), &d->in, err);
 }
 
 static int commit(struct mirror_download *d, struct err *err)

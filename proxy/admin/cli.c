@@ -391,19 +391,12 @@ int admin_cli_ls(const struct command_line *line)
 
 /* ---- repo show ---- */
 
-static void show_line(const char *name, const char *value)
-{
-    printf("  %-14s", name);
-    print_name(value, stdout);
-    putchar('\n');
-}
-
 static void show_size(const char *name, uint64_t bytes)
 {
     char text[PEOPLE_TEXT_MAX];
 
     people_size(bytes, text);
-    show_line(name, text);
+    print_field(name, text);
 }
 
 static void show_number(const char *name, uint64_t n)
@@ -416,7 +409,7 @@ static void show_time(const char *name, uint64_t s)
     char text[PEOPLE_TEXT_MAX];
 
     people_time((int64_t)s, text);
-    show_line(name, text);
+    print_field(name, text);
 }
 
 static void show_ratio(const char *name, const json_t *object, const char *key)
@@ -424,7 +417,7 @@ static void show_ratio(const char *name, const json_t *object, const char *key)
     char text[16];
 
     format_ratio(object, key, text);
-    show_line(name, text);
+    print_field(name, text);
 }
 
 static void print_errors(const json_t *errors)
@@ -452,11 +445,11 @@ static void print_repository(const struct command_line *line, const json_t *r)
     (void)line;
     print_name(words(r, "repo", "?"), stdout);
     putchar('\n');
-    show_line("id", words(r, "id", "?"));
-    show_line("url", words(r, "url", "?"));
-    show_line("mirror", json_is_true(json_object_get(r, "mirror")) ? "yes" : "no");
+    print_field("id", words(r, "id", "?"));
+    print_field("url", words(r, "url", "?"));
+    print_field("mirror", json_is_true(json_object_get(r, "mirror")) ? "yes" : "no");
     show_number("answers", number(r, "answers"));
-    show_line("pinned", json_is_true(json_object_get(r, "pinned")) ? "yes" : "no");
+    print_field("pinned", json_is_true(json_object_get(r, "pinned")) ? "yes" : "no");
     show_size("on disk", number(r, "stored_size"));
     show_time("created", number(r, "created"));
     show_time("last access", number(r, "accessed"));
@@ -624,9 +617,9 @@ static void print_stats(const struct command_line *line, const json_t *s)
     show_number("mirrors", number(entries, "mirrors"));
     show_number("pinned", number(local, "pinned"));
     if (json_is_object(shared))
-        show_line("shared tier", json_is_true(json_object_get(shared, "works"))
-                                     ? "works"
-                                     : words(shared, "reason", "does not work"));
+        print_field("shared tier", json_is_true(json_object_get(shared, "works"))
+                                       ? "works"
+                                       : words(shared, "reason", "does not work"));
 }
 
 int admin_cli_stats(const struct command_line *line)

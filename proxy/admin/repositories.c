@@ -19,6 +19,13 @@ enum { SHOWN_ANSWERS_MAX = 100 }; /* with a repository; GET answers has all */
 
 static const char *const no_names[] = {NULL};
 
+/* Else it is replied: a change wants a body, and this one takes nothing in it or in the query. */
+static bool names_only_a_repository(struct exchange *x, struct key *id)
+{
+    return call_knows(x, no_names) && call_body(x) != NULL && call_body_knows(x, no_names) &&
+           call_repository(x, id);
+}
+
 /* ---- the lines of proxy/commands.h ---- */
 
 /* What commands_run() says, line by line.  fn gets the object behind the first name. */
@@ -498,8 +505,7 @@ void admin_remove_repository(struct exchange *x)
     struct going g = {.what = {.scope = SCOPE_REPOSITORY, .name = "", .reason = ""}};
     struct err ignored;
 
-    if (call_knows(x, no_names) && call_body(x) != NULL && call_body_knows(x, no_names) &&
-        call_repository(x, &g.what.repo_id) && must_be_known(x, &g)) {
+    if (names_only_a_repository(x, &g.what.repo_id) && must_be_known(x, &g)) {
         local_unpin(x->proxy->cache.local, call_of(x)->id, &ignored);
         invalidate(x, &g);
     }
@@ -581,8 +587,7 @@ void admin_pin(struct exchange *x)
     struct err why;
     int rc;
 
-    if (!call_knows(x, no_names) || call_body(x) == NULL || !call_body_knows(x, no_names) ||
-        !call_repository(x, &id))
+    if (!names_only_a_repository(x, &id))
         return;
     rc = look_up(x, false, &k, &why);
     known_clear(&k);
@@ -599,8 +604,7 @@ void admin_unpin(struct exchange *x)
     struct key id;
     struct err why;
 
-    if (!call_knows(x, no_names) || call_body(x) == NULL || !call_body_knows(x, no_names) ||
-        !call_repository(x, &id))
+    if (!names_only_a_repository(x, &id))
         return;
     if (local_unpin(x->proxy->cache.local, call_of(x)->id, &why) == 0)
         reply_pinned(x);
@@ -619,8 +623,7 @@ void admin_refresh(struct exchange *x)
     struct err why;
     int rc;
 
-    if (!call_knows(x, no_names) || call_body(x) == NULL || !call_body_knows(x, no_names) ||
-        !call_repository(x, &id))
+    if (!names_only_a_repository(x, &id))
         return;
     if (!admin_may_refresh(x)) {
         reply_failure(x, &(struct err){ERR_BUSY, "as many refreshes are under way as may"});
