@@ -243,16 +243,17 @@ class Rgw:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def main():
+def main(make=Rgw, usage=__doc__):
+    """Run the command of our arguments with such a server."""
     if len(sys.argv) < 2:
-        sys.exit(__doc__)
+        sys.exit(usage)
     # A timeout(1) around it must not leave the daemons behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    rgw = Rgw()
+    server = make()
     try:
-        return subprocess.run(sys.argv[1:], env=dict(os.environ, PANNIER_TEST_S3=rgw.words)).returncode
+        return subprocess.run(sys.argv[1:], env=dict(os.environ, PANNIER_TEST_S3=server.words)).returncode
     finally:
-        rgw.stop()
+        server.stop()
 
 
 if __name__ == "__main__":

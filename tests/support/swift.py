@@ -12,7 +12,6 @@ The command runs with PANNIER_TEST_S3 set.  Files are in /dev/shm: Swift wants e
 which few file systems give to everybody."""
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.net import HOST, accepts, quiet_port  # noqa: E402
-from support.rgw import Daemon  # noqa: E402
+from support.rgw import Daemon, main  # noqa: E402
 from support.s3client import S3  # noqa: E402
 from support.wait import until  # noqa: E402
 
@@ -155,17 +154,5 @@ class Swift:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def main():
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    # A timeout(1) around it must not leave the daemons behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    swift = Swift()
-    try:
-        return subprocess.run(sys.argv[1:], env=dict(os.environ, PANNIER_TEST_S3=swift.words)).returncode
-    finally:
-        swift.stop()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Swift, __doc__))

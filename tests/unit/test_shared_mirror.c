@@ -669,20 +669,6 @@ static void a_tip_that_is_in_no_pack_makes_no_mirror(void **state)
     assert_false(exists(b->b.f.path));
 }
 
-/* When the pack is asked for, a has put another state, and the keeper has been there. */
-static int replace_in_the_middle(void *ctx, enum watched_call call, const char *key,
-                                 struct err *err)
-{
-    struct bench *b = ctx;
-
-    if (call != WATCHED_GET || b->seen || strcmp(key, b->key) != 0)
-        return 0;
-    b->seen = true;
-    keep_up(&b->a);
-    assert_int_equal(try_put(b, &b->a, err), 0);
-    return object_remove(b->watched.inner, key, err);
-}
-
 static void a_manifest_that_is_replaced_in_the_middle_is_read_again(void **state)
 {
     struct bench *b = bench_of(state);
