@@ -510,6 +510,7 @@ def test_with_serve_a_node_that_is_cut_off_is_remembered_when_redis_comes_back_e
     path, _ = own()
     a, b, c = cluster.nodes_up("a", "b", "c", when_away="serve")
     stock(cluster, (a, b, c), path, git)
+    cluster.wait_remembered(a, b)
     cluster.link(c).cut()
     cluster.redis.restart_empty()
     cluster.wait_met(a, b)

@@ -109,6 +109,15 @@ class Cluster:
             until(lambda: self.health(node)["caught_up"], f"{node.name} has joined and read the events",
                   2 * DEADLINE)
 
+    def wait_remembered(self, *nodes):
+        """They have looked, by themselves, at who is there now.  A node looks after each of its heartbeats,
+        so that the second one from now says that it has."""
+        for node in nodes:
+            for _ in range(2):
+                heard = self.redis.hash(self.prefix + "nodes")[node.name]
+                until(lambda: self.redis.hash(self.prefix + "nodes")[node.name] != heard,
+                      f"{node.name}'s next heartbeat", DEADLINE)
+
     def wait_known(self):
         """Redis has known for so long who is there that it can be sure that nobody is missing: without
         that an invalidation is acknowledged only after a node's ttl."""
