@@ -9,6 +9,7 @@
     X(TOKENS, "who may do what on the admin listener")                                             \
     X(FLEET, "the claims of this node")                                                            \
     X(CHORES, "the job that this node has taken from the queue")                                   \
+    X(SCHEDULE, "when repositories are to be fetched ahead, and when they were last")              \
     X(FLIGHTS, "questions to upstream that several requests share")                                \
     X(REFS, "the flights of questions about refs")                                                 \
     X(REPOSITORIES, "how often each repository was asked for")                                     \
@@ -36,6 +37,7 @@
     X(EVENTS, "where this node is in the stream of events")                                        \
     X(NODES, "what this node says of itself, and until when it counts as alive")                   \
     X(QUEUE, "jobs in the process, and who waits for some")                                        \
+    X(PROGRESS, "how far the tasks of this process have come")                                     \
     X(REDIS, "the connections to Redis, and whether it is there")                                  \
     X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
     X(GUARD, "whether the object store works, and how often it was asked")                         \

@@ -105,8 +105,8 @@ static char *escape_path(const char *name)
     return out;
 }
 
-int asker_init_anonymous(struct asker *a, struct proxy *p, const struct config *config,
-                         const char *name, struct err *err)
+int asker_init_for_operator(struct asker *a, struct proxy *p, const struct config *config,
+                            const char *name, struct err *err)
 {
     char *escaped = escape_path(name);
     char *target = xasprintf("/%s.git/info/refs?service=git-upload-pack", escaped);
@@ -131,11 +131,17 @@ int asker_init_anonymous(struct asker *a, struct proxy *p, const struct config *
         .name = xasprintf("%s/%s", path.upstream, path.repo),
         .base_url = base_url,
         .wire_repo = xstrdup(path.wire_repo),
+        .own = upstream->auth != AUTH_PASSTHROUGH,
     };
     repo_id_of(path.upstream, path.repo, &a->repo_id);
-    decisions_subject(p->decisions, NULL, a->base_url, a->wire_repo, &a->repo_id, &a->subject);
     smart_path_clear(&path);
-    return 0;
+    if (a->own)
+        rc = name_own_subject(a, NULL, err);
+    else
+        decisions_subject(p->decisions, NULL, a->base_url, a->wire_repo, &a->repo_id, &a->subject);
+    if (rc != 0)
+        asker_clear(a);
+    return rc;
 }
 
 void asker_copy(const struct asker *from, struct asker *to)
@@ -332,6 +338,8 @@ struct question {
     struct refs_reader *refs;
     struct bytes body;  /* of an advertisement, up to DECISION_ADVERT_MAX */
     struct bytes asked; /* the body of an ls-refs; borrowed */
+    refs_ref_fn *on_ref;
+    void *ctx;
     struct fetch_response *fetched;
     bool broken;
 };
@@ -369,6 +377,7 @@ static int ask_refs(struct question *q, struct upstream_request *r, enum refs_fo
     int rc;
 
     q->refs = refs_reader_new(form, algo, REFS_BODY_OIDS_MAX);
+    refs_reader_on_ref(q->refs, q->on_ref, q->ctx);
     bytes_init(&q->body, DECISION_ADVERT_MAX);
     r->repo = form == REFS_ADVERTISEMENT ? a->wire_repo : repo;
     r->git_protocol = "version=2";
@@ -442,26 +451,22 @@ enum verdict access_check(const struct asker *a, struct response_head *denial, s
     return v;
 }
 
-int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err)
+/* body: an ls-refs in canonical form.  out and fn may be NULL. */
+static int list_refs(const struct asker *a, const char *body, size_t len, refs_ref_fn *fn,
+                     void *ctx, struct oid_list *out, struct err *err)
 {
-    struct question q = {.asker = a};
+    struct question q = {.asker = a, .on_ref = fn, .ctx = ctx};
     struct upstream_request r = {.method = "POST",
                                  .rest = "git-upload-pack",
                                  .content_type = content_type_request(SERVICE_UPLOAD_PACK),
                                  .accept = content_type_response(SERVICE_UPLOAD_PACK)};
-    static const char body[] = "0014command=ls-refs\n"
-                               "0001"
-                               "0009peel\n"
-                               "001bref-prefix refs/heads/\n"
-                               "001aref-prefix refs/tags/\n"
-                               "0000";
     struct advert advert = {0};
     int rc = 0;
 
     if (decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert) &&
         advert.version == 2) {
         r.body = body;
-        r.body_len = sizeof(body) - 1;
+        r.body_len = len;
         q.asked = (struct bytes){.data = (char *)body, .len = r.body_len};
         rc = ask_refs(&q, &r, REFS_LS_REFS, advert.algo, err);
     } else {
@@ -477,6 +482,31 @@ int access_list_refs(const struct asker *a, struct oid_list *out, struct err *er
     advert_clear(&advert);
     question_clear(&q);
     return rc;
+}
+
+int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err)
+{
+    static const char body[] = "0014command=ls-refs\n"
+                               "0001"
+                               "0009peel\n"
+                               "001bref-prefix refs/heads/\n"
+                               "001aref-prefix refs/tags/\n"
+                               "0000";
+
+    return list_refs(a, body, sizeof(body) - 1, NULL, NULL, out, err);
+}
+
+int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct err *err)
+{
+    static const char body[] = "0014command=ls-refs\n"
+                               "0001"
+                               "0009peel\n"
+                               "0014ref-prefix HEAD\n"
+                               "001bref-prefix refs/heads/\n"
+                               "001aref-prefix refs/tags/\n"
+                               "0000";
+
+    return list_refs(a, body, sizeof(body) - 1, fn, ctx, NULL, err);
 }
 
 /* ---- probing ---- */

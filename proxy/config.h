@@ -80,6 +80,17 @@ struct client_config {
     bool push;
 };
 
+enum warm_priority { WARM_HIGH, WARM_NORMAL, WARM_LOW };
+
+/* A repository that is fetched ahead; see proxy/warm/warmups.h. */
+struct warm_repository_config {
+    char *url;                 /* "<upstream>/<path>", or its URL */
+    struct text_list branches; /* none: the default branch */
+    uint32_t depth;
+    enum warm_priority priority;
+    unsigned line; /* of the file */
+};
+
 struct config {
     char *file; /* NULL: none */
     struct host_port listen;
@@ -166,6 +177,15 @@ struct config {
     struct {
         uint32_t repositories; /* with series of their own */
     } metrics;
+
+    struct {
+        char *schedule; /* NULL: only who asks for it has anything fetched ahead */
+        char *time_zone;
+        uint32_t parallelism;
+        uint32_t most_used; /* repositories, besides those that are listed */
+    } warm;
+    struct warm_repository_config *warm_repositories;
+    size_t warm_repository_count;
 
     struct {
         enum log_format format;

@@ -550,6 +550,8 @@ static void fill_free(struct fill *f)
     answer_unref(&f->answer);
     mirror_unref(&f->mirror);
     free(f->url);
+    if (f->ended != NULL)
+        f->ended(f->ctx);
     free(f);
 }
 

@@ -28,6 +28,9 @@ struct fill {
     struct mirror *mirror; /* a reference; NULL: it has none, and is to have none */
     struct key leading;    /* with only_upstream: what to give to flights_landed() */
     bool only_upstream;    /* the wants are upstream's to judge for this credential */
+    /* Once it is settled, well or badly, in the thread that did so; NULL: nobody waits so. */
+    void (*ended)(void *ctx);
+    void *ctx;
 
     /* fill.c's own. */
     uint64_t epoch; /* cache_epoch() when it began: what was invalidated since isn't kept */

@@ -126,6 +126,9 @@
     X(maintenance_failed, COUNTER, "pannier_janitor_failed_total", "",                             \
       "Repacks of mirrors that failed.")                                                           \
     X(verified, COUNTER, "pannier_janitor_verified_total", "", "Entries read again.")              \
+    X(warmups, COUNTER, "pannier_warmups_total", "result",                                         \
+      "Repositories that were to be fetched ahead and that this node had to do with last: done, "  \
+      "or failed for good.")                                                                       \
     X(log_dropped, COUNTER, "pannier_log_lines_dropped_total", "",                                 \
       "Log lines that found stderr stuck.")                                                        \
     X(admin_requests, COUNTER, "pannier_admin_requests_total", "code",                             \
@@ -186,6 +189,8 @@
     C(BYTES_OTHER, client_bytes, "source=\"other\"")                                               \
     C(CUT, cut, "")                                                                                \
     C(GENERATION_FAILED, generation_failed, "")                                                    \
+    C(WARMUPS_DONE, warmups, "result=\"done\"")                                                  \
+    C(WARMUPS_FAILED, warmups, "result=\"failed\"")                                              \
     C(LOG_DROPPED, log_dropped, "")                                                                \
     C(ADMIN_2XX, admin_requests, "code=\"2xx\"")                                                   \
     C(ADMIN_3XX, admin_requests, "code=\"3xx\"")                                                   \

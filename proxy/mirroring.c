@@ -310,6 +310,16 @@ static int check_access(const struct asker *a, struct err *err)
     return verdict == VERDICT_ALLOWED ? 0 : -1;
 }
 
+static bool is_sha256(const struct asker *a)
+{
+    struct advert advert = {0};
+    bool is = decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert) &&
+              advert.algo == HASH_SHA256;
+
+    advert_clear(&advert);
+    return is;
+}
+
 static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_refreshed *out,
                          struct err *err)
 {
@@ -320,6 +330,8 @@ static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_
 
     if (check_access(a, err) != 0)
         return -1;
+    if (is_sha256(a))
+        return err_set(err, ERR_CONFLICT, "a SHA-256 repository has no mirror");
     mirror_write_begin(m);
     lease = fleet_lease(a->proxy->fleet, &a->repo_id, &theirs);
     out->restored = !theirs && !mirror_ready(m) && mirroring_restore(a, m, NULL, NULL);
@@ -359,7 +371,7 @@ int mirroring_refresh(struct proxy *p, const struct config *config, const char *
     *out = (struct mirror_refreshed){.made = false};
     if (!config->cache.mirrors)
         return err_set(err, ERR_CONFLICT, "mirrors are off (cache.mirrors)");
-    if (asker_init_anonymous(&a, p, config, name, err) != 0)
+    if (asker_init_for_operator(&a, p, config, name, err) != 0)
         return -1;
     upstream = xstrndup(a.name, strcspn(a.name, "/"));
     m = mirrors_get(p->cache.mirrors, upstream, a.name + strlen(upstream) + 1);

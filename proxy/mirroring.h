@@ -23,9 +23,9 @@ void mirroring_consider(const struct asker *a, struct mirror *m, const struct fe
 void mirroring_want(const struct asker *a, struct mirror *m);
 
 /* Bring a repository's mirror to where upstream's branches and tags are; make it, or have it from
- * the shared tier, if there is none.  Upstream is asked without a credential.  name:
- * "<upstream>/<path>". Waits for whoever writes to it.  -1: ERR_CONFLICT, mirrors are off, or it
- * can't have one; ERR_BUSY, another node is at it; ERR_DENIED; or as asker_init_anonymous(),
+ * the shared tier, if there is none; for those who operate pannier.  name: "<upstream>/<path>".
+ * Waits for whoever writes to it.  -1: ERR_CONFLICT, mirrors are off, or it can't have one;
+ * ERR_BUSY, another node is at it; ERR_DENIED; or as asker_init_for_operator(),
  * access_list_refs() and mirror_intake_commit().  Worker threads. */
 struct mirror_refreshed {
     bool restored;  /* there was none here, but in the shared tier */

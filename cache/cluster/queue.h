@@ -75,7 +75,8 @@ int queue_take(struct queue *q, uint64_t wait_ms, struct queue_job **out, struct
 bool queue_extend(struct queue_job *job);
 /* Both consume *job.  When Redis is away, it will be done again by somebody. */
 void queue_done(struct queue_job **job);
-void queue_give_up(struct queue_job **job); /* back into the queue, at its end */
+/* Back into the queue, at its end; or dropped, if it was tried QUEUE_TRIES_MAX times. */
+void queue_give_up(struct queue_job **job);
 
 struct queue_counts {
     uint64_t waiting[QUEUE_PRIORITIES_COUNT]; /* now, of all nodes */

@@ -15,6 +15,10 @@ void admin_refresh(struct exchange *x);
 void admin_pin(struct exchange *x);
 void admin_unpin(struct exchange *x);
 
+void admin_begin_warmup(struct exchange *x);
+void admin_list_warmups(struct exchange *x);
+void admin_show_warmup(struct exchange *x);
+
 void admin_list_answers(struct exchange *x);
 void admin_list_nodes(struct exchange *x);
 void admin_stats(struct exchange *x);
