@@ -337,7 +337,7 @@ struct question {
     struct response_head head;
     struct refs_reader *refs;
     struct bytes body;  /* of an advertisement, up to DECISION_ADVERT_MAX */
-    struct bytes asked; /* the body of an ls-refs; borrowed */
+    struct bytes asked; /* the body of an ls-refs, in canonical form */
     refs_ref_fn *on_ref;
     void *ctx;
     struct fetch_response *fetched;
@@ -410,6 +410,7 @@ static void question_clear(struct question *q)
     refs_reader_free(q->refs);
     fetch_response_free(q->fetched);
     bytes_clear(&q->body);
+    bytes_clear(&q->asked);
 }
 
 static int ask_for_decision(void *ctx, struct response_head *denial, struct err *err)
@@ -451,10 +452,16 @@ enum verdict access_check(const struct asker *a, struct response_head *denial, s
     return v;
 }
 
-/* body: an ls-refs in canonical form.  out and fn may be NULL. */
-static int list_refs(const struct asker *a, const char *body, size_t len, refs_ref_fn *fn,
-                     void *ctx, struct oid_list *out, struct err *err)
+/* Heads and tags, and head: HEAD, too.  out and fn may be NULL. */
+static int list_refs(const struct asker *a, bool head, refs_ref_fn *fn, void *ctx,
+                     struct oid_list *out, struct err *err)
 {
+    static const char *const prefixes[] = {"HEAD", "refs/heads/", "refs/tags/"};
+    struct fetch_request asked = {.version = 2,
+                                  .command = COMMAND_LS_REFS,
+                                  .ls_peel = true,
+                                  .ls_prefixes = (char **)prefixes + !head,
+                                  .ls_prefix_count = ARRAY_LEN(prefixes) - !head};
     struct question q = {.asker = a, .on_ref = fn, .ctx = ctx};
     struct upstream_request r = {.method = "POST",
                                  .rest = "git-upload-pack",
@@ -463,11 +470,14 @@ static int list_refs(const struct asker *a, const char *body, size_t len, refs_r
     struct advert advert = {0};
     int rc = 0;
 
+    bytes_init(&q.asked, SIZE_MAX / 2);
     if (decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert) &&
         advert.version == 2) {
-        r.body = body;
-        r.body_len = len;
-        q.asked = (struct bytes){.data = (char *)body, .len = r.body_len};
+        asked.algo = advert.algo;
+        asked.algo_named = advert.algo != HASH_SHA1; /* else it is taken for granted */
+        fetch_request_write(&asked, &q.asked);
+        r.body = q.asked.data;
+        r.body_len = q.asked.len;
         rc = ask_refs(&q, &r, REFS_LS_REFS, advert.algo, err);
     } else {
         r = (struct upstream_request){.method = "GET", .rest = "info/refs?service=git-upload-pack"};
@@ -486,27 +496,12 @@ static int list_refs(const struct asker *a, const char *body, size_t len, refs_r
 
 int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err)
 {
-    static const char body[] = "0014command=ls-refs\n"
-                               "0001"
-                               "0009peel\n"
-                               "001bref-prefix refs/heads/\n"
-                               "001aref-prefix refs/tags/\n"
-                               "0000";
-
-    return list_refs(a, body, sizeof(body) - 1, NULL, NULL, out, err);
+    return list_refs(a, false, NULL, NULL, out, err);
 }
 
 int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct err *err)
 {
-    static const char body[] = "0014command=ls-refs\n"
-                               "0001"
-                               "0009peel\n"
-                               "0014ref-prefix HEAD\n"
-                               "001bref-prefix refs/heads/\n"
-                               "001aref-prefix refs/tags/\n"
-                               "0000";
-
-    return list_refs(a, body, sizeof(body) - 1, fn, ctx, NULL, err);
+    return list_refs(a, true, fn, ctx, NULL, err);
 }
 
 /* ---- probing ---- */

@@ -55,13 +55,21 @@ static json_t *task_json(const struct progress_task *t)
     return json;
 }
 
+/* What is not known for want of Redis may be known later. */
+static void reply_unknown(struct exchange *x, struct err *why)
+{
+    if (why->kind != ERR_NOT_FOUND)
+        why->kind = ERR_BUSY;
+    reply_failure(x, why);
+}
+
 static void reply_task(struct exchange *x, int status, const char *id)
 {
     struct progress_task task;
     struct err why;
 
     if (progress_get(warmups_progress(x->proxy->warmups), id, &task, &why) != 0) {
-        reply_failure(x, &why);
+        reply_unknown(x, &why);
         return;
     }
     reply_json(x, status, task_json(&task));
@@ -78,7 +86,7 @@ void admin_list_warmups(struct exchange *x)
     if (!call_knows(x, no_names))
         return;
     if (progress_list(warmups_progress(x->proxy->warmups), &tasks, &why) != 0) {
-        reply_failure(x, &why);
+        reply_unknown(x, &why);
         return;
     }
     list = json_array();
@@ -291,7 +299,7 @@ void admin_begin_warmup(struct exchange *x)
         if (list.count == 0)
             reply_problem(x, 409, "most_used", "nothing has been used yet");
         else if (warmups_begin(x->proxy->warmups, by, &list, id, &why) != 0)
-            reply_failure(x, &why);
+            reply_unknown(x, &why);
         else
             reply_task(x, 202, id);
     }

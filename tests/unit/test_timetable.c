@@ -78,8 +78,8 @@ static void a_clock_that_is_put_back_makes_nothing_due(void **state)
 
 static void what_is_wrong_is_the_schedule_or_the_zone(void **state)
 {
-    static const char *const zones[] = {"", "Europe/Nowhere", "../../etc/passwd", "/etc/localtime",
-                                        "zone.tab", "Europe"};
+    static const char *const zones[] = {
+        "", "Europe/Nowhere", "../../etc/passwd", "/etc/localtime", "zone.tab", "Europe"};
     struct timetable *t = NULL;
     struct err err;
     bool zone;
