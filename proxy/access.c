@@ -452,6 +452,17 @@ enum verdict access_check(const struct asker *a, struct response_head *denial, s
     return v;
 }
 
+int access_require(const struct asker *a, struct err *err)
+{
+    struct response_head denial = {0};
+    enum verdict verdict = access_check(a, &denial, err);
+
+    if (verdict == VERDICT_DENIED)
+        err_set(err, ERR_DENIED, "%s refuses: HTTP status %d", a->upstream->name, denial.status);
+    response_head_clear(&denial);
+    return verdict == VERDICT_ALLOWED ? 0 : -1;
+}
+
 /* Heads and tags, and head: HEAD, too.  out and fn may be NULL. */
 static int list_refs(const struct asker *a, bool head, refs_ref_fn *fn, void *ctx,
                      struct oid_list *out, struct err *err)

@@ -74,6 +74,8 @@ void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
 /* The decision, asked for if none is fresh; once for all who wait for the same.
  * VERDICT_NONE: upstream made no decision, *err says why.  VERDICT_DENIED: *denial is filled. */
 enum verdict access_check(const struct asker *a, struct response_head *denial, struct err *err);
+/* The same where a denial is a failure like others.  0: yes.  -1: ERR_DENIED, or no decision. */
+int access_require(const struct asker *a, struct err *err);
 /* Reply to x with upstream's denial: its status and WWW-Authenticate, unchanged. */
 void reply_denial(struct exchange *x, const struct response_head *denial);
 

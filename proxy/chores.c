@@ -68,8 +68,11 @@ static void end_warmup(struct chore *k, bool again)
 {
     struct warmup_job *job = k->state;
 
-    if (job == NULL)
-        return; /* not ours to read, or left for another time */
+    if (job == NULL) {
+        log_line(LOG_WARN, "not warmed up", "job", LOG_STR, k->job->id, "reason", LOG_STR,
+                 k->why.text, "again", LOG_STR, again ? "yes" : "no", NULL);
+        return;
+    }
     warmups_done(k->chores->proxy->warmups, job, k->rc != 0 ? &k->why : NULL, again);
     warmup_job_clear(job);
     free(job);
@@ -161,7 +164,7 @@ static bool run_job(struct chores *c, struct queue_job *job)
     bool done;
 
     if (k.kind == NULL) {
-        /* A newer node's; it isn't lost, others may know it. */
+        /* A newer node's: others may know it. */
         log_line(LOG_WARN, "a job of an unknown kind", "id", LOG_STR, job->id, NULL);
         queue_give_up(&job);
         return false;

@@ -10,8 +10,8 @@
 #include "protocol/jwt.h"
 #include "proxy/config_file.h"
 #include "proxy/config_setting.h"
+#include "proxy/warm/name.h"
 #include "proxy/warm/timetable.h"
-#include "proxy/warm/warmups.h"
 
 /* What callers hold is the second member; the count is ours alone. */
 struct counted {

@@ -298,18 +298,6 @@ void mirroring_consider(const struct asker *a, struct mirror *m, const struct fe
 
 /* ---- mirrors that are brought forward though no client asks ---- */
 
-/* Upstream's advertisement is known afterwards, which says how to ask for the rest. */
-static int check_access(const struct asker *a, struct err *err)
-{
-    struct response_head denial = {0};
-    enum verdict verdict = access_check(a, &denial, err);
-
-    if (verdict == VERDICT_DENIED)
-        err_set(err, ERR_DENIED, "%s refuses: HTTP status %d", a->upstream->name, denial.status);
-    response_head_clear(&denial);
-    return verdict == VERDICT_ALLOWED ? 0 : -1;
-}
-
 static bool is_sha256(const struct asker *a)
 {
     struct advert advert = {0};
@@ -328,7 +316,8 @@ static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_
     bool theirs;
     int rc;
 
-    if (check_access(a, err) != 0)
+    /* Upstream's advertisement is known afterwards, which says how to ask for the rest. */
+    if (access_require(a, err) != 0)
         return -1;
     if (is_sha256(a))
         return err_set(err, ERR_CONFLICT, "a SHA-256 repository has no mirror");
@@ -360,12 +349,21 @@ static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_
     return rc;
 }
 
+struct mirror *mirroring_of(const struct asker *a)
+{
+    char *upstream = xstrndup(a->name, strcspn(a->name, "/"));
+    struct mirror *m =
+        mirrors_get(a->proxy->cache.mirrors, upstream, a->name + strlen(upstream) + 1);
+
+    free(upstream);
+    return m;
+}
+
 int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
                       struct mirror_refreshed *out, struct err *err)
 {
     struct mirror *m;
     struct asker a;
-    char *upstream;
     int rc;
 
     *out = (struct mirror_refreshed){.made = false};
@@ -373,9 +371,7 @@ int mirroring_refresh(struct proxy *p, const struct config *config, const char *
         return err_set(err, ERR_CONFLICT, "mirrors are off (cache.mirrors)");
     if (asker_init_for_operator(&a, p, config, name, err) != 0)
         return -1;
-    upstream = xstrndup(a.name, strcspn(a.name, "/"));
-    m = mirrors_get(p->cache.mirrors, upstream, a.name + strlen(upstream) + 1);
-    free(upstream);
+    m = mirroring_of(&a);
     if (m != NULL)
         rc = bring_forward(&a, m, out, err);
     else

@@ -73,16 +73,10 @@ static bool names_format(const struct advert *advert)
 static int look_upstream(struct ahead *w, struct err *err)
 {
     struct decisions *d = w->asker.proxy->decisions;
-    struct response_head denial = {0};
     struct advert advert = {0};
-    enum verdict verdict = access_check(&w->asker, &denial, err);
     bool new;
 
-    if (verdict == VERDICT_DENIED)
-        err_set(err, ERR_DENIED, "%s refuses: HTTP status %d", w->asker.upstream->name,
-                denial.status);
-    response_head_clear(&denial);
-    if (verdict != VERDICT_ALLOWED)
+    if (access_require(&w->asker, err) != 0)
         return -1;
     new = decisions_get_advert(d, &w->asker.subject, now_ms(), &advert) && advert.version == 2;
     w->algo = advert.algo;
@@ -279,16 +273,6 @@ static void describe(struct ahead_made *m, const char *without)
                  m->answers, m->answers == 1 ? "" : "s", m->there);
 }
 
-static struct mirror *mirror_of(const struct asker *a)
-{
-    char *upstream = xstrndup(a->name, strcspn(a->name, "/"));
-    struct mirror *m =
-        mirrors_get(a->proxy->cache.mirrors, upstream, a->name + strlen(upstream) + 1);
-
-    free(upstream);
-    return m;
-}
-
 static void ahead_clear(struct ahead *w)
 {
     asker_clear(&w->asker);
@@ -311,7 +295,7 @@ static int answers_of(struct proxy *p, const struct config *config, const struct
     w.shown.tips = xcalloc(wish->branch_count + 1, sizeof(*w.shown.tips));
     w.shown.has_tip = xcalloc(wish->branch_count + 1, sizeof(*w.shown.has_tip));
     if (made->mirror)
-        w.mirror = mirror_of(&w.asker);
+        w.mirror = mirroring_of(&w.asker);
     if (!entry_can_name(w.asker.name))
         rc = err_set(err, ERR_CONFLICT, "its name is not UTF-8");
     else if (!fleet_may_serve(p->fleet, config))

@@ -83,6 +83,7 @@ static void write_last(struct folder *folder, const char *words, int64_t last)
 static int claim(struct schedule *s, int64_t when, struct err *err)
 {
     struct redis *redis = cluster_redis(fleet_cluster(s->proxy->fleet));
+    const char *us = nodes_id(cluster_nodes(fleet_cluster(s->proxy->fleet)));
     char ttl[REDIS_NUMBER_SIZE], *key;
     struct redis_reply *reply = NULL;
     int rc;
@@ -90,22 +91,29 @@ static int claim(struct schedule *s, int64_t when, struct err *err)
     if (redis == NULL)
         return 1;
     key = redis_key(redis, "warm:%" PRId64, when);
-    rc = redis_ask(redis,
-                   REDIS_WORDS("SET", key, nodes_id(cluster_nodes(fleet_cluster(s->proxy->fleet))),
-                               "NX", "EX", redis_number(CLAIM_TTL_S, ttl)),
+    rc = redis_ask(redis, REDIS_WORDS("SET", key, us, "NX", "EX", redis_number(CLAIM_TTL_S, ttl)),
                    &reply, err);
-    if (rc == 0)
-        rc = reply->type != REDIS_NIL;
+    if (rc == 0 && reply->type == REDIS_NIL) {
+        /* Ours already, when it failed after that. */
+        redis_reply_free(&reply);
+        rc = redis_ask(redis, REDIS_WORDS("GET", key), &reply, err);
+        if (rc == 0)
+            rc = reply->type == REDIS_TEXT && strcmp(reply->text, us) == 0;
+    } else if (rc == 0) {
+        rc = 1;
+    }
     redis_reply_free(&reply);
     free(key);
     return rc;
 }
 
-static void make(struct schedule *s, const struct config *config)
+/* -1: not now. */
+static int make(struct schedule *s, const struct config *config, struct err *err)
 {
     struct warmup_list list = {NULL, 0};
     char id[REDIS_TOKEN_SIZE];
-    struct err why = {ERR_NONE, ""};
+    struct err why;
+    int rc = 0;
 
     warmup_list_add_configured(&list, config);
     if (config->warm.most_used > 0 &&
@@ -113,9 +121,10 @@ static void make(struct schedule *s, const struct config *config)
         log_line(LOG_WARN, "it is not known what is used most", "reason", LOG_STR, why.text, NULL);
     if (list.count == 0)
         log_line(LOG_INFO, "there is nothing to warm up", NULL);
-    else if (warmups_begin(s->proxy->warmups, "schedule", &list, id, &why) != 0)
-        log_line(LOG_WARN, "no warm-up", "reason", LOG_STR, why.text, NULL);
+    else
+        rc = warmups_begin(s->proxy->warmups, "schedule", &list, id, err);
     warmup_list_clear(&list);
+    return rc;
 }
 
 /* False: it is still to be made. */
@@ -124,13 +133,10 @@ static bool see_to(struct schedule *s, int64_t when, const struct config *config
     struct err why;
     int ours = claim(s, when, &why);
 
-    if (ours < 0) {
-        log_line(LOG_DEBUG, "a warm-up waits", "reason", LOG_STR, why.text, NULL);
-        return false;
-    }
-    if (ours > 0)
-        make(s, config);
-    return true;
+    if (ours == 0 || (ours > 0 && make(s, config, &why) == 0))
+        return true;
+    log_line(LOG_DEBUG, "a warm-up waits", "reason", LOG_STR, why.text, NULL);
+    return false;
 }
 
 /* ---- the thread ---- */

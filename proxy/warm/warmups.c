@@ -3,7 +3,6 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <time.h>
 
 #include <uthash.h>
@@ -43,50 +42,6 @@ void warmups_free(struct warmups **wp)
 struct progress *warmups_progress(struct warmups *w)
 {
     return w->progress;
-}
-
-/* ---- names ---- */
-
-/* A person's words as clients write them behind pannier's address; yours. */
-static char *as_clients_write(const struct config *config, const char *typed)
-{
-    for (size_t i = 0; i < config->upstream_count; i++) {
-        const struct upstream_config *u = &config->upstreams[i];
-        size_t len = strlen(u->url);
-
-        if (strncmp(typed, u->url, len) == 0 && typed[len] == '/' && strchr(u->name, '*') == NULL)
-            return xasprintf("%s%s", u->name, typed + len);
-    }
-    if (strncasecmp(typed, "https://", 8) == 0)
-        typed += 8;
-    else if (strncasecmp(typed, "http://", 7) == 0)
-        typed += 7;
-    return xstrdup(typed);
-}
-
-int warmup_name(const struct config *config, const char *typed, char **out, struct err *err)
-{
-    char *words = as_clients_write(config, typed), *target, *base_url = NULL;
-    const char *slash = strchr(words, '/');
-    struct smart_path path;
-    int rc;
-
-    target = xasprintf("/%s/info/refs?service=git-upload-pack", words);
-    rc = slash == NULL || slash == words ? -1 : smart_path_parse(target, &path, err);
-    free(target);
-    free(words);
-    if (rc != 0)
-        return err_set(err, ERR_INPUT,
-                       "is no repository; write <upstream>/<path>, such as github.com/acme/widget");
-    if (config_find_upstream(config, path.upstream, &base_url) == NULL)
-        rc = err_set(err, ERR_REFUSED, "has a host that is not among the configured upstreams");
-    else if (!entry_can_name(path.repo))
-        rc = err_set(err, ERR_INPUT, "has a name that is not UTF-8, of which nothing is kept");
-    else
-        *out = xasprintf("%s/%s", path.upstream, path.repo);
-    free(base_url);
-    smart_path_clear(&path);
-    return rc;
 }
 
 /* ---- lists ---- */
@@ -198,11 +153,13 @@ static int by_accesses(const struct used *a, const struct used *b)
     return strcmp(a->name, b->name);
 }
 
-/* Names in the index are canonical already; their host may be no upstream any more. */
+/* Names in the index are canonical already, unless somebody has tampered with it; their host may be
+ * no upstream any more. */
 static bool is_upstreams(const struct config *config, const char *name)
 {
     char *upstream = xstrndup(name, strcspn(name, "/")), *base_url = NULL;
-    bool is = config_find_upstream(config, upstream, &base_url) != NULL;
+    bool is = name[strlen(upstream)] != '\0' && strchr(name, '\n') == NULL &&
+              entry_can_name(name) && config_find_upstream(config, upstream, &base_url) != NULL;
 
     free(base_url);
     free(upstream);

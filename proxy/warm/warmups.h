@@ -16,6 +16,7 @@
 #include "cache/cluster/queue.h"
 #include "proxy/proxy.h"
 #include "proxy/warm/ahead.h"
+#include "proxy/warm/name.h"
 
 enum {
     WARMUP_BRANCHES_MAX = 16, /* of one repository; each costs two answers */
@@ -45,11 +46,6 @@ struct warmup_list {
     struct warmup_wish *wishes;
     size_t count; /* at most PROGRESS_ITEMS_MAX */
 };
-
-/* The repository that a person means by what was typed: "<upstream>/<path>", with or without
- * "https://" in front and ".git" behind, or its URL at the upstream.  0: *out is yours.  -1:
- * ERR_INPUT, this is none; ERR_REFUSED, its host is not among the upstreams. */
-int warmup_name(const struct config *config, const char *typed, char **out, struct err *err);
 
 /* Like wish, whose strings are copied and whose repository is as typed.  One that is there already
  * stays as it is.  -1: as warmup_name(); ERR_LIMIT, there are as many as may. */

@@ -1,18 +1,13 @@
 """The commands that speak the admin API, as an operator types them."""
 import json
-import os
-import pty
 import re
-import select
-import subprocess
 
 import pytest
 
 from support.admin import Admin, tokens_file
 from support.cli import Cli
 from support.net import HOST, free_port
-from support.pannier import SANITIZER, binary
-from support.wait import DEADLINE, until
+from support.wait import until
 
 REPO = "origin/public/simple"
 

@@ -151,20 +151,25 @@ def test_a_credential_of_panniers_own_is_used(start, upstream, private, origin, 
     assert pannier.packs(1) == ["hit, local"]
 
 
-def test_what_was_fetched_ahead_is_shown_to_nobody_who_may_not(start, upstream, private, tmp_path, git, person):
-    """The one that pannier itself lets in is still asked for at upstream, and others are turned away."""
+def test_upstream_is_asked_for_each_client_nevertheless(start, upstream, private, tmp_path, git):
+    """What was fetched ahead is here, and is shown only when upstream says yes to this client."""
     host = Guarded(upstream)
     host.let_in("x-access-token", "s3cret-of-our-own")
     (tmp_path / "token").write_text("s3cret-of-our-own\n")
-    path, repo = private()
+    path, _ = private()
     pannier = start(config={"upstreams": [{"name": "origin", "url": host.url, "auth": "token",
                                            "token_file": str(tmp_path / "token")}],
-                            "clients": [{"name": "ci", "token_hash": token_hash("of-the-ci"),
-                                         "repositories": ["origin/private/own/other*"]}]})
-    warm(pannier, path)
+                            "clients": [{"name": name, "token_hash": token_hash(f"of-{name}"),
+                                         "repositories": ["origin/**"]} for name in ("one", "two")]})
+    assert warm(pannier, path)["done"] == 1
+    git.set("http.extraHeader", "Authorization: Bearer of-one")
+    git.clone(pannier.url_of(path))
+    assert pannier.packs(1) == ["hit, local"]
+    host.let_in("x-access-token", "another-one")
+    git.set("http.extraHeader", "Authorization: Bearer of-two")
     with pytest.raises(Failed):
         git.clone(pannier.url_of(path))
-    assert pannier.packs(0) == []
+    assert len(pannier.packs(1)) == 1
 
 
 # Failures -----------------------------------------------------------------------------------------------
