@@ -11,6 +11,7 @@
 #include "protocol/bytes.h"
 #include "protocol/cron.h"
 #include "protocol/glob.h"
+#include "proxy/warm/name.h"
 
 #define OFFSET_top(field)               offsetof(struct config, field)
 #define OFFSET_tls(field)               offsetof(struct config, field)
@@ -636,11 +637,7 @@ static char *hash_get(const struct token_hash *field)
     return field->set ? xasprintf("sha256:%s", hex) : NULL;
 }
 
-enum {
-    ITEMS_MAX = 256,   /* each costs a comparison at every request */
-    BRANCHES_MAX = 16, /* of one repository; each costs two answers */
-    BRANCH_MAX = 244,  /* git's own: a file's name, with what it puts around it */
-};
+enum { ITEMS_MAX = 256 }; /* each costs a comparison at every request */
 
 static void text_list_clear(struct text_list *l)
 {
@@ -757,7 +754,7 @@ static bool branch_ok(const char *name)
 {
     size_t len = strlen(name);
 
-    return len <= BRANCH_MAX && name[0] != '/' && name[0] != '-' && name[len - 1] != '/' &&
+    return len <= WARMUP_BRANCH_MAX && name[0] != '/' && name[0] != '-' && name[len - 1] != '/' &&
            strstr(name, "..") == NULL && strpbrk(name, " ~^:?*[\\") == NULL &&
            !has_control_character(name);
 }
@@ -769,10 +766,10 @@ static bool branches_set(const char *text, struct text_list *field, char why[SET
     if (!split_items(text, &items, why))
         return false;
     for (size_t i = 0; i < items.count; i++)
-        if (!branch_ok(items.items[i]) || i == BRANCHES_MAX) {
+        if (!branch_ok(items.items[i]) || i == WARMUP_BRANCHES_MAX) {
             text_list_clear(&items);
-            return i == BRANCHES_MAX
-                       ? refuse(why, "has more than %d branches; write fewer", BRANCHES_MAX)
+            return i == WARMUP_BRANCHES_MAX
+                       ? refuse(why, "has more than %d branches; write fewer", WARMUP_BRANCHES_MAX)
                        : refuse(why, "has no branch's name as item %zu; write such as main", i + 1);
         }
     text_list_clear(field);

@@ -17,6 +17,7 @@
 #include "proxy/commands.h"
 #include "proxy/people.h"
 #include "proxy/table.h"
+#include "proxy/warm/warmups.h"
 
 enum {
     TOKEN_MAX_BYTES = 4096,
@@ -609,8 +610,9 @@ static json_t *branches_json(const struct command_line *line)
 /* NULL: what was typed makes no sense, which was said. */
 static json_t *warmup_request(const struct command_line *line)
 {
-    json_int_t depth = line->depth != NULL ? typed_number(line->depth, 1000000) : 1;
-    json_int_t most = line->most_used != NULL ? typed_number(line->most_used, 1000) : 1;
+    json_int_t depth = line->depth != NULL ? typed_number(line->depth, WARMUP_DEPTH_MAX) : 1;
+    json_int_t most =
+        line->most_used != NULL ? typed_number(line->most_used, PROGRESS_ITEMS_MAX) : 1;
     json_t *repositories, *body;
     bool utf8 = true;
 

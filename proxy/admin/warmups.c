@@ -11,6 +11,9 @@
 
 enum { FIELD_MAX = 64 };
 
+_Static_assert(WARMUP_BRANCHES_MAX == 16 && WARMUP_BRANCH_MAX == 244 && WARMUP_DEPTH_MAX == 1000000,
+               "the sentences here have these numbers, and so has openapi.json");
+
 static const char *const no_names[] = {NULL};
 
 /* ---- what is told ---- */

@@ -18,13 +18,6 @@
 #include "proxy/warm/ahead.h"
 #include "proxy/warm/name.h"
 
-enum {
-    WARMUP_BRANCHES_MAX = 16, /* of one repository; each costs two answers */
-    WARMUP_BRANCH_MAX = 244,  /* bytes of a name */
-    WARMUP_DEPTH_MAX = 1000000,
-    WARMUP_DEPTH_DEFAULT = 1,
-};
-
 struct warmups;
 
 struct warmups *warmups_new(struct proxy *p);

@@ -382,9 +382,25 @@ def test_a_reload_takes_another_schedule_over(start, upstream, own):
     ({"repositories": [{"url": "origin/a", "brunches": ["main"]}]},
      "warm.repositories[0].brunches: is not a setting; did you mean 'branches'?"),
     ({"repositories": "origin/a"}, "warm.repositories: is not a list"),
+    ({"repositories": [{"url": "origin/a", "branches": [f"b{n}" for n in range(17)]}]}, "has more than 16 branches"),
+    ({"repositories": [{"url": "origin/a"}] * 1001}, "warm.repositories: has more than 1000 entries"),
 ])
 def test_what_is_wrong_with_the_configuration_is_said(start, origin, warm, words):
     pannier = start(config={"upstreams": [{"name": "origin", "url": origin.url}], "warm": warm}, launch=False)
+    code, said = pannier.run_to_end()
+    assert code == 2 and words in said, said
+
+
+@pytest.mark.parametrize("text, words", [
+    ("warm:\n  repositories: []\n  most_used: 1\n  repositories: []\n",
+     ":4: warm.repositories: stands here a second time; keep this or line 2"),
+    ("warm.repositories:\n  - url: origin/a\n", ":1: this key: holds a key that is no setting"),
+    ("warm:\n  repositories:\n    - origin/a\n", ":3: warm.repositories[0]: is not a mapping"),
+    ("warm:\n  repositories:\n", ":2: warm.repositories: is not a list"),
+    ("repositories: []\n", ":1: repositories: "),
+])
+def test_a_list_within_a_mapping_has_to_be_one(start, text, words):
+    pannier = start(config=text, launch=False)
     code, said = pannier.run_to_end()
     assert code == 2 and words in said, said
 
