@@ -82,7 +82,7 @@ static void accept_push(struct exchange *x, const struct webhook *hook)
     repo_id_of(r->name, hook->repo, &repo_id);
     metrics_webhook(r->upstream->name, HOOK_PUSHED);
     log_line(LOG_INFO, "webhook", "repository", LOG_STR, name, "forge", LOG_STR,
-             webhook_forge_name(r->forge), "event", LOG_STR, hook->event, "refs", LOG_U64,
+             webhook_forge_name(r->forge), "kind", LOG_STR, hook->event, "refs", LOG_U64,
              (uint64_t)hook->ref_count, "ref", LOG_STR,
              hook->ref_count > 0 ? hook->refs[0].name : NULL, NULL);
     pushes_seen(x->proxy, name, &repo_id, "webhook", QUEUE_HIGH);
