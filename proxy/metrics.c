@@ -227,8 +227,6 @@ static void text_upstream(struct metrics_text *t, const struct upstream_counts *
         metrics_text_number(t, METRIC_upstream_failures, labels, u->failures[i]);
     }
     for (size_t i = 0; i < HOOK_RESULTS_COUNT; i++) {
-        if (u->hooks[i] == 0)
-            continue;
         snprintf(labels, sizeof(labels), "%s,result=\"%s\"", name, hooks[i]);
         metrics_text_number(t, METRIC_webhooks, labels, u->hooks[i]);
     }

@@ -38,7 +38,8 @@ def seen(git, pannier, path):
 def hooks_counted(pannier):
     """{result: how many}"""
     start = 'pannier_webhooks_total{upstream="origin",result="'
-    return {series[len(start):-2]: n for series, n in Admin(pannier).metrics().items() if series.startswith(start)}
+    said = Admin(pannier).metrics()
+    return {series[len(start):-2]: n for series, n in said.items() if series.startswith(start) and n > 0}
 
 
 # What a hook does -------------------------------------------------------------------------------------
