@@ -30,6 +30,7 @@
 
 enum {
     WEBHOOK_BODY_MAX = 25 << 20, /* GitHub sends none that is larger; others' are far below */
+    WEBHOOK_JSON_MAX = 4 << 20,  /* without its commits, which nobody reads: some 10,000 refs */
     WEBHOOK_TEXT_MAX = 4096,     /* of one name or URL; a hook with a longer one is refused */
     WEBHOOK_REFS_MAX = 1000,     /* of one hook; those beyond are left out */
 };
@@ -95,9 +96,10 @@ struct webhook {
 
 /* base_url: the upstream's.  Where a hook has the repository's URL at the same host, that says
  * where below base_url it is; else (a host that is called otherwise from inside) its path there
- * does. A body may be JSON, or a form with it in `payload`, as GitHub sends unless it is told
- * otherwise. -1, and nothing to clear: ERR_INPUT, it makes no sense; ERR_NOT_FOUND, the repository
- * is not below base_url. */
+ * does.  A body may be JSON, or a form with it in `payload`, as GitHub sends unless it is told
+ * otherwise.
+ * -1, and nothing to clear: ERR_INPUT, it makes no sense; ERR_LIMIT, it is over WEBHOOK_JSON_MAX;
+ * ERR_NOT_FOUND, the repository is not below base_url. */
 int webhook_parse(enum webhook_forge forge, const struct webhook_headers *headers, const void *body,
                   size_t len, const char *base_url, struct webhook *out, struct err *err);
 void webhook_clear(struct webhook *hook);

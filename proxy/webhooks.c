@@ -108,7 +108,7 @@ static void act(struct exchange *x, const struct webhook_headers *headers)
         return;
     }
     if (rc != 0) {
-        refuse(x, HOOK_MALFORMED, 400, &why);
+        refuse(x, HOOK_MALFORMED, why.kind == ERR_LIMIT ? 413 : 400, &why);
         return;
     }
     switch (hook.kind) {

@@ -5,7 +5,7 @@
  *           mirror will be brought forward (pushes.h); or it tells of something else
  *     400   it makes no sense          401   it isn't signed with the upstream's secret
  *     404   there is none for such an upstream (webhook_secret_file)
- *     413   it is over WEBHOOK_BODY_MAX or limits.body
+ *     413   it is over WEBHOOK_BODY_MAX, WEBHOOK_JSON_MAX or limits.body
  *     503   the secret can't be read
  *
  * It needs no other credential than its signature, and gets to know nothing. */

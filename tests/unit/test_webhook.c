@@ -508,6 +508,50 @@ static void what_makes_no_sense_is_refused_without_being_repeated(void **state)
     assert_int_equal(err.kind, ERR_INPUT);
 }
 
+static void commits_are_passed_over_whatever_they_hold(void **state)
+{
+    static const char *const commits[] = {
+        "[]",
+        "null",
+        "17",
+        "\"x\"",
+        "\"\\\"}],{[\\\\\"",
+        "[{\"message\": \"}]\\\"{[\", \"added\": [[], [\"\\\\\"]]}, {}]",
+        " \n[ \"\\u0000\" ] ",
+        "[no JSON]",
+    };
+    struct webhook hook;
+    struct bytes body;
+    struct err err;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(commits); i++) {
+        char *text = xasprintf("{\"commits\" : %s, \"ref\": \"commits\", \"x\": [\"commits\"], "
+                               "\"head_commit\":%s,\"repository\": {\"full_name\": \"a/b\"}}",
+                               commits[i], commits[i]);
+
+        if (parse(&github, text, &hook, &err) != 0)
+            fail_msg("%s: %s", text, err.text);
+        assert_string_equal(hook.refs[0].name, "commits");
+        webhook_clear(&hook);
+        free(text);
+    }
+    /* More than would be taken of anything else. */
+    bytes_init(&body, WEBHOOK_BODY_MAX);
+    bytes_add_str(&body, "{\"ref\": \"x\", \"repository\": {\"full_name\": \"a/b\"}, "
+                         "\"commits\": [0");
+    while (body.len <= WEBHOOK_JSON_MAX)
+        bytes_add_str(&body, ",0,{\"commits\":{\"a\":[]}}");
+    bytes_add_str(&body, "]}");
+    assert_int_equal(parse(&github, body.data, &hook, &err), 0);
+    webhook_clear(&hook);
+    for (char *c = body.data; (c = strstr(c, "commits")) != NULL;)
+        *c = 'x';
+    assert_int_equal(parse(&github, body.data, &hook, &err), -1);
+    assert_int_equal(err.kind, ERR_LIMIT);
+    bytes_clear(&body);
+}
+
 static void names_and_lists_have_bounds(void **state)
 {
     struct saying s = server;
@@ -553,6 +597,7 @@ int main(void)
         cmocka_unit_test(a_context_path_of_bitbuckets_may_stand_in_the_url),
         cmocka_unit_test(a_form_may_hold_it),
         cmocka_unit_test(what_makes_no_sense_is_refused_without_being_repeated),
+        cmocka_unit_test(commits_are_passed_over_whatever_they_hold),
         cmocka_unit_test(names_and_lists_have_bounds),
     };
 
