@@ -105,8 +105,8 @@ static char *escape_path(const char *name)
     return out;
 }
 
-int asker_init_for_operator(struct asker *a, struct proxy *p, const struct config *config,
-                            const char *name, struct err *err)
+int asker_init_for_program(struct asker *a, struct proxy *p, const struct config *config,
+                           const char *name, struct err *err)
 {
     char *escaped = escape_path(name);
     char *target = xasprintf("/%s.git/info/refs?service=git-upload-pack", escaped);

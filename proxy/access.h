@@ -23,14 +23,14 @@ struct asker {
 /* x has been admitted (clients.h).  -1: pannier should have a credential of its own and has none;
  * then there is nothing to clear. */
 int asker_init(struct asker *a, const struct exchange *x, struct err *err);
-/* For a question of the program's own, on behalf of those who operate it: with the credential that
- * pannier has of its own for the upstream, if it has one, and else without any.  What comes of it
+/* For a question of the program's own, that no client waits for: with the credential that pannier
+ * has of its own for the upstream, if it has one, and else without any.  What comes of it
  * is told to no client before upstream has said yes to that client itself.  name:
  * "<upstream>/<path>". -1: ERR_REFUSED, its host is not among the upstreams; or there should be a
  * credential and is none.
  */
-int asker_init_for_operator(struct asker *a, struct proxy *p, const struct config *config,
-                            const char *name, struct err *err);
+int asker_init_for_program(struct asker *a, struct proxy *p, const struct config *config,
+                           const char *name, struct err *err);
 void asker_copy(const struct asker *from, struct asker *to);
 void asker_clear(struct asker *a);
 

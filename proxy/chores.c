@@ -7,6 +7,7 @@
 #include "protocol/base.h"
 #include "proxy/fleet.h"
 #include "proxy/log.h"
+#include "proxy/mirroring.h"
 #include "proxy/warm/warmups.h"
 
 enum {
@@ -78,8 +79,53 @@ static void end_warmup(struct chore *k, bool again)
     free(job);
 }
 
+/* ---- refreshes ---- */
+
+#define REFRESH_JOBS "refresh:"
+
+int chores_add_refresh(struct fleet *f, enum queue_priority priority, const struct key *repo_id,
+                       const char *repo, struct err *err)
+{
+    char hex[KEY_HEX_SIZE];
+    char *id;
+    int rc;
+
+    key_to_hex(repo_id, hex);
+    id = xasprintf(REFRESH_JOBS "%s", hex);
+    rc = queue_add(cluster_queue(fleet_cluster(f)), priority, id, repo, err);
+    free(id);
+    return rc;
+}
+
+static int refresh(struct chore *k, struct err *err)
+{
+    struct ahead_made made = {.mirror = true};
+    uint64_t started = now_us();
+
+    if (mirroring_refresh_present(k->chores->proxy, k->config, k->job->payload, &made.refreshed,
+                                  err) != 0)
+        return -1;
+    log_line(LOG_INFO, "refreshed", "repository", LOG_STR, k->job->payload, "mirror", LOG_STR,
+             ahead_mirror_word(&made), "missing", LOG_U64, (uint64_t)made.refreshed.missing,
+             "total_ms", LOG_MS, now_us() - started, NULL);
+    return 0;
+}
+
+/* No person has asked for it: that there is nothing it could do is no news. */
+static void end_refresh(struct chore *k, bool again)
+{
+    bool no_news =
+        k->why.kind == ERR_NOT_FOUND || k->why.kind == ERR_DENIED || k->why.kind == ERR_CONFLICT;
+
+    if (k->rc != 0)
+        log_line(no_news ? LOG_DEBUG : LOG_WARN, "not refreshed", "repository", LOG_STR,
+                 k->job->payload, "reason", LOG_STR, k->why.text, "tries", LOG_U64,
+                 (uint64_t)k->job->tries, "again", LOG_STR, again ? "yes" : "no", NULL);
+}
+
 static const struct kind kinds[] = {
     {WARMUP_JOBS, warm_up, end_warmup},
+    {REFRESH_JOBS, refresh, end_refresh},
 };
 
 static const struct kind *kind_of(const char *id)

@@ -6,9 +6,14 @@
  *     chores_stop(&c)                   after fleet_stop(), while the workers are still there: what
  *                                       was not done goes back into the queue, for another node
  *
- * A job's id begins with its kind; each kind has a row of the table in chores.c.
+ * A job's id begins with its kind; each kind has a row of the table in chores.c:
  *
- *     warmup:     a repository is made ready before anybody asks; proxy/warm/warmups.h */
+ *     warmup:     a repository is made ready before anybody asks; proxy/warm/warmups.h
+ *     refresh:    what there is of its mirror, here or in the shared tier, is brought to where
+ *                 upstream is: somebody has pushed, nobody has asked
+ *
+ * Upstream is asked with pannier's own credential where it has one, and else without any
+ * (proxy/access.h). */
 #ifndef PANNIER_PROXY_CHORES_H
 #define PANNIER_PROXY_CHORES_H
 
@@ -20,5 +25,10 @@ struct chores;
 struct chores *chores_start(struct proxy *p, const struct config *config);
 void chores_configure(struct chores *c, const struct config *config);
 void chores_stop(struct chores **c); /* *c NULL is fine */
+
+/* Some node is to bring what there is of a repository's mirror forward.  repo: "<upstream>/<path>".
+ * -1: ERR_LIMIT, its name is too long; or as queue_add().  Worker threads. */
+int chores_add_refresh(struct fleet *f, enum queue_priority priority, const struct key *repo_id,
+                       const char *repo, struct err *err);
 
 #endif

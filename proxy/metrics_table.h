@@ -139,6 +139,9 @@
       "or failed for good.")                                                                       \
     X(log_dropped, COUNTER, "pannier_log_lines_dropped_total", "",                                 \
       "Log lines that found stderr stuck.")                                                        \
+    X(webhooks, COUNTER, "pannier_webhooks_total", "upstream, result",                             \
+      "Webhooks: pushed (refs were forgotten), ping, ignored (they told of nothing that changes "  \
+      "refs here), forged (not signed with its secret), malformed, failed (for a reason of ours).")\
     X(admin_requests, COUNTER, "pannier_admin_requests_total", "code",                             \
       "Requests of operators by HTTP status.")                                                     \
     X(event_clients, GAUGE, "pannier_event_clients", "", "Who listens to events.")                 \
@@ -176,6 +179,7 @@
     C(REFUSED, requests, "result=\"refused\"")                                                     \
     C(ERROR, requests, "result=\"error\"")                                                         \
     C(HEALTH, requests, "result=\"health\"")                                                       \
+    C(HOOK, requests, "result=\"hook\"")                                                           \
     C(ABORTED, requests, "result=\"aborted\"")                                                     \
     C(HITS_LOCAL, hits, "tier=\"local\"")                                                          \
     C(HITS_SHARED, hits, "tier=\"shared\"")                                                        \

@@ -308,14 +308,21 @@ static bool is_sha256(const struct asker *a)
     return is;
 }
 
-static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_refreshed *out,
-                         struct err *err)
+static int no_mirror(struct err *err)
+{
+    return err_set(err, ERR_NOT_FOUND, "there is no mirror of it");
+}
+
+static int bring_forward(const struct asker *a, struct mirror *m, bool make,
+                         struct mirror_refreshed *out, struct err *err)
 {
     struct oid_list tips = {0}, missing = {0}, haves = {0};
     struct lease *lease;
     bool theirs;
     int rc;
 
+    if (!make && !mirror_ready(m) && !mirroring_may_restore(a))
+        return no_mirror(err);
     /* Upstream's advertisement is known afterwards, which says how to ask for the rest. */
     if (access_require(a, err) != 0)
         return -1;
@@ -326,6 +333,8 @@ static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_
     out->restored = !theirs && !mirror_ready(m) && mirroring_restore(a, m, NULL, NULL);
     if (theirs)
         rc = err_set(err, ERR_BUSY, "another node is at it");
+    else if (!make && !mirror_ready(m))
+        rc = no_mirror(err);
     else
         rc = access_list_refs(a, &tips, err);
     if (rc == 0 && tips.count == 0)
@@ -359,8 +368,8 @@ struct mirror *mirroring_of(const struct asker *a)
     return m;
 }
 
-int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
-                      struct mirror_refreshed *out, struct err *err)
+static int refresh(struct proxy *p, const struct config *config, const char *name, bool make,
+                   struct mirror_refreshed *out, struct err *err)
 {
     struct mirror *m;
     struct asker a;
@@ -369,14 +378,26 @@ int mirroring_refresh(struct proxy *p, const struct config *config, const char *
     *out = (struct mirror_refreshed){.made = false};
     if (!config->cache.mirrors)
         return err_set(err, ERR_CONFLICT, "mirrors are off (cache.mirrors)");
-    if (asker_init_for_operator(&a, p, config, name, err) != 0)
+    if (asker_init_for_program(&a, p, config, name, err) != 0)
         return -1;
     m = mirroring_of(&a);
     if (m != NULL)
-        rc = bring_forward(&a, m, out, err);
+        rc = bring_forward(&a, m, make, out, err);
     else
         rc = err_set(err, ERR_CONFLICT, "such a path can't be a mirror's");
     mirror_unref(&m);
     asker_clear(&a);
     return rc;
+}
+
+int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
+                      struct mirror_refreshed *out, struct err *err)
+{
+    return refresh(p, config, name, true, out, err);
+}
+
+int mirroring_refresh_present(struct proxy *p, const struct config *config, const char *name,
+                              struct mirror_refreshed *out, struct err *err)
+{
+    return refresh(p, config, name, false, out, err);
 }

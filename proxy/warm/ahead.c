@@ -290,7 +290,7 @@ static int answers_of(struct proxy *p, const struct config *config, const struct
     struct ahead w = {.wish = wish, .made = made, .shown = {.wish = wish}};
     int rc;
 
-    if (asker_init_for_operator(&w.asker, p, config, wish->name, err) != 0)
+    if (asker_init_for_program(&w.asker, p, config, wish->name, err) != 0)
         return -1;
     w.shown.tips = xcalloc(wish->branch_count + 1, sizeof(*w.shown.tips));
     w.shown.has_tip = xcalloc(wish->branch_count + 1, sizeof(*w.shown.has_tip));
