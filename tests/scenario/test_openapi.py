@@ -17,6 +17,7 @@ NAMES = [operation["operationId"] for _, _, operation in OPERATIONS]
 # What each is called with to do what it is for: (query, body).
 GOOD = {
     "listRepositories": [("", None), ("?limit=1&sort=-size&q=own&upstream=origin&pinned=false", None)],
+    "history": [("", None), ("?step=5&since=1700000000", None)],
     "listAnswers": [("", None), ("?limit=1000&sort=-created", None), ("?repository={id}", None)],
     "setLogLevel": [("", {"level": "debug"})],
     "evict": [("", {"dry_run": True, "to_bytes": 0}), ("", {}), ("", None)],
@@ -136,6 +137,9 @@ def test_every_operation_refuses_what_it_does_not_know(filled):
     ("listRepositories", "?q=%zz", None, "q"),
     ("listRepositories", "?q=%00", None, "q"),
     ("listAnswers", "?repository=abc", None, "repository"),
+    ("history", "?step=7", None, "step"),
+    ("history", "?since=-1", None, "since"),
+    ("history", "?since=yesterday", None, "since"),
     ("setLogLevel", "", {"level": "loud"}, "level"),
     ("setLogLevel", "", {"level": 1}, "level"),
     ("setLogLevel", "", {}, "level"),
