@@ -123,7 +123,8 @@ def test_nodes_warm_ups_and_events_are_seen(pannier, git, simple, page):
     until(lambda: page.rows("Events") == [], "the word is in no line")
     page.show("warmups")
     page.wait_text("Warm-up", "main")
-    until(lambda: Admin(pannier).metrics()["pannier_event_clients"] <= 1, "it listens no more")
+    git.clone(pannier.url_of(PATH))  # at which those who have left are noticed
+    until(lambda: Admin(pannier).metrics()["pannier_event_clients"] == 0, "it listens no more")
 
 
 def test_it_recovers_when_pannier_is_started_again(pannier, git, simple, page):

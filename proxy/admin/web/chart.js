@@ -128,8 +128,12 @@ export class Chart {
     const p = this.points.find((q) => q.from === from);
     this.at = p ? from : null;
     this.mark.style.display = p ? "" : "none";
-    setText(this.readout, p ? `${clock(p.from, p.to - p.from < 60)}: ${p.value === null ? "nothing asked" : this.format(p.value)}${p.note ? `, ${p.note}` : ""}` : "");
-    if (!p) return;
+    if (!p) {
+      setText(this.readout, "");
+      return;
+    }
+    const said = [p.value === null ? "nothing asked" : this.format(p.value), p.note];
+    setText(this.readout, `${clock(p.from, p.to - p.from < 60)}: ${said.filter(Boolean).join(", ")}`);
     const x = this.x((p.from + p.to) / 2);
     this.mark.setAttribute("x1", x);
     this.mark.setAttribute("x2", x);

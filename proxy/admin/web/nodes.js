@@ -6,12 +6,14 @@ import {ago, bytes, count, duration} from "./words.js";
 
 const state = (n) => n.silent_ms ? `silent for ${duration(n.silent_ms)}` : n.state;
 
+const disk = (n) => n.disk_used && n.disk_limit ? `${bytes(n.disk_used)} of ${bytes(n.disk_limit)}` : bytes(n.disk_used);
+
 export function nodes(main) {
   const table = new Table("Nodes", [
     {title: "Node", text: (n) => n.self ? `${n.name} (this one)` : n.name},
     {title: "State", text: state},
     {title: "Requests", number: true, text: (n) => count(n.requests)},
-    {title: "On disk", number: true, text: (n) => n.disk_used === null ? "–" : `${bytes(n.disk_used)}${n.disk_limit ? ` of ${bytes(n.disk_limit)}` : ""}`},
+    {title: "On disk", number: true, text: disk},
     {title: "Address", text: (n) => n.address ?? n.peer_address ?? "–"},
     {title: "Version", text: (n) => n.version ?? "–"},
     {title: "Started", text: (n) => n.started ? ago(n.started) : "–"},

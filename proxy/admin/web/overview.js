@@ -57,14 +57,15 @@ function gather(samples, {bucket, span, step}) {
 function drawCharts(ratio, saved) {
   const {points, from, to} = gather(kept[range.step], range);
   const all = (name) => points.reduce((n, p) => n + p[name], 0);
-  const asked = all("asked"), hits = all("hits"), bytesSaved = all("saved");
-  const total = asked ? hits / asked : null;
+  const asked = all("asked"), hits = all("hits"), total = asked ? hits / asked : null;
+  const said = asked ? `${percent(total)}, ${hits} of ${many(asked, "request")} for packs` : "nothing was asked";
+  const flow = `${bytes(all("client"))} were sent to clients, ${bytes(all("upstream"))} came from upstream`;
   ratio.set(points.map((p) => ({...p, value: p.asked ? p.hits / p.asked : null,
     note: p.asked ? `${p.hits} of ${many(p.asked, "request")} for packs` : ""})), from, to, percent(total),
-  `Hit ratio over the last ${range.name}: ${asked ? `${percent(total)}, ${hits} of ${many(asked, "request")} for packs` : "nothing was asked"}.`);
+  `Hit ratio over the last ${range.name}: ${said}.`);
   saved.set(points.map((p) => ({...p, value: p.saved,
-    note: `${bytes(p.client)} sent, ${bytes(p.upstream)} from upstream`})), from, to, bytes(bytesSaved),
-  `Bytes saved over the last ${range.name}: ${bytes(bytesSaved)}; ${bytes(all("client"))} were sent to clients, ${bytes(all("upstream"))} came from upstream.`);
+    note: `${bytes(p.client)} sent, ${bytes(p.upstream)} from upstream`})), from, to, bytes(all("saved")),
+  `Bytes saved over the last ${range.name}: ${bytes(all("saved"))}; ${flow}.`);
 }
 
 function figure(title) {
@@ -106,10 +107,12 @@ export function overview(main) {
   async function refresh() {
     const [stats, now] = await Promise.all([get("stats"), get("requests"), moreHistory(range.step)]);
     const t = stats.traffic, l = stats.local;
-    hit.set(percent(t.hit_ratio), `${count(sum(t.hits))} of ${many(sum(t.hits) + sum(t.misses), "request")} for packs since the start`);
+    const hits = sum(t.hits), all = many(hits + sum(t.misses), "request");
+    hit.set(percent(t.hit_ratio), `${count(hits)} of ${all} for packs since the start`);
     saved.set(bytes(t.saved_bytes), `${bytes(t.client_bytes)} sent, ${bytes(t.upstream_bytes)} from upstream`);
     flight.set(count(stats.in_flight), many(stats.pools.background, "mirror") + " being made");
-    disk.set(bytes(l.total), `${l.limit === null ? "no limit" : `of ${bytes(l.limit)}`}; ${many(l.entries.answers, "answer")}, ${many(l.entries.mirrors, "mirror")}`);
+    const entries = `${many(l.entries.answers, "answer")}, ${many(l.entries.mirrors, "mirror")}`;
+    disk.set(bytes(l.total), l.limit === null ? entries : `of ${bytes(l.limit)}; ${entries}`);
     meter.value = l.limit ? l.total / l.limit : 0;
     meter.hidden = l.limit === null;
     requests.set(now.requests);

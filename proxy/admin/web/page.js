@@ -32,7 +32,8 @@ let timer = 0, running = false;
 function route() {
   const [name, ...rest] = location.hash.replace(/^#\/?/, "").split("/");
   const found = VIEWS.find((v) => v.name === name) ?? VIEWS[0];
-  return {found, rest: rest.join("/")};
+  // It becomes a part of a path of the API: nothing that leads out of there.
+  return {found, rest: rest.length === 1 && /^(?!\.+$)[\w%:.-]+$/.test(rest[0]) ? rest[0] : ""};
 }
 
 function close() {
@@ -56,7 +57,7 @@ function open() {
 
 function showWho() {
   const who = document.getElementById("who");
-  if (!me || !token()) {
+  if (!me?.name) { // no token is wanted
     who.replaceChildren();
     return;
   }

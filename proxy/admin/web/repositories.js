@@ -14,6 +14,8 @@ export function asked(t) {
   return t.hits + t.misses + t.passes;
 }
 
+const kept = (r) => [many(r.answers, "answer"), r.mirror && "mirror", r.pinned && "pinned"].filter(Boolean).join(", ");
+
 export function repositories(main) {
   const table = new Table("Repositories", [
     {title: "Repository", sort: "name", text: (r) => r.repo, link: (r) => `#/repositories/${r.id}`},
@@ -21,7 +23,7 @@ export function repositories(main) {
     {title: "Requests", number: true, text: (r) => count(asked(r.traffic))},
     {title: "From here", number: true, text: (r) => bytes(r.traffic.hit_bytes)},
     {title: "On disk", number: true, sort: "stored_size", text: (r) => bytes(r.stored_size)},
-    {title: "Kept", text: (r) => [many(r.answers, "answer"), r.mirror && "mirror", r.pinned && "pinned"].filter(Boolean).join(", ")},
+    {title: "Kept", text: kept},
     {title: "Accesses", number: true, sort: "accesses", text: (r) => count(r.accesses)},
     {title: "Last access", sort: "accessed", text: (r) => ago(r.accessed)},
   ], {key: (r) => r.id, empty: "No repository is kept that fits.", onsort: sort});
@@ -81,7 +83,8 @@ export function repositories(main) {
     const number = chosen.cursors.length;
     back.disabled = number === 1;
     on.disabled = !next;
-    setText(place, `${number === 1 && !next ? many(page.repositories.length, "repository", "repositories") : `Page ${number}`}${page.complete ? "" : "; the folder is still being read"}`);
+    const where = number === 1 && !next ? many(page.repositories.length, "repository", "repositories") : `Page ${number}`;
+    setText(place, page.complete ? where : `${where}; the folder is still being read`);
   }
   let wanted = "";
 

@@ -8,7 +8,7 @@ import {ago, bytes, count, many, percent, when} from "./words.js";
 const short = (commit) => commit ? commit.slice(0, 12) : "–";
 
 export function repository(main, me, id) {
-  const path = `repositories/${encodeURIComponent(id)}`;
+  const path = `repositories/${id}`;
   const title = el("h1", {class: "repo"}, "Repository"), address = el("p", {class: "quiet repo"});
   const pinMark = el("span", {class: "mark", hidden: true}, "pinned");
   const told = outcome();
@@ -36,9 +36,10 @@ export function repository(main, me, id) {
     mirrorPart, section("Answers", answers.node), section("Latest errors", errors.node));
   let now = null;
 
-  const refreshIt = button("Refresh", () => act(() => change("POST", `${path}/refresh`), (r) =>
-    `${r.made ? "The mirror was made" : "The mirror is up to date"}: ${many(r.tips, "tip")} at upstream, ${count(r.missing)} of them new.`,
-  "Asking upstream…"));
+  const refreshIt = button("Refresh", () => act(() => change("POST", `${path}/refresh`), (r) => {
+    const what = r.made ? "The mirror was made" : "The mirror is up to date";
+    return `${what}: ${many(r.tips, "tip")} at upstream, ${count(r.missing)} of them new.`;
+  }, "Asking upstream…"));
   const pinIt = button("Pin", () => act(() => change(now.pinned ? "DELETE" : "POST", `${path}/pin`), (r) =>
     r.pinned ? "Pinned: what there is of it stays." : "No longer pinned."));
   const invalidateIt = button("Invalidate…", () => invalidation(path, now.repo, (text) => {
@@ -101,10 +102,14 @@ export function repository(main, me, id) {
 // ---- making something go away ----
 
 const KINDS = [
-  {name: "refs", title: "What is known of its refs", help: "and of who may read it: upstream is asked anew", body: () => ({refs: true})},
-  {name: "ref", title: "One ref", help: "the same; nothing lies on the disk by the name of a ref", input: "refs/heads/main", body: (text) => ({ref: text})},
-  {name: "object", title: "An object", help: "the mirror if it has it, and every answer", input: "40 or 64 hex digits", body: (text) => ({object: text})},
-  {name: "everything", title: "Everything", help: "all that is kept of this repository", body: () => ({everything: true})},
+  {name: "refs", title: "What is known of its refs", help: "and of who may read it: upstream is asked anew",
+    body: () => ({refs: true})},
+  {name: "ref", title: "One ref", help: "the same; nothing lies on the disk by the name of a ref",
+    input: "refs/heads/main", body: (text) => ({ref: text})},
+  {name: "object", title: "An object", help: "the mirror if it has it, and every answer",
+    input: "40 or 64 hex digits", body: (text) => ({object: text})},
+  {name: "everything", title: "Everything", help: "all that is kept of this repository",
+    body: () => ({everything: true})},
 ];
 
 function amount(said) {

@@ -58,7 +58,8 @@ function all(main, me) {
 
 function begin(begun) {
   const told = outcome();
-  const name = el("input", {type: "text", id: "warm-name", placeholder: "github.com/owner/name", spellcheck: "false", autocomplete: "off"});
+  const name = el("input", {type: "text", id: "warm-name", placeholder: "github.com/owner/name", spellcheck: "false",
+    autocomplete: "off"});
   const most = el("input", {type: "number", id: "warm-most", min: "1", max: "1000", value: MOST});
   const buttons = [el("button", {type: "submit"}, "Fetch"), el("button", {type: "submit"}, "Fetch")];
 
@@ -72,8 +73,10 @@ function begin(begun) {
   }
 
   return el("div", {},
-    form(() => ({repositories: [name.value.trim()]}), el("label", {for: "warm-name"}, "One repository"), name, buttons[0]),
-    form(() => ({most_used: Number(most.value)}), el("label", {for: "warm-most"}, "Those that are asked for most, so many"), most, buttons[1]),
+    form(() => ({repositories: [name.value.trim()]}),
+      el("label", {for: "warm-name"}, "One repository"), name, buttons[0]),
+    form(() => ({most_used: Number(most.value)}),
+      el("label", {for: "warm-most"}, "Those that are asked for most, so many"), most, buttons[1]),
     told.node);
 }
 
@@ -82,7 +85,7 @@ function one(main, id) {
   const repositories = new Table("Its repositories", [
     {title: "Repository", text: (r) => r.repository},
     {title: "State", text: (r) => r.state},
-    {title: "Details", text: (r) => r.error ?? r.detail ?? ""},
+    {title: "Details", text: (r) => [r.detail, r.error].filter(Boolean).join("; ")},
   ], {key: (r) => r.repository, empty: "None."});
   const more = el("p", {class: "quiet", role: "status"});
 
