@@ -11,6 +11,10 @@ void admin_openapi(struct exchange *x);
 void admin_web(struct exchange *x);
 void admin_web_file(struct exchange *x);
 
+void admin_whoami(struct exchange *x);
+void admin_list_requests(struct exchange *x);
+void admin_history(struct exchange *x);
+
 void admin_list_repositories(struct exchange *x);
 void admin_show_repository(struct exchange *x);
 void admin_remove_repository(struct exchange *x);
@@ -18,10 +22,6 @@ void admin_invalidate(struct exchange *x);
 void admin_refresh(struct exchange *x);
 void admin_pin(struct exchange *x);
 void admin_unpin(struct exchange *x);
-
-void admin_whoami(struct exchange *x);
-void admin_list_requests(struct exchange *x);
-void admin_history(struct exchange *x);
 
 void admin_list_answers(struct exchange *x);
 void admin_list_nodes(struct exchange *x);

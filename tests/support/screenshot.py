@@ -60,7 +60,7 @@ def main():
     made = {name: origin.make(f"public/{name}", repos.simple, commits=commits, blob=blob)
             for name, commits, blob, _ in REPOSITORIES}
     with tempfile.TemporaryDirectory() as folder:
-        config = {"cache": {"local_size": "64M"}}
+        config = {"cache": {"local_size": "200M"}}
         pannier = Pannier(Path(folder) / "pannier", {"github.com": f"{upstream.url}/public"}, config).start()
         browser = Browser()
         try:

@@ -4,14 +4,25 @@ import {el, setText, svg} from "./parts.js";
 import {clock} from "./words.js";
 
 const HEIGHT = 168, LEFT = 62, RIGHT = 8, TOP = 10, BOTTOM = 22;
-const NARROWEST = 240, LABEL_EVERY = 110; // pixels
+const NARROWEST = 240, LABEL_EVERY = 80, LABEL_HALF = 18; // pixels
 
-// The smallest of 1, 2, 5, 10, ... 500 times a power of 1024 that is no less than n.
+const ROUND = [1, 2, 3, 4, 6, 8, 10, 20, 30, 40, 60, 80, 100, 200, 300, 400, 600, 800, 1024];
+const ROUND_S = [60, 120, 300, 600, 1800, 3600, 7200, 10800, 21600];
+
+// The smallest round number of bytes that is no less than n.
 function nice(n) {
   let unit = 1;
-  while (n > 500 * unit) unit *= 1024;
-  for (const step of [1, 2, 5, 10, 20, 50, 100, 200, 500]) if (n <= step * unit) return step * unit;
-  return n;
+  while (n > 1024 * unit) unit *= 1024;
+  return ROUND.find((step) => n <= step * unit) * unit;
+}
+
+// Round times of the day between two, at most so many.
+function times(from, to, most) {
+  const step = ROUND_S.find((s) => (to - from) / s <= most) ?? ROUND_S.at(-1);
+  const zone = new Date(from * 1000).getTimezoneOffset() * 60;
+  const found = [];
+  for (let at = Math.ceil((from - zone) / step) * step + zone; at <= to; at += step) found.push(at);
+  return found;
 }
 
 export class Chart {
@@ -71,12 +82,10 @@ export class Chart {
       svg("line", {class: v === 0 ? "base" : "grid", x1: LEFT, x2: this.width - RIGHT, y1: this.y(v), y2: this.y(v)}),
       svg("text", {x: LEFT - 8, y: this.y(v) + 4, "text-anchor": "end"}, this.format(v)),
     ]);
-    const labels = Math.max(1, Math.floor((this.width - LEFT) / LABEL_EVERY));
-    const seconds = this.to - this.from < 600;
-    for (let i = 0; i <= labels; i++) {
-      const time = this.from + (this.to - this.from) * i / labels;
-      nodes.push(svg("text", {x: this.x(time), y: HEIGHT - 4,
-        "text-anchor": i === 0 ? "start" : i === labels ? "end" : "middle"}, clock(time, seconds)));
+    for (const time of times(this.from, this.to, Math.floor((this.width - LEFT) / LABEL_EVERY))) {
+      const x = this.x(time), last = x > this.width - RIGHT - LABEL_HALF;
+      nodes.push(svg("line", {class: "grid", x1: x, x2: x, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM + 4}),
+        svg("text", {x: last ? this.width - RIGHT : x, y: HEIGHT - 4, "text-anchor": last ? "end" : "middle"}, clock(time)));
     }
     return nodes;
   }
