@@ -5,7 +5,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from support import pktline
-from support.admin import Admin, tokens_file
+from support.admin import Admin, routes, tokens_file
 from support.browser import PHONE, Browser
 from support.faulty import Gate
 from support.gitclient import Reader
@@ -125,6 +125,22 @@ def test_nodes_warm_ups_and_events_are_seen(pannier, git, simple, page):
     page.wait_text("Warm-up", "main")
     git.clone(pannier.url_of(PATH))  # at which those who have left are noticed
     until(lambda: Admin(pannier).metrics()["pannier_event_clients"] == 0, "it listens no more")
+
+
+@pytest.mark.skipif(not any(path == "/api/v1/warmups" for _, path, _ in routes()), reason="the API has no warm-ups")
+def test_warm_ups_are_begun_and_followed(pannier, git, simple, page):
+    page = page(pannier, "warmups")
+    page.wait_text("Nothing was fetched ahead yet.")
+    for name, state, words in ((NAME, "done", "mirror made"), ("origin/public/none", "failed", "404")):
+        page.find("#warm-name").send_keys(name, Keys.ENTER)
+        (row,) = until(lambda: [r for r in page.rows("Its repositories") if r[1] == state], f"{name} is {state}")
+        assert row[0] == name and words in row[2]
+        page.click("a", "All warm-ups")
+    rows = until(lambda: len(rows := page.rows("Warm-ups")) == 2 and rows, "both are told")
+    assert [row[2] for row in rows] == ["1 of 1, 1 failed", "1 of 1"] and rows[0][1] == "the API"
+    assert pannier.mirror(PATH).exists()
+    page.find("#warm-name").send_keys("elsewhere/x", Keys.ENTER)
+    page.wait_text("Bad Request:", ".outcome.bad")
 
 
 def test_it_recovers_when_pannier_is_started_again(pannier, git, simple, page):

@@ -61,7 +61,7 @@ function begin(begun) {
   const name = el("input", {type: "text", id: "warm-name", placeholder: "github.com/owner/name", spellcheck: "false",
     autocomplete: "off"});
   const most = el("input", {type: "number", id: "warm-most", min: "1", max: "1000", value: MOST});
-  const buttons = [el("button", {type: "submit"}, "Fetch"), el("button", {type: "submit"}, "Fetch")];
+  const buttons = ["Fetch it", "Fetch them"].map((text) => el("button", {type: "submit"}, text));
 
   function form(body, ...children) {
     return el("form", {class: "row", onsubmit(event) {
