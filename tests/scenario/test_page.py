@@ -179,7 +179,7 @@ def test_what_is_invalidated_by_click_is_gone_here_and_at_the_node(pannier, git,
     assert len(pannier.answers()) == 2 and pannier.mirror(PATH).exists()  # nothing was done yet
     page.click("dialog button", "Invalidate")
     page.wait_text("Invalidated, in force on all nodes: 2 entries", "main .outcome")
-    assert not page.has("dialog")
+    until(lambda: not page.has("dialog"), "it is closed")
     page.wait_text("Nothing is kept of it here.")
     assert len(pannier.answers()) == 1 and not pannier.mirror(PATH).exists()
     assert pannier.wait_event("invalidated")["repository"] == NAME
