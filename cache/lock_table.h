@@ -43,6 +43,7 @@
     X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
     X(GUARD, "whether the object store works, and how often it was asked")                         \
     X(TRAFFIC, "what was asked of each repository")                                                \
+    X(HISTORY, "what was counted lately, by time")                                                 \
     X(LISTENERS, "what happened last, for who listens")                                            \
     X(METRICS, "what is counted of each upstream")                                                 \
     X(LOG, "the queue of log lines")

@@ -6,6 +6,7 @@
 #include <microhttpd.h>
 #include <netinet/in.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,13 +76,14 @@ struct upload {
 struct server_part {
     struct exchange x;
     struct server *server;
-    struct lock lock;                  /* phase, waits_for, connection, upload, refs */
+    struct lock lock;                  /* phase, known, waits_for, connection, upload, refs */
     int refs;                          /* libmicrohttpd's one, and one per job */
     struct MHD_Connection *connection; /* NULL: gone */
     enum phase phase;
     enum phase decided;  /* what a handler decided; becomes the phase when it returns */
     enum wait waits_for; /* not WAIT_NOTHING: suspended */
     bool started;        /* headers were looked at */
+    bool known;          /* what x asks for; it stays so */
     bool queued;         /* the response was handed over */
     bool refused;        /* a 413 has gone out by the back door */
     struct plan plan;
@@ -103,7 +105,8 @@ struct server_part {
     struct bytes note; /* as a pkt */
     int64_t note_offset;
     size_t note_sent;
-    uint64_t body_sent;
+    atomic_uint_fast64_t body_sent; /* others look at it, and at file, meanwhile */
+    atomic_int file;                /* goes out by sendfile; -1: nothing does */
 
     struct server_part *prev, *next;
 };
@@ -214,6 +217,7 @@ static void *on_request_line(void *cls, const char *target, struct MHD_Connectio
     p->connection = connection;
     p->started_us = now_us();
     p->note_offset = -1;
+    atomic_init(&p->file, -1);
     bytes_init(&p->note, 4 * NOTE_MAX);
     p->x.proxy = s->proxy;
     p->x.server = p;
@@ -351,6 +355,7 @@ static void commit_phase(struct server_part *p)
 {
     lock_take(&p->lock);
     p->phase = p->decided;
+    p->known = true;
     lock_drop(&p->lock);
 }
 
@@ -605,6 +610,8 @@ static struct MHD_Response *response_for_stream(struct server_part *p)
 
         if (r == NULL)
             close(fd);
+        else
+            atomic_store(&p->file, fd);
         p->stream = false; /* its bytes are counted at the end */
         p->body_len = size;
         return r;
@@ -1221,6 +1228,87 @@ size_t server_active(struct server *s)
     n = s->active;
     lock_drop(&s->lock);
     return n;
+}
+
+/* ---- for who looks on ---- */
+
+static const char *state_name(enum phase phase)
+{
+    static const char *const names[] = {[RECEIVING] = "receiving",
+                                        [WORKING] = "working",
+                                        [FOLLOWING] = "waiting",
+                                        [REPLYING] = "sending"};
+
+    return names[phase];
+}
+
+/* False: there is nothing to be seen of p yet, or any more. */
+static bool hold_if_known(struct server_part *p)
+{
+    bool held;
+
+    lock_take(&p->lock);
+    held = p->known && p->refs > 0 && p->connection != NULL;
+    p->refs += held;
+    lock_drop(&p->lock);
+    return held;
+}
+
+static void look_at(struct server_part *p, struct server_request *out)
+{
+    const struct exchange *x = &p->x;
+    int file = atomic_load(&p->file);
+
+    *out = (struct server_request){
+        .method = xstrdup(x->method),
+        .as = x->who != NULL ? xstrdup(x->who->name) : NULL,
+        .bytes = atomic_load(&p->body_sent),
+        .age_ms = (now_us() - p->started_us) / 1000,
+    };
+    memcpy(out->id, x->id, sizeof(out->id));
+    memcpy(out->client, x->client, sizeof(out->client));
+    if (x->upstream != NULL) {
+        out->repo = xasprintf("%s/%s", x->path.upstream, x->path.repo);
+        out->service = service_name(x->path.service);
+        repo_id_of(x->path.upstream, x->path.repo, &out->repo_id);
+    }
+    lock_take(&p->lock);
+    out->state = state_name(p->phase);
+    if (p->phase == REPLYING)
+        out->result = x->result;
+    /* Once the connection is done with it the descriptor may be another file's. */
+    if (file >= 0 && p->connection != NULL)
+        out->bytes = sendfile_body_sent(file);
+    lock_drop(&p->lock);
+}
+
+size_t server_requests(struct server *s, struct server_request *out, size_t max)
+{
+    struct server_part **parts = xcalloc(max, sizeof(struct server_part *)), *p;
+    size_t count = 0;
+
+    lock_take(&s->lock);
+    DL_FOREACH(s->exchanges, p)
+    {
+        if (count == max)
+            break;
+        if (hold_if_known(p))
+            parts[count++] = p;
+    }
+    lock_drop(&s->lock);
+    for (size_t i = 0; i < count; i++) {
+        look_at(parts[i], &out[i]);
+        part_unref(parts[i]);
+    }
+    free(parts);
+    return count;
+}
+
+void server_request_clear(struct server_request *r)
+{
+    free(r->as);
+    free(r->method);
+    free(r->repo);
 }
 
 bool server_wait_idle(struct server *s, uint64_t deadline_ms, const volatile int *stop_waiting)

@@ -26,6 +26,7 @@ struct call {
     struct query query;
     json_t *body; /* an object, once call_body() has read it */
     char who[TOKEN_NAME_MAX];
+    unsigned scopes; /* enum scope: what whoever asks may do */
 };
 
 /* The call of x. */

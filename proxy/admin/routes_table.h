@@ -9,8 +9,13 @@
 #define PANNIER_PROXY_ADMIN_ROUTES_TABLE_H
 
 #define ADMIN_ROUTES(X)                                                                            \
+    X(GET, "/", NONE, admin_web)                                                                   \
+    X(GET, "/page/{id}", NONE, admin_web_file)                                                     \
     X(GET, "/metrics", READ, admin_metrics)                                                        \
     X(GET, "/api/v1/openapi.json", NONE, admin_openapi)                                            \
+    X(GET, "/api/v1/whoami", READ, admin_whoami)                                                   \
+    X(GET, "/api/v1/requests", READ, admin_list_requests)                                          \
+    X(GET, "/api/v1/history", READ, admin_history)                                                 \
     X(GET, "/api/v1/repositories", READ, admin_list_repositories)                                  \
     X(GET, "/api/v1/repositories/{id}", READ, admin_show_repository)                               \
     X(DELETE, "/api/v1/repositories/{id}", OPERATE, admin_remove_repository)                       \
