@@ -36,6 +36,7 @@
     X(EVENTS, "where this node is in the stream of events")                                        \
     X(NODES, "what this node says of itself, and until when it counts as alive")                   \
     X(QUEUE, "jobs in the process, and who waits for some")                                        \
+    X(RECORDS, "what is to be told of this node's disk")                                           \
     X(REDIS, "the connections to Redis, and whether it is there")                                  \
     X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
     X(GUARD, "whether the object store works, and how often it was asked")                         \

@@ -33,7 +33,7 @@ enum {
     REDIS_CONNECTIONS_MAX = 16,
     REDIS_REPLY_MAX = 16 * 1024 * 1024, /* bytes of one reply; more is taken for nonsense */
     REDIS_ITEMS_MAX = 256 * 1024,       /* of one array in it */
-    REDIS_WORDS_MAX = 64,               /* of one command */
+    REDIS_WORDS_MAX = 512,              /* of one command */
     REDIS_LISTENERS_MAX = 8,
 };
 
