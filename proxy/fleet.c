@@ -270,6 +270,8 @@ int fleet_new(struct proxy *p, const struct config *c, struct fleet **out, struc
                   .password_file = c->redis.password_file,
                   .prefix = c->redis.prefix,
                   .ca_file = c->redis.ca_file,
+                  .certificate = c->redis.certificate,
+                  .key = c->redis.key,
                   .timeout_ms = c->redis.timeout_ms},
         .node = {.id = c->node,
                  .version = PANNIER_VERSION,
@@ -492,6 +494,12 @@ void fleet_note_kept(struct fleet *f, const struct key *key, const struct entry 
 void fleet_note_left(struct fleet *f, const struct key *key, const char *holder)
 {
     tell_left(cluster_records(f->cluster), key, holder);
+}
+
+int fleet_find_mirror(struct fleet *f, const struct key *repo_id, struct entry *out,
+                      struct err *err)
+{
+    return shared_index_find(cluster_index(f->cluster), ENTRY_MIRROR, repo_id, out, err);
 }
 
 uint64_t fleet_generation(struct fleet *f, const struct key *repo_id)

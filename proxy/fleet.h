@@ -66,6 +66,10 @@ void fleet_note_kept(struct fleet *f, const struct key *key, const struct entry 
 /* It doesn't lie on holder's disk any more. */
 void fleet_note_left(struct fleet *f, const struct key *key, const char *holder);
 
+/* What is known of a repository's mirror in the shared tier, for people.  0: *out is yours to
+ * clear. -1: ERR_NOT_FOUND; or as redis_ask().  Worker threads. */
+int fleet_find_mirror(struct fleet *f, const struct key *repo_id, struct entry *out,
+                      struct err *err);
 /* The newest generation of a repository's mirror in the shared tier; 0: not known.  Worker threads.
  */
 uint64_t fleet_generation(struct fleet *f, const struct key *repo_id);

@@ -98,6 +98,8 @@
       "Leases that this node holds or waits for.")                                                 \
     X(cluster_leases_lost, COUNTER, "pannier_cluster_leases_lost_total", "",                       \
       "Leases that were lost before they were given back.")                                        \
+    X(cluster_records, COUNTER, "pannier_cluster_records_total", "outcome",                        \
+      "What other nodes are told of what lies here and in the shared tier: told, or dropped.")     \
     X(shared_up, GAUGE, "pannier_shared_up", "",                                                   \
       "1 while the shared tier's store works; not there without a shared tier.")                   \
     X(shared_lookups, COUNTER, "pannier_shared_lookups_total", "result",                           \

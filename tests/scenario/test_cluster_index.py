@@ -3,17 +3,20 @@ upstream and to the shared tier, may be lost, and never brings back what was inv
 import hashlib
 import hmac
 import http.client
+import subprocess
 import time
 
 import pytest
 
 from support import pktline
+from support.admin import Admin
 from support.cluster import SECRET, command
 from support.faulty import Gate as UpstreamGate
 from support.faulty import packs_asked
 from support.faulty_s3 import Gate, asks, refused
 from support.gitclient import Reader, ask
 from support.net import HOST
+from support.pannier import binary
 from support.wait import DEADLINE, until
 
 NAME = "origin/public/simple"
@@ -173,6 +176,24 @@ def test_after_an_invalidation_no_record_leads_to_what_it_was_about(two, upstrea
     index.wait_where(("local", "b"))
 
 
+def test_people_are_told_which_generation_of_a_mirror_the_bucket_has(cluster, own, git, index):
+    path, _ = own()
+    a, b = cluster.nodes_up("a", "b")
+    git.clone(a.url_of(path))
+    cluster.tier.wait_up(a)
+    git.clone(b.url_of(path))
+    until(lambda: index.generations() and index.records("mirror"), "the mirror is known of")
+    admin = Admin(b)
+    shown = admin.get(f"/repositories/{admin.repository(f'origin/{path}')}")["shared_mirror"]
+    [manifest] = cluster.tier.manifests()
+    # It names who has put it there, or has found it there.
+    assert shown == {"path": manifest, "node": shown["node"], "generation": index.generations()[0]}
+    assert shown["node"] in ("a", "b")
+    said = subprocess.run([binary(), "repo", "show", f"origin/{path}", "--admin", f"http://{HOST}:{b.admin_port}"],
+                          capture_output=True, text=True)
+    assert said.returncode == 0 and f"generation {shown['generation']}, by " in said.stdout, said
+
+
 def test_with_a_bucket_the_records_go_with_what_an_invalidation_removes(cluster, own, git, index):
     path, _ = own()
     a, b = cluster.nodes_up("a", "b")
@@ -234,8 +255,9 @@ def test_what_is_not_up_yet_is_taken_from_the_node_that_has_it_and_the_bucket_is
     assert get(b, simple.oid()) == "hit, peer"
     assert front.count("get", "answers/") == front.count("head", "answers/") == 0
     gate.open()
-    cluster.tier.wait_idle(a)
-    index.wait_where(("shared", "a"))
+    for node in (a, b):
+        cluster.tier.wait_idle(node)
+    until(lambda: [tier for tier, _ in index.where()] == ["shared"], "one of them has told of it")
 
 
 def test_what_the_bucket_refused_is_taken_from_the_node_that_has_it(cluster, upstream, simple, index):

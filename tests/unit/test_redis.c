@@ -645,18 +645,27 @@ static void a_replica_is_as_good_as_away(void **state)
     real_redis_clear(&s);
 }
 
-#ifndef PANNIER_REDIS_TLS
-static void tls_is_refused_where_hiredis_has_none(void **state)
+static void what_is_wrong_with_files_for_tls_is_said_at_once(void **state)
 {
+    static const struct {
+        struct redis_config config;
+        const char *says;
+    } wrong[] = {
+        {{.url = "rediss://host", .ca_file = "/nowhere/ca.pem"}, "redis.ca_file: /nowhere/ca.pem"},
+        {{.url = "rediss://host", .certificate = "/nowhere/c.pem", .key = "/nowhere/k.pem"},
+         "redis.certificate: /nowhere/c.pem"},
+        {{.url = "rediss://host", .key = "/nowhere/k.pem"}, "need each other"},
+    };
     struct redis *r = NULL;
     struct err err;
 
     (void)state;
-    assert_int_equal(redis_open(&(struct redis_config){.url = "rediss://host"}, &r, &err), -1);
-    assert_int_equal(err.kind, ERR_REFUSED);
-    assert_non_null(strstr(err.text, "hiredis 0."));
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        assert_int_equal(redis_open(&wrong[i].config, &r, &err), -1);
+        assert_int_equal(err.kind, ERR_INPUT);
+        assert_non_null(strstr(err.text, wrong[i].says));
+    }
 }
-#endif
 
 static void a_full_redis_is_busy_and_not_away(void **state)
 {
@@ -805,9 +814,7 @@ int main(void)
         cmocka_unit_test(a_new_password_is_read_at_the_next_connect),
         cmocka_unit_test(the_master_is_asked_for),
         cmocka_unit_test(a_replica_is_as_good_as_away),
-#ifndef PANNIER_REDIS_TLS
-        cmocka_unit_test(tls_is_refused_where_hiredis_has_none),
-#endif
+        cmocka_unit_test(what_is_wrong_with_files_for_tls_is_said_at_once),
         cmocka_unit_test(a_full_redis_is_busy_and_not_away),
         cmocka_unit_test(what_redis_6_says_of_a_script_is_understood),
         cmocka_unit_test(what_is_no_reply_is_called_so),
