@@ -36,6 +36,9 @@ struct redis_place {
     char *password_file, *name;
     char *ca_file, *certificate, *key;
     atomic_uint next_sentinel; /* the one that answered last */
+
+    struct lock lock;
+    struct redis_host master; /* as a sentinel said last */
 };
 
 struct redis_connection {
@@ -191,6 +194,7 @@ int redis_place_new(struct redis_url *url, const struct redis_config *config,
     p->ca_file = copy_or_null(config->ca_file);
     p->certificate = copy_or_null(config->certificate);
     p->key = copy_or_null(config->key);
+    lock_init(&p->lock, LOCK_REDIS_PLACE);
     p->name = name_place(&p->url);
     if (check_tls(p, err) != 0) {
         redis_place_free(&p);
@@ -212,6 +216,8 @@ void redis_place_free(struct redis_place **pp)
     free(p->ca_file);
     free(p->certificate);
     free(p->key);
+    free(p->master.name);
+    lock_clear(&p->lock);
     free(p->name);
     free(p);
 }
@@ -782,6 +788,37 @@ static int find_master(struct redis_place *p, uint64_t deadline_ms, struct redis
     return -1;
 }
 
+static void remember_master(struct redis_place *p, const struct redis_host *master)
+{
+    struct redis_host old;
+
+    lock_take(&p->lock);
+    old = p->master;
+    p->master = (struct redis_host){xstrdup(master->name), master->port};
+    lock_drop(&p->lock);
+    free(old.name);
+}
+
+static bool recall_master(struct redis_place *p, struct redis_host *out)
+{
+    lock_take(&p->lock);
+    if (p->master.name != NULL)
+        *out = (struct redis_host){xstrdup(p->master.name), p->master.port};
+    lock_drop(&p->lock);
+    return out->name != NULL;
+}
+
+/* Where no sentinel answers the last master is tried, which still must say that it is one: other
+ * connections to it are in use, too. */
+static int settle_master(struct redis_place *p, uint64_t deadline_ms, struct redis_host *out,
+                         struct err *err)
+{
+    if (find_master(p, deadline_ms, out, err) != 0)
+        return recall_master(p, out) ? 0 : -1;
+    remember_master(p, out);
+    return 0;
+}
+
 int redis_connection_open(struct redis_place *p, uint64_t deadline_ms,
                           struct redis_connection **out, struct err *err)
 {
@@ -790,7 +827,7 @@ int redis_connection_open(struct redis_place *p, uint64_t deadline_ms,
     int rc;
 
     if (p->url.scheme == REDIS_SENTINEL) {
-        rc = find_master(p, deadline_ms, &master, err);
+        rc = settle_master(p, deadline_ms, &master, err);
         if (rc == 0)
             rc = open_at(p, &master, false, deadline_ms, &c, err);
     } else {

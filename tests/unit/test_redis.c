@@ -591,10 +591,18 @@ static void start_sentinel(struct real_redis *s, const struct real_redis *master
     free(conf);
 }
 
+static bool was_away(struct redis *r)
+{
+    struct redis_counts counts;
+
+    redis_count(r, &counts);
+    return counts.away > 0;
+}
+
 static void the_master_is_asked_for(void **state)
 {
     struct real_redis s, sentinel;
-    struct redis *r;
+    struct redis *r, *admin;
     char url[128], port[16];
     pid_t parent = getpid();
 
@@ -617,8 +625,16 @@ static void the_master_is_asked_for(void **state)
     r = real_redis_open(url);
     real_redis_connect(r);
     check_ask(r, REDIS_WORDS("SET", "a", "b"), "OK");
-    redis_free(&r);
+    /* With no sentinel to be asked the last one is tried. */
     real_redis_kill(&sentinel);
+    admin = real_redis_open(s.unix_url);
+    real_redis_connect(admin);
+    free(real_redis_ask(admin, REDIS_WORDS("CLIENT", "KILL", "TYPE", "pubsub")));
+    free(real_redis_ask(admin, REDIS_WORDS("CLIENT", "KILL", "TYPE", "normal")));
+    AWAIT(was_away(r) && redis_is_up(r, NULL));
+    check_ask(r, REDIS_WORDS("GET", "a"), "b");
+    redis_free(&admin);
+    redis_free(&r);
     scratch_clear(&sentinel.scratch);
     real_redis_clear(&s);
 }
