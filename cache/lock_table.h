@@ -6,6 +6,7 @@
 
 #define LOCK_TABLE(X)                                                                              \
     X(SERVER, "the list of connections and exchanges")                                             \
+    X(ACCEPTOR, "how many connections each HTTP thread has")                                       \
     X(TOKENS, "who may do what on the admin listener")                                             \
     X(FLEET, "the claims of this node")                                                            \
     X(CHORES, "the job that this node has taken from the queue")                                   \

@@ -1,6 +1,7 @@
 #include "proxy/chores.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "cache/lock.h"
 #include "protocol/base.h"
@@ -26,6 +27,7 @@ struct chores {
 /* A job under way. */
 struct chore {
     struct chores *chores;
+    const struct kind *kind; /* NULL: one of a newer version's */
     const char *repo;
     struct config *config;
     bool ended; /* with chores->lock, as are rc and why */
@@ -33,20 +35,44 @@ struct chore {
     struct err why;
 };
 
-int chores_add_warmup(struct fleet *f, const struct key *repo_id, const char *repo, struct err *err)
+static int add(struct fleet *f, enum queue_priority priority, const char *kind,
+               const struct key *repo_id, const char *payload, struct err *err)
 {
     char hex[KEY_HEX_SIZE];
     char *id;
     int rc;
 
     key_to_hex(repo_id, hex);
-    id = xasprintf("warmup:%s", hex);
-    rc = queue_add(cluster_queue(fleet_cluster(f)), QUEUE_NORMAL, id, repo, err);
+    id = xasprintf("%s:%s", kind, hex);
+    rc = queue_add(cluster_queue(fleet_cluster(f)), priority, id, payload, err);
     free(id);
     return rc;
 }
 
+int chores_add_warmup(struct fleet *f, const struct key *repo_id, const char *repo, struct err *err)
+{
+    return add(f, QUEUE_NORMAL, "warmup", repo_id, repo, err);
+}
+
+int chores_add_refresh(struct fleet *f, enum queue_priority priority, const struct key *repo_id,
+                       const char *repo, struct err *err)
+{
+    return add(f, priority, "refresh", repo_id, repo, err);
+}
+
 /* ---- the work ---- */
+
+static void log_done(const struct chore *k, const char *event, const struct mirror_refreshed *done,
+                     uint64_t started_us)
+{
+    log_line(LOG_INFO, event, "repository", LOG_STR, k->repo, "mirror", LOG_STR,
+             done->restored      ? "restored"
+             : done->made        ? "made"
+             : done->missing > 0 ? "refreshed"
+                                 : "unchanged",
+             "missing", LOG_U64, (uint64_t)done->missing, "total_ms", LOG_MS, now_us() - started_us,
+             NULL);
+}
 
 static int warm_up(struct chore *k, struct err *err)
 {
@@ -55,14 +81,39 @@ static int warm_up(struct chore *k, struct err *err)
 
     if (mirroring_refresh(k->chores->proxy, k->config, k->repo, &done, err) != 0)
         return -1;
-    log_line(LOG_INFO, "warmed up", "repository", LOG_STR, k->repo, "mirror", LOG_STR,
-             done.restored      ? "restored"
-             : done.made        ? "made"
-             : done.missing > 0 ? "refreshed"
-                                : "unchanged",
-             "missing", LOG_U64, (uint64_t)done.missing, "total_ms", LOG_MS, now_us() - started,
-             NULL);
+    log_done(k, "warmed up", &done, started);
     return 0;
+}
+
+static int refresh(struct chore *k, struct err *err)
+{
+    struct mirror_refreshed done;
+    uint64_t started = now_us();
+
+    if (mirroring_refresh_present(k->chores->proxy, k->config, k->repo, &done, err) != 0)
+        return -1;
+    log_done(k, "refreshed", &done, started);
+    return 0;
+}
+
+static const struct kind {
+    const char *name;
+    int (*work)(struct chore *k, struct err *err);
+    const char *failed;
+    bool unasked; /* by people: that there is nothing it could do is no news to them */
+} kinds[] = {
+    {"warmup", warm_up, "not warmed up", false},
+    {"refresh", refresh, "not refreshed", true},
+};
+
+static const struct kind *kind_of(const char *id)
+{
+    size_t len = strcspn(id, ":");
+
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+        if (strlen(kinds[i].name) == len && strncmp(kinds[i].name, id, len) == 0)
+            return &kinds[i];
+    return NULL;
 }
 
 static void do_chore(void *ctx)
@@ -70,7 +121,7 @@ static void do_chore(void *ctx)
     struct chore *k = ctx;
     struct chores *c = k->chores;
     struct err why;
-    int rc = warm_up(k, &why);
+    int rc = k->kind->work(k, &why);
 
     lock_take(&c->lock);
     k->rc = rc;
@@ -109,6 +160,18 @@ static void attend_to(struct chores *c, struct queue_job *job, struct chore *k)
     lock_drop(&c->lock);
 }
 
+static void log_failed(const struct chore *k, const struct queue_job *job, bool done)
+{
+    bool no_news =
+        k->kind != NULL && k->kind->unasked &&
+        (k->why.kind == ERR_NOT_FOUND || k->why.kind == ERR_DENIED || k->why.kind == ERR_CONFLICT);
+
+    log_line(no_news ? LOG_DEBUG : LOG_WARN, k->kind != NULL ? k->kind->failed : "job not done",
+             "repository", LOG_STR, k->repo, "reason", LOG_STR, k->why.text, "tries", LOG_U64,
+             (uint64_t)job->tries, "again", LOG_STR,
+             done || job->tries >= QUEUE_TRIES_MAX ? "no" : "yes", NULL);
+}
+
 static void pause_a_little(struct chores *c)
 {
     uint64_t until = now_ms() + PAUSE_MS;
@@ -122,13 +185,15 @@ static void pause_a_little(struct chores *c)
 /* Consumes the job.  False: it was not done. */
 static bool run_job(struct chores *c, struct queue_job *job)
 {
-    struct chore k = {.chores = c, .repo = job->payload};
+    struct chore k = {.chores = c, .kind = kind_of(job->id), .repo = job->payload};
     bool done;
 
     lock_take(&c->lock);
     k.config = config_ref(c->config);
     lock_drop(&c->lock);
-    if (workers_submit(c->proxy->background, do_chore, &k)) {
+    if (k.kind == NULL) {
+        k.rc = err_set(&k.why, ERR_BUSY, "this version doesn't know such jobs");
+    } else if (workers_submit(c->proxy->background, do_chore, &k)) {
         attend_to(c, job, &k);
     } else {
         k.rc = err_set(&k.why, ERR_BUSY, "so much is waiting already");
@@ -136,9 +201,7 @@ static bool run_job(struct chores *c, struct queue_job *job)
     config_unref(&k.config);
     done = k.rc == 0 || is_final(&k.why);
     if (k.rc != 0)
-        log_line(LOG_WARN, "not warmed up", "repository", LOG_STR, k.repo, "reason", LOG_STR,
-                 k.why.text, "tries", LOG_U64, (uint64_t)job->tries, "again", LOG_STR,
-                 done || job->tries >= QUEUE_TRIES_MAX ? "no" : "yes", NULL);
+        log_failed(&k, job, done);
     if (done)
         queue_done(&job);
     else

@@ -6,9 +6,14 @@
  *     chores_stop(&c)                   after fleet_stop(), while the workers are still there: what
  *                                       was not done goes back into the queue, for another node
  *
- * There is one kind of job: bring a repository's mirror to where upstream is, or make it; out of
- * the shared tier as far as that has it.  Upstream is asked without a credential, so what is
- * private stays out: it comes when somebody clones it who may. */
+ * What a job is stands before the colon of its id:
+ *
+ *     warmup    bring a repository's mirror to where upstream is, or make it; out of the shared
+ * tier as far as that has it refresh   the same, but only for what has a mirror, here or in the
+ * shared tier: somebody has pushed, nobody has asked
+ *
+ * Upstream is asked without a credential, so what is private stays out: it comes when somebody
+ * clones it who may. */
 #ifndef PANNIER_PROXY_CHORES_H
 #define PANNIER_PROXY_CHORES_H
 
@@ -25,5 +30,8 @@ void chores_stop(struct chores **c); /* *c NULL is fine */
  * long; or as queue_add().  Worker threads. */
 int chores_add_warmup(struct fleet *f, const struct key *repo_id, const char *repo,
                       struct err *err);
+/* Some node is to bring what there is of it forward.  -1: likewise. */
+int chores_add_refresh(struct fleet *f, enum queue_priority priority, const struct key *repo_id,
+                       const char *repo, struct err *err);
 
 #endif

@@ -201,6 +201,36 @@ static int check_client(struct loading *l, const struct config_file_item *from, 
     return 0;
 }
 
+/* Does the file say something of it that isn't the default, which `config show` writes? */
+static bool is_meant(const struct config_file_item *from, enum setting_id id)
+{
+    const char *text = from->set[id].text;
+
+    return text && strcmp(text, setting_table[id].standard) != 0;
+}
+
+/* Refs are kept by a time, or until a webhook comes: each has settings of its own. */
+static int check_webhook(struct loading *l, const struct config_file_item *from, const char *prefix,
+                         const struct upstream_config *u)
+{
+    const struct config_place *set = from->set;
+
+    if (is_meant(from, setting_upstreams_webhook_forge) && !u->webhook_secret_file)
+        return complain(l, set[setting_upstreams_webhook_forge].line, prefix, "webhook_forge",
+                        "is of no use without webhook_secret_file; write that, or leave this out");
+    if (u->refs == REFS_WEBHOOK && !u->webhook_secret_file)
+        return complain(l, set[setting_upstreams_refs].line, prefix, "refs",
+                        "is 'webhook', and webhook_secret_file is missing, without which none is "
+                        "believed");
+    if (is_meant(from, setting_upstreams_refs_ttl) && u->refs == REFS_WEBHOOK)
+        return complain(l, set[setting_upstreams_refs_ttl].line, prefix, "refs_ttl",
+                        "is for 'refs: ask'; write refs_floor");
+    if (is_meant(from, setting_upstreams_refs_floor) && u->refs != REFS_WEBHOOK)
+        return complain(l, set[setting_upstreams_refs_floor].line, prefix, "refs_floor",
+                        "is for 'refs: webhook'; write that, or refs_ttl");
+    return 0;
+}
+
 /* Are the settings of this entry, each of them right, right together? */
 static int check_upstream(struct loading *l, const struct config_file_item *from,
                           const char *prefix, const struct upstream_config *u)
@@ -217,6 +247,8 @@ static int check_upstream(struct loading *l, const struct config_file_item *from
                         "is the name of an earlier upstream; give each its own");
     if (!same_stars(u, why))
         return complain(l, from->set[setting_upstreams_url].line, prefix, "url", why);
+    if (check_webhook(l, from, prefix, u) != 0)
+        return -1;
     return check_auth(l, from, prefix, u);
 }
 

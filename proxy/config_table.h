@@ -79,6 +79,18 @@
     X(upstreams, refs_ttl, refs_ttl_ms, DURATION, "0s", "1d", "0s", RELOAD, "duration",            \
       "How long refs may be answered without asking upstream; until then a push may go unseen. "   \
       "0s: every request for refs asks.")                                                          \
+    X(upstreams, refs, refs, ENUM, NULL, NULL, "ask", RELOAD, "ask, webhook",                      \
+      "Whether refs are asked for each time (or as `refs_ttl` says), or kept until a webhook "     \
+      "tells of a push, at most for `refs_floor`.")                                                \
+    X(upstreams, refs_floor, refs_floor_ms, DURATION, "100ms", "1d", "1m", RELOAD, "duration",     \
+      "With `refs: webhook`: refs this old are asked for anew though no webhook came; within this "\
+      "time a push of which none told is seen.")                                                   \
+    X(upstreams, webhook_secret_file, webhook_secret_file, FILE, NULL, NULL, NULL, RELOAD, "file", \
+      "What the host signs its webhooks with, one secret a line, any of which will do; an "        \
+      "absolute path. It is read for each. Without it there is no `/hooks/` for this upstream.")   \
+    X(upstreams, webhook_forge, webhook_forge, ENUM, NULL, NULL, "auto", RELOAD,                   \
+      "auto, github, gitlab, gitea, bitbucket",                                                    \
+      "Whose webhooks are taken; Forgejo's are Gitea's. `auto`: their headers tell.")              \
     X(upstreams, max_connections, max_connections, COUNT, "1", "10000", "64", RELOAD,              \
       "connections", "Connections to this upstream at once; further questions wait.")              \
     X(upstreams, rate, rate, RATE, NULL, NULL, "0", RELOAD, "number/s, /m or /h",                  \

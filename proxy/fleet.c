@@ -78,6 +78,8 @@ static void forget_refs(struct fleet *f, const struct event *e)
     if (key_from_hex(e->repo_id, &repo_id)) {
         decisions_forget(f->proxy->decisions, &repo_id);
         refs_forget(f->proxy->refs, &repo_id);
+        if (e->repo[0] != '\0')
+            refs_forget_named(f->proxy->refs, e->repo);
     } else {
         forget_all_refs(f);
     }
@@ -524,9 +526,10 @@ void fleet_note_generation(struct fleet *f, const struct key *repo_id, uint64_t 
 
 /* ---- telling ---- */
 
-void fleet_tell_update(struct fleet *f, const struct key *repo_id)
+void fleet_tell_update(struct fleet *f, const struct key *repo_id, const char *name,
+                       const char *reason)
 {
-    struct event e = {.kind = EVENT_UPDATE, .repo = "", .name = "", .reason = "push", .node = ""};
+    struct event e = {.kind = EVENT_UPDATE, .repo = name, .name = "", .reason = reason, .node = ""};
     char id[EVENT_ID_SIZE];
     struct err why;
 

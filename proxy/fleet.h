@@ -77,8 +77,10 @@ void fleet_note_generation(struct fleet *f, const struct key *repo_id, uint64_t 
 
 /* ---- telling ---- */
 
-/* A push went through here: what other nodes know of the refs is old.  Worker threads. */
-void fleet_tell_update(struct fleet *f, const struct key *repo_id);
+/* Somebody has pushed: what other nodes know of the refs is old.  name: "<upstream>/<path>";
+ * reason: how it came to be known.  Worker threads. */
+void fleet_tell_update(struct fleet *f, const struct key *repo_id, const char *name,
+                       const char *reason);
 
 /* What is not to be served any more, anywhere: goes from the shared tier and from all nodes. */
 struct fleet_invalidation {

@@ -344,14 +344,21 @@ static int check_access(const struct asker *a, struct err *err)
     return verdict == VERDICT_ALLOWED ? 0 : -1;
 }
 
-static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_refreshed *out,
-                         struct err *err)
+static int no_mirror(struct err *err)
+{
+    return err_set(err, ERR_NOT_FOUND, "there is no mirror of it");
+}
+
+static int bring_forward(const struct asker *a, struct mirror *m, bool make,
+                         struct mirror_refreshed *out, struct err *err)
 {
     struct oid_list tips = {0}, missing = {0}, haves = {0};
     struct lease *lease;
     bool theirs;
     int rc;
 
+    if (!make && !mirror_ready(m) && !mirroring_may_restore(a))
+        return no_mirror(err);
     if (check_access(a, err) != 0)
         return -1;
     mirror_write_begin(m);
@@ -359,6 +366,8 @@ static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_
     out->restored = !theirs && !mirror_ready(m) && mirroring_restore(a, m, NULL, NULL);
     if (theirs)
         rc = err_set(err, ERR_BUSY, "another node is at it");
+    else if (!make && !mirror_ready(m))
+        rc = no_mirror(err);
     else
         rc = access_list_refs(a, &tips, err);
     if (rc == 0 && tips.count == 0)
@@ -387,8 +396,8 @@ static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_
     return rc;
 }
 
-int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
-                      struct mirror_refreshed *out, struct err *err)
+static int refresh(struct proxy *p, const struct config *config, const char *name, bool make,
+                   struct mirror_refreshed *out, struct err *err)
 {
     struct mirror *m;
     struct asker a;
@@ -404,10 +413,22 @@ int mirroring_refresh(struct proxy *p, const struct config *config, const char *
     m = mirrors_get(p->cache.mirrors, upstream, a.name + strlen(upstream) + 1);
     free(upstream);
     if (m != NULL)
-        rc = bring_forward(&a, m, out, err);
+        rc = bring_forward(&a, m, make, out, err);
     else
         rc = err_set(err, ERR_CONFLICT, "such a path can't be a mirror's");
     mirror_unref(&m);
     asker_clear(&a);
     return rc;
+}
+
+int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
+                      struct mirror_refreshed *out, struct err *err)
+{
+    return refresh(p, config, name, true, out, err);
+}
+
+int mirroring_refresh_present(struct proxy *p, const struct config *config, const char *name,
+                              struct mirror_refreshed *out, struct err *err)
+{
+    return refresh(p, config, name, false, out, err);
 }

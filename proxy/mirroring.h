@@ -36,6 +36,10 @@ struct mirror_refreshed {
 int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
                       struct mirror_refreshed *out, struct err *err);
 
+/* The same, but makes none: -1, ERR_NOT_FOUND, there is neither one here nor in the shared tier. */
+int mirroring_refresh_present(struct proxy *p, const struct config *config, const char *name,
+                              struct mirror_refreshed *out, struct err *err);
+
 /* Is a look into the shared tier for a's mirror worth it?  A glance. */
 bool mirroring_may_restore(const struct asker *a);
 /* Make m from what the shared tier has, unless it is ready; between mirror_write_begin() and

@@ -455,15 +455,15 @@ int queue_count(struct queue *q, struct queue_counts *out, struct err *err)
         count_here(q, out);
         return 0;
     }
+    lock_take(&q->lock);
+    out->dropped = q->dropped;
+    lock_drop(&q->lock);
     if (redis_run(q->redis, &q->count, keys_of(q, keys), NULL, &reply, err) != 0)
         return -1;
     for (size_t p = 0; p < QUEUE_PRIORITIES_COUNT; p++)
         out->waiting[p] = (uint64_t)redis_item_integer(reply, p);
     out->taken = (uint64_t)redis_item_integer(reply, 3);
     redis_reply_free(&reply);
-    lock_take(&q->lock);
-    out->dropped = q->dropped;
-    lock_drop(&q->lock);
     return 0;
 }
 

@@ -82,7 +82,7 @@ struct queue_counts {
     uint64_t taken;                           /* now, of all nodes */
     uint64_t dropped;                         /* by this node, after too many tries */
 };
-/* -1: as redis_ask().  Worker threads. */
+/* -1: as redis_ask(); then only `dropped` is known.  Worker threads. */
 int queue_count(struct queue *q, struct queue_counts *out, struct err *err);
 
 #endif

@@ -27,6 +27,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cache/timing.h"
 #include "protocol/err.h"
 
 enum {
@@ -136,6 +137,7 @@ struct redis_counts {
     uint64_t refused;   /* at once, while it was away */
     uint64_t connected; /* connections that were made */
     uint64_t away;      /* times that it went away */
+    struct timing took; /* those with a reply, from the sending to it */
 };
 void redis_count(struct redis *r, struct redis_counts *out); /* any thread, HTTP's too */
 

@@ -357,6 +357,27 @@ def test_without_a_bucket_an_empty_redis_empties_the_nodes(cluster, simple, git)
     until(lambda: a.answers() == [], "what was kept is gone")
 
 
+def test_redis_and_the_work_that_waits_are_measured(cluster):
+    a, b = cluster.nodes_up("a", "b")
+    # As if a third node had taken one.
+    cluster.redis.ask("ZADD", cluster.prefix + "queue:taken", "99999999999999", "warmup:elsewhere")
+    for node in (a, b):
+        metrics = Admin(node).metrics()
+        assert metrics["pannier_redis_up"] == 1
+        took = "pannier_redis_operation_seconds_"
+        again = Admin(node).metrics()  # counting the queue asks Redis, too
+        assert again[took + "count"] > metrics[took + "count"] > 0
+        assert again[took + "sum"] > metrics[took + "sum"] > 0
+        assert metrics["pannier_queue_jobs_taken"] == 1
+        assert metrics['pannier_queue_jobs{priority="high"}'] == 0
+    cluster.link(a).cut()
+    cluster.wait_status(a, "degraded")
+    metrics = Admin(a).metrics()
+    assert metrics["pannier_redis_up"] == 0
+    assert not any(name.startswith("pannier_queue_jobs{") for name in metrics)
+    assert metrics["pannier_queue_jobs_dropped_total"] == 0
+
+
 # Invalidations --------------------------------------------------------------------------------------------
 
 

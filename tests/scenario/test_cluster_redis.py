@@ -3,7 +3,7 @@ import pytest
 
 from support.authority import Authority
 from support.cluster import command
-from support.net import HOST, quiet_port
+from support.net import HOST, free_port
 from support.redis_server import RedisServer, Watched
 from support.wait import DEADLINE, until
 
@@ -25,7 +25,7 @@ def tls(authority):
     servers = []
 
     def make(certificate, key, clients="no"):
-        port = quiet_port()
+        port = free_port()
         servers.append(RedisServer("--tls-port", port, "--tls-cert-file", certificate, "--tls-key-file", key,
                                    "--tls-ca-cert-file", authority.file, "--tls-auth-clients", clients))
         return f"rediss://{HOST}:{port}"

@@ -12,7 +12,7 @@ import subprocess
 import time
 import uuid
 
-from .net import HOST, quiet_port
+from .net import HOST, free_port
 from .pannier import SANITIZER, binary
 from .redis_server import Link
 from .wait import DEADLINE, until
@@ -79,7 +79,7 @@ class Cluster:
                 self.links[name] = Link(self.redis.port)
             config["redis"] = {"url": f"redis://{HOST}:{self.links[name].port}", "prefix": self.prefix,
                                **(redis if isinstance(redis, dict) else {})}
-            config["cluster"] = {"listen": f"{HOST}:{quiet_port()}", "when_away": when_away,
+            config["cluster"] = {"listen": f"{HOST}:{free_port()}", "when_away": when_away,
                                  "secret_file": str(secret_file or self.secret_file),
                                  "node_ttl": f"{int(node_ttl * 1000)}ms",
                                  "lease_ttl": f"{int(lease_ttl * 1000)}ms"}

@@ -21,7 +21,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from .net import HOST, quiet_port
+from .net import HOST, free_port
 from .wait import DEADLINE, until
 
 
@@ -82,7 +82,7 @@ class RedisServer:
         if shutil.which("redis-server") is None:
             raise AssertionError("not installed: redis-server (tests/run installs it)")
         self.folder = Path(tempfile.mkdtemp(prefix="redis-"))
-        self.port = quiet_port()
+        self.port = free_port()
         self.options = options
         self.process = None
         self.frozen = False
