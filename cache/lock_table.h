@@ -39,7 +39,9 @@
     X(NODES, "what this node says of itself, and until when it counts as alive")                   \
     X(QUEUE, "jobs in the process, and who waits for some")                                        \
     X(PROGRESS, "how far the tasks of this process have come")                                     \
+    X(RECORDS, "what is to be told of this node's disk")                                           \
     X(REDIS, "the connections to Redis, and whether it is there")                                  \
+    X(REDIS_PLACE, "which Redis was the master last")                                              \
     X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
     X(GUARD, "whether the object store works, and how often it was asked")                         \
     X(TRAFFIC, "what was asked of each repository")                                                \

@@ -178,6 +178,7 @@ static void collect_cluster(struct proxy *p, struct metrics_text *t)
     struct cluster *cluster = fleet_cluster(p->fleet);
     struct events_counts events;
     struct leases_counts leases;
+    struct records_counts records;
 
     collect_queue(cluster_queue(cluster), t);
     if (fleet_is_alone(p->fleet))
@@ -194,6 +195,9 @@ static void collect_cluster(struct proxy *p, struct metrics_text *t)
     metrics_text_number(t, METRIC_cluster_leases, "state=\"held\"", leases.held);
     metrics_text_number(t, METRIC_cluster_leases, "state=\"waiting\"", leases.waiting);
     metrics_text_number(t, METRIC_cluster_leases_lost, "", leases.lost);
+    records_count(cluster_records(cluster), &records);
+    metrics_text_number(t, METRIC_cluster_records, "outcome=\"told\"", records.told);
+    metrics_text_number(t, METRIC_cluster_records, "outcome=\"dropped\"", records.dropped);
 }
 
 /* ---- the process ---- */

@@ -160,7 +160,7 @@ struct config {
 
     struct {
         char *url; /* NULL: this node is alone */
-        char *password_file, *ca_file, *prefix;
+        char *password_file, *ca_file, *certificate, *key, *prefix;
         uint64_t timeout_ms;
     } redis;
 

@@ -246,6 +246,10 @@
       "The password in its first line; or in two lines user and password. Read at each connect.")  \
     X(redis, ca_file, redis.ca_file, FILE, NULL, NULL, NULL, RESTART, "file",                      \
       "Certificates (PEM) to trust for `rediss://` in place of the system's.")                     \
+    X(redis, certificate, redis.certificate, FILE, NULL, NULL, NULL, RESTART, "file",              \
+      "For `rediss://`: shown to a Redis that asks for one (PEM). Read at each connect.")           \
+    X(redis, key, redis.key, FILE, NULL, NULL, NULL, RESTART, "file",                              \
+      "Its key (PEM). Read at each connect.")                                                      \
     X(redis, prefix, redis.prefix, TEXT, NULL, NULL, "pannier:", RESTART, "text",                  \
       "Stands before every key and channel.")                                                      \
     X(redis, timeout, redis.timeout_ms, DURATION, "10ms", "1m", "1s", RESTART, "duration",         \

@@ -457,7 +457,7 @@ static bool serve_judged(struct exchange *x, struct fetch *f, struct mirror *m)
     return may;
 }
 
-/* Is anything here, or in the shared tier, that an answer could be made of? */
+/* Is anything here, in the shared tier, or on another node, that an answer could be made of? */
 static bool could_leak(const struct exchange *x, const struct fetch *f, struct mirror *m)
 {
     struct shared *shared = x->proxy->cache.shared;
@@ -466,8 +466,8 @@ static bool could_leak(const struct exchange *x, const struct fetch *f, struct m
     if (answers_have(x->proxy->cache.answers, &f->key) || (m != NULL && mirror_ready(m)))
         return true;
     key_to_hex(&f->asker.repo_id, repo_id);
-    return (shared != NULL && shared_can_answer(shared, repo_id, &f->key)) ||
-           fleet_can_follow(x->proxy->fleet, &f->key);
+    return fleet_knows_of(x->proxy->fleet, &f->key) ||
+           (shared != NULL && shared_can_answer(shared, repo_id, &f->key));
 }
 
 /* True when x is answered or follows whoever asked upstream with the same credential. */

@@ -2,6 +2,7 @@
  *
  *     the shared tier has it ..... hand it on, keep it here ...... SOURCE_SHARED
  *     another node makes it ...... follow it as it grows ......... SOURCE_PEER
+ *     another node has it ........ take it from there ............ SOURCE_PEER
  *     mirror has all the wants ... `git upload-pack` on it ....... SOURCE_MIRROR
  *     mirror lacks some .......... fetch the difference, then so . SOURCE_REFRESH
  *     no mirror, or unsuited ..... forward upstream, stream it ... SOURCE_UPSTREAM

@@ -100,6 +100,8 @@
       "Leases that this node holds or waits for.")                                                 \
     X(cluster_leases_lost, COUNTER, "pannier_cluster_leases_lost_total", "",                       \
       "Leases that were lost before they were given back.")                                        \
+    X(cluster_records, COUNTER, "pannier_cluster_records_total", "outcome",                        \
+      "What other nodes are told of what lies here and in the shared tier: told, or dropped.")     \
     X(queue_jobs, GAUGE, "pannier_queue_jobs", "priority",                                         \
       "Background work that waits: with Redis that of all nodes; not there while Redis is away.")  \
     X(queue_taken, GAUGE, "pannier_queue_jobs_taken", "",                                          \

@@ -203,6 +203,15 @@ bool mirroring_may_restore(const struct asker *a)
     return shared != NULL && shared_may_restore(shared, &a->repo_id);
 }
 
+/* newest: as it was told; what the manifest says is told where Redis has lost it. */
+static void note_generation(const struct asker *a, struct mirror *m, uint64_t generation,
+                            uint64_t newest)
+{
+    mirror_set_generation(m, generation);
+    if (!fleet_is_alone(a->proxy->fleet) && generation > newest)
+        fleet_note_generation(a->proxy->fleet, &a->repo_id, generation);
+}
+
 bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
                        void *ctx)
 {
@@ -218,11 +227,36 @@ bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_ti
         mirroring_warn(a, "mirror not restored", FOLDER_MIRRORS, &why);
         return false;
     }
+    note_generation(a, m, got.generation, 0);
     folder_report_success(a->proxy->cache.folder, FOLDER_MIRRORS);
     log_line(LOG_INFO, "mirror restored", "repository", LOG_STR, a->name, "files", LOG_U64,
              (uint64_t)got.files, "bytes", LOG_U64, got.bytes, "total_ms", LOG_MS,
              now_us() - started, NULL);
     return true;
+}
+
+void mirroring_catch_up(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
+                        void *ctx)
+{
+    struct shared *shared = a->proxy->cache.shared;
+    uint64_t started = now_us(), newest;
+    struct shared_mirror_got got;
+    struct err why;
+    int rc;
+
+    if (shared == NULL || fleet_is_alone(a->proxy->fleet))
+        return;
+    newest = fleet_generation(a->proxy->fleet, &a->repo_id);
+    if (newest > 0 && newest <= mirror_generation(m))
+        return;
+    rc = shared_catch_up(shared, m, &a->repo_id, tick, ctx, &got, &why);
+    /* What wasn't worth it isn't worth a second look. */
+    if (got.generation > 0 && (rc == 0 || why.kind == ERR_LIMIT))
+        note_generation(a, m, got.generation, newest);
+    if (rc == 0 && got.bytes > 0)
+        log_line(LOG_INFO, "mirror caught up", "repository", LOG_STR, a->name, "files", LOG_U64,
+                 (uint64_t)got.files, "bytes", LOG_U64, got.bytes, "total_ms", LOG_MS,
+                 now_us() - started, NULL);
 }
 
 static void make_mirror(void *ctx)
@@ -341,6 +375,11 @@ static int bring_forward(const struct asker *a, struct mirror *m, bool make,
         rc = err_set(err, ERR_NOT_FOUND, "the repository has no branches");
     if (rc == 0 && mirror_ready(m)) {
         mirror_missing(m, &tips, &missing);
+        if (missing.count > 0) {
+            mirroring_catch_up(a, m, NULL, NULL);
+            oid_list_clear(&missing);
+            mirror_missing(m, &tips, &missing);
+        }
         mirror_tips(m, REFRESH_HAVES_MAX, &haves);
     } else if (rc == 0) {
         out->made = true;

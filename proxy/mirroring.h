@@ -52,6 +52,13 @@ bool mirroring_may_restore(const struct asker *a);
 bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
                        void *ctx);
 
+/* Bring m, which is ready, to where the shared tier's is, if that is newer: what upstream would be
+ * asked for another node may have fetched already.  The index tells whether it is newer, so most
+ * often the shared tier needn't be asked; between mirror_write_begin() and _end().  tick: as
+ * shared_catch_up()'s. */
+void mirroring_catch_up(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
+                        void *ctx);
+
 /* Log what went wrong with a mirror, as far as it is of interest. */
 void mirroring_warn(const struct asker *a, const char *event, enum folder_part part,
                     const struct err *why);

@@ -134,6 +134,7 @@ static int open_shared(struct proxy *p, const struct config *c, struct err *err)
     config_object_store(c, &options.store);
     shared_limits_of(c, &options.limits);
     listener.put = fleet_on_put;
+    listener.removed = fleet_on_removed;
     listener.ctx = p->fleet;
     return shared_open(&p->cache, &options, &listener, &p->cache.shared, err);
 }

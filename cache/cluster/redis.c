@@ -522,7 +522,7 @@ int redis_open(const struct redis_config *config, struct redis **out, struct err
 
     if (redis_url_read(config->url, &url, err) != 0)
         return -1;
-    rc = redis_place_new(&url, config->password_file, config->ca_file, &place, err);
+    rc = redis_place_new(&url, config, &place, err);
     if (rc != 0)
         return -1;
     r = xcalloc(1, sizeof(*r));

@@ -444,6 +444,7 @@ static void print_errors(const json_t *errors)
 static void print_repository(const struct command_line *line, const json_t *r)
 {
     const json_t *traffic = json_object_get(r, "traffic"), *errors = json_object_get(r, "errors");
+    const json_t *shared = json_object_get(r, "shared_mirror");
 
     (void)line;
     print_name(words(r, "repo", "?"), stdout);
@@ -451,6 +452,9 @@ static void print_repository(const struct command_line *line, const json_t *r)
     print_field("id", words(r, "id", "?"));
     print_field("url", words(r, "url", "?"));
     print_field("mirror", json_is_true(json_object_get(r, "mirror")) ? "yes" : "no");
+    if (json_is_object(shared))
+        printf("  %-14sgeneration %" PRIu64 ", by %s\n", "in the bucket",
+               number(shared, "generation"), words(shared, "node", "?"));
     show_number("answers", number(r, "answers"));
     print_field("pinned", json_is_true(json_object_get(r, "pinned")) ? "yes" : "no");
     show_size("on disk", number(r, "stored_size"));
