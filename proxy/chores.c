@@ -111,12 +111,16 @@ static int refresh(struct chore *k, struct err *err)
     return 0;
 }
 
-/* No person has asked for it: that there is nothing it could do is no news. */
+/* No person has asked for it: that there is nothing it could do, or no room, is no news; and a disk
+ * that fails is told once for all that it fails. */
 static void end_refresh(struct chore *k, bool again)
 {
-    bool no_news =
-        k->why.kind == ERR_NOT_FOUND || k->why.kind == ERR_DENIED || k->why.kind == ERR_CONFLICT;
+    bool no_news = k->why.kind == ERR_NOT_FOUND || k->why.kind == ERR_DENIED ||
+                   k->why.kind == ERR_CONFLICT || k->why.kind == ERR_LIMIT ||
+                   k->why.kind == ERR_STORAGE;
 
+    if (k->rc != 0 && k->why.kind == ERR_STORAGE)
+        folder_report_trouble(k->chores->proxy->cache.folder, FOLDER_MIRRORS, &k->why);
     if (k->rc != 0)
         log_line(no_news ? LOG_DEBUG : LOG_WARN, "not refreshed", "repository", LOG_STR,
                  k->job->payload, "reason", LOG_STR, k->why.text, "tries", LOG_U64,
