@@ -37,19 +37,23 @@ static ssize_t call(int out, int in, off64_t *offset, size_t count)
 #endif
 }
 
+size_t sendfile_bounded(size_t step, uint64_t left, size_t wanted)
+{
+    if (left <= wanted)
+        return (size_t)left < step ? (size_t)left : step;
+    if (step < wanted)
+        return step;
+    return left - 1 < step ? (size_t)(left - 1) : step;
+}
+
 /* Takes the place of the C library's for all of the program. */
 ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
 {
     uint64_t end = has_entry(in) ? atomic_load(&ends[in]) : 0;
     ssize_t n;
 
-    if (offset != NULL && *offset >= 0 && end > (uint64_t)*offset) {
-        uint64_t left = end - (uint64_t)*offset;
-        size_t step = left < SENDFILE_STEP ? (size_t)left : SENDFILE_STEP;
-
-        if (step > count)
-            count = step;
-    }
+    if (offset != NULL && *offset >= 0 && end > (uint64_t)*offset)
+        count = sendfile_bounded(SENDFILE_STEP, end - (uint64_t)*offset, count);
     n = call(out, in, offset, count);
     if (n > 0 && end > 0 && offset != NULL)
         atomic_store(&sent[in], (uint64_t)*offset);
