@@ -22,10 +22,10 @@ void sendfile_body_ends(int fd, uint64_t end);
 /* How far that has gone out. */
 uint64_t sendfile_body_sent(int fd);
 
-/* How much to send, where `left` bytes of the body are left and the library wants to send so many of
- * them.  Unless these are all, it has the kernel wait for more before a packet goes out that isn't
- * full (TCP_CORK), and go on when it sends the last ones: so those are left to it, or a client that
- * keeps its connection waits 200 ms for the end. */
+/* How much to send, where `left` bytes of the body are left and the library wants to send so many
+ * of them.  Unless these are all, it has the kernel wait for more before a packet goes out that
+ * isn't full (TCP_CORK), and go on when it sends the last ones: so those are left to it, or a
+ * client that keeps its connection waits 200 ms for the end. */
 size_t sendfile_bounded(size_t step, uint64_t left, size_t wanted);
 
 #endif
