@@ -1,10 +1,10 @@
 /* Bigger steps for libmicrohttpd's sendfile.
  *
- * With a pool of threads it sends at most 128 KiB a call and then goes through its event loop,
- * which costs a third and more of a warm answer's processor time (docs/performance.md).  There is
- * no option for that, so the program defines sendfile64() itself: the dynamic linker gives it to
- * the library, too, and it sends up to SENDFILE_STEP where the file's body has that much left.
- * libmicrohttpd goes by what was sent, not by what it asked for. */
+ * Unless each connection has a thread it sends at most 128 KiB a call and then goes through its
+ * event loop, which costs a third and more of a warm answer's processor time (docs/performance.md).
+ * There is no option for that, so the program defines sendfile64() itself: the dynamic linker gives
+ * it to the library, too, and it sends up to SENDFILE_STEP where the file's body has that much
+ * left. libmicrohttpd goes by what was sent, not by what it asked for. */
 #ifndef PANNIER_PROXY_SENDFILE_H
 #define PANNIER_PROXY_SENDFILE_H
 
