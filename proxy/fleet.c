@@ -92,7 +92,6 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
     struct invalidated gone;
     int rc;
 
-    (void)id;
     switch (e->kind) {
     case EVENT_UPDATE:
         if (e->generation == 0) /* a push: what is known of the refs is old */
@@ -101,7 +100,7 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
     case EVENT_INVALIDATE:
         forget_refs(f, e);
         if (f->proxy->cache.shared != NULL && e->scope != SCOPE_REF)
-            shared_take_back(f->proxy->cache.shared, e->repo_id);
+            shared_refuse_older(f->proxy->cache.shared, e->repo_id, id);
         describe(e, &what);
         rc = cache_invalidate(&f->proxy->cache, &what, &gone, err);
         if (rc == 0)
@@ -608,7 +607,7 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
     }
     /* A node that has missed the event finds it written down. */
     if (f->proxy->cache.shared != NULL && what->scope != SCOPE_REF)
-        rc = shared_invalidation_note(f->proxy->cache.shared, &e, err);
+        rc = shared_invalidation_note(f->proxy->cache.shared, &e, told == 0 ? id : NULL, err);
     if (told == 0)
         told = wait_told(f, id, out, &why);
     if (rc == 0)

@@ -19,7 +19,7 @@ static int try_catch_up(struct bench *b, struct node *n, struct shared_mirror_go
     int rc;
 
     mirror_write_begin(n->f.mirror);
-    rc = shared_mirror_catch_up(b->store, n->f.mirror, &b->repo_id, NULL, NULL, got, err);
+    rc = shared_mirror_catch_up(b->store, NULL, n->f.mirror, &b->repo_id, NULL, NULL, got, err);
     mirror_write_end(n->f.mirror);
     return rc;
 }
@@ -105,7 +105,8 @@ static void the_second_node_catches_up_and_serves_the_newest(void **state)
     let_a_be_ahead(b);
     assert_false(has(&b->b.f, "main"));
     mirror_write_begin(b->b.f.mirror);
-    rc = shared_mirror_catch_up(b->store, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got, &err);
+    rc = shared_mirror_catch_up(b->store, NULL, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got,
+                                &err);
     mirror_write_end(b->b.f.mirror);
     if (rc != 0)
         fail_msg("%s", err.text);
@@ -695,7 +696,8 @@ static void one_that_nobody_wants_any_more_changes_nothing(void **state)
 
     let_a_be_ahead(b);
     mirror_write_begin(b->b.f.mirror);
-    rc = shared_mirror_catch_up(b->store, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got, &err);
+    rc = shared_mirror_catch_up(b->store, NULL, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got,
+                                &err);
     mirror_write_end(b->b.f.mirror);
     assert_int_equal(rc, -1);
     assert_string_equal(err.text, "nobody wants it");
