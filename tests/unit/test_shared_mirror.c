@@ -837,6 +837,41 @@ static void what_a_newer_pannier_has_put_is_left_alone(void **state)
     bytes_clear(&text);
 }
 
+/* What can't be opened now is no damage, wherever descriptors run out: nothing leaves the store. */
+static void a_want_of_descriptors_is_no_damage(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct shared_mirror_put_options options = options_of(b, &b->a);
+    struct shared_mirror_sent sent;
+    struct rlimit before;
+    struct err err;
+    rlim_t few = 0;
+    int rc;
+
+    make_old(&b->a);
+    do {
+        few_descriptors(few++, &before);
+        rc = put_with(b, &b->a, &options, &sent, &err);
+        descriptors_are_back(&before);
+        empty_incoming(&b->a.f);
+        if (rc != 0 && err.kind == ERR_CORRUPT)
+            fail_msg("a put with %d descriptors: %s", (int)few - 1, err.text);
+    } while (rc != 0);
+    assert_true(few > 2);
+    few = 0;
+    do {
+        few_descriptors(few++, &before);
+        rc = try_restore(b, &b->b, &err);
+        descriptors_are_back(&before);
+        empty_incoming(&b->b.f);
+        if (rc != 0 && err.kind == ERR_CORRUPT)
+            fail_msg("a restore with %d descriptors: %s", (int)few - 1, err.text);
+        assert_true(store_has(b));
+    } while (rc != 0);
+    assert_true(few > 2);
+    is_sound(&b->b);
+}
+
 /* ---- what a restore needs ---- */
 
 static void there_is_no_restore_of_nothing(void **state)
@@ -1010,6 +1045,7 @@ int main(void)
         TEST(a_manifest_that_is_replaced_in_the_middle_is_read_again),
         TEST(a_damaged_mirror_does_not_go_up),
         TEST(a_damaged_manifest_is_replaced),
+        TEST(a_want_of_descriptors_is_no_damage),
         TEST(what_a_newer_pannier_has_put_is_left_alone),
         TEST(there_is_no_restore_of_nothing),
         TEST(what_is_too_large_does_not_come_down),
