@@ -241,8 +241,9 @@ static void list_kept(void *ctx, struct records *r)
     struct fleet *f = ctx;
     struct err ignored; /* told when something is published */
 
-    /* What the shared tier has is found there, and told of when it is. */
-    if (can_be_followed(f) && f->proxy->cache.shared == NULL)
+    /* Also where there is a shared tier: that may have refused it, or not have it yet.  Of what it
+     * has, who gets it from there tells, which counts for more. */
+    if (can_be_followed(f))
         local_each(f->proxy->cache.local, list_one, r, &ignored);
 }
 
