@@ -510,9 +510,10 @@ int access_list_refs(const struct asker *a, struct oid_list *out, struct err *er
     return list_refs(a, false, NULL, NULL, out, err);
 }
 
-int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct err *err)
+int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct oid_list *out,
+                      struct err *err)
 {
-    return list_refs(a, true, fn, ctx, NULL, err);
+    return list_refs(a, true, fn, ctx, out, err);
 }
 
 /* ---- probing ---- */

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from support import repos
+from support import forges, repos
 from support.admin import Admin, begin_warmup, ended_warmup, warm
 from support.cli import Cli
 from support.faulty import Gate, for_a_pack, packs_asked
@@ -49,6 +49,36 @@ def test_what_jobs_ask_for_is_there(behind, upstream, origin, own, git):
     # All that upstream was asked for is the mirror; no pack was made for these three.
     assert len(packs_asked(upstream)) == 1
     assert len(behind.answers()) == 3
+
+
+def test_upstream_is_asked_for_no_more_than_it_takes(behind, upstream, own):
+    """May we, which refs are there, and their pack; the second time there is nothing to fetch."""
+    path, repo = own()
+    warm(behind, path)
+    assert [asked.kind for asked in upstream.requests()] == ["refs", "ls-refs", "fetch"]
+    repo.commit()
+    for more in (["ls-refs", "fetch"], ["ls-refs"]):
+        before = len(upstream.requests())
+        warm(behind, path)
+        assert [asked.kind for asked in upstream.requests()[before:]] == more
+
+
+def test_refs_that_are_old_by_the_time_the_mirror_is_made_are_asked_for_again(start, upstream, origin, own, git, tmp_path):
+    path, repo = own()
+    (tmp_path / "secret").write_text("made-up\n")
+    pannier = start(config={"upstreams": [{"name": "origin", "url": upstream.url,
+                                           "webhook_secret_file": str(tmp_path / "secret")}]})
+    gate = upstream.on(for_a_pack, Gate(after=None), times=1)
+    warmup = begin_warmup(pannier, f"origin/{path}")
+    gate.wait_held()
+    new = repo.commit()
+    hook = forges.github("made-up", f"{upstream.url}/{path}.git", path, "refs/heads/main")
+    assert hook.send(pannier).status == 202
+    gate.open()
+    assert ended_warmup(pannier, warmup)["repositories"][0]["detail"] == "mirror made, 3 answers"
+    clone = git.clone_alike(pannier.url_of(path), origin.url_of(path), "--depth", "1")
+    assert git.run("rev-parse", "HEAD", cwd=clone).strip() == new
+    assert pannier.packs(1) == ["hit, local"]
 
 
 def test_branches_and_depth_are_those_that_are_named(behind, origin, own, git):
