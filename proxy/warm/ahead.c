@@ -91,23 +91,32 @@ static int know_refs(struct ahead *w, struct err *err)
                : err_set(err, ERR_LIMIT, "it has more refs than are remembered");
 }
 
-/* 0: answers can be made.  -1: ERR_CONFLICT, they can't of this one. */
-static int look_upstream(struct ahead *w, struct err *err)
+/* Which protocol its host speaks; 0: that is not known. */
+static int know_host(struct ahead *w)
 {
-    struct decisions *d = w->asker.proxy->decisions;
     struct advert advert = {0};
-    bool new;
+    int version = 0;
 
-    if (access_require(&w->asker, err) != 0)
-        return -1;
-    new = decisions_get_advert(d, &w->asker.subject, now_ms(), &advert) && advert.version == 2;
+    if (decisions_get_advert(w->asker.proxy->decisions, &w->asker.subject, now_ms(), &advert))
+        version = advert.version == 2 ? 2 : 1;
     w->algo = advert.algo;
     w->algo_named = names_format(&advert);
     advert_clear(&advert);
-    if (!new)
+    return version;
+}
+
+/* 0: answers can be made.  -1: ERR_CONFLICT, they can't of this one. */
+static int look_upstream(struct ahead *w, struct err *err)
+{
+    if (access_require(&w->asker, err) != 0)
+        return -1;
+    if (know_host(w) == 1)
         return err_set(err, ERR_CONFLICT, "its host speaks protocol 0");
     if (know_refs(w, err) != 0)
         return -1;
+    /* A push forgets it; listing the refs anew brings it again. */
+    if (know_host(w) != 2)
+        return err_set(err, ERR_BUSY, "somebody has just pushed to it");
     oid_list_sort(&w->shown.all);
     return 0;
 }
