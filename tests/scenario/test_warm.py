@@ -374,6 +374,25 @@ def test_one_of_the_nodes_makes_it(cluster, upstream, own):
     assert ended_warmup(nodes[0], line["warmup"])["done"] == 1
 
 
+def test_one_whose_node_dies_before_it_has_begun_is_another_nodes(cluster, upstream, own):
+    """It was that node's to make, and no job of it was in the queue yet."""
+    path, _ = own()
+    settings = {"upstream": upstream.url, "warm": scheduled(upstream.url, path)["warm"]}
+    a, b = (cluster.node(name, launch=False, **settings) for name in "ab")
+    for node in (a, b):
+        node.data.mkdir(parents=True)
+        miss(node)
+    cluster.link(a).hold(b"progress:")
+    a.start()
+    cluster.link(a).wait_held()
+    a.kill()
+    b.start()
+    (line,) = begun(b, count=1)
+    assert ended_warmup(b, line["warmup"])["done"] == 1
+    until(lambda: made(b)[0] > time.time() - YEAR, "it is noted")
+    assert begun(a, count=0) == [] and made(a)[0] < time.time() - YEAR
+
+
 def test_a_reload_takes_another_schedule_over(start, upstream, own):
     path, _ = own()
     pannier = start(config={"upstreams": [{"name": "origin", "url": upstream.url}]})

@@ -8,6 +8,7 @@
     link = Link(redis.port)                  one node's way to it, at link.port
     link.cut(); link.heal()                  its connections break, and new ones do at once
     link.cut(silent=True)                    nothing breaks and nothing arrives, as behind a dead router
+    link.hold(b"progress:"); link.wait_held()    the same, from the first command that has this in it
     watched = Watched()                      a master and a replica, watched by three sentinels
     watched.url, watched.master.kill(), watched.wait_failed_over(), watched.kill_sentinels()
 """
@@ -233,6 +234,8 @@ class Link:
         self.is_cut = False
         self.flows = threading.Event()  # not set: what comes waits
         self.flows.set()
+        self.holds = None
+        self.held = threading.Event()
         self.closed = False
         self.listener = socket.create_server((HOST, 0), backlog=256)
         self.port = self.listener.getsockname()[1]
@@ -247,6 +250,13 @@ class Link:
             pairs = list(self.pairs)
         for pair in pairs:
             self.reset(pair)
+
+    def hold(self, words):
+        self.held.clear()
+        self.holds = words
+
+    def wait_held(self):
+        assert self.held.wait(DEADLINE), f"nobody said {self.holds}"
 
     def heal(self):
         """What waited in silence goes on; what was broken has to connect anew."""
@@ -312,6 +322,10 @@ class Link:
     def pump(self, source, target):
         try:
             while data := source.recv(65536):
+                if self.holds is not None and self.holds in data:
+                    self.holds = None
+                    self.flows.clear()
+                    self.held.set()
                 self.flows.wait()
                 target.sendall(data)
         except OSError:
