@@ -304,6 +304,22 @@ def test_without_redis_none_begins_and_it_is_said(cluster, upstream, own):
     assert warm(a, path)["done"] == 1
 
 
+def test_of_one_that_redis_has_lost_it_is_said(cluster, upstream, own):
+    """On any node; then it can be begun again."""
+    a, b = cluster.nodes_up("a", "b", upstream=upstream.url)
+    path, _ = own()
+    gate = upstream.on(for_a_pack, Gate(after=None), times=1)
+    warmup = begin_warmup(a, f"origin/{path}")
+    gate.wait_held()
+    cluster.redis.restart_empty()
+    cluster.wait_met(a, b)
+    for node in (a, b):
+        problem = Admin(node).refused(404, "GET", f"/warmups/{warmup}")
+        assert "Redis has lost" in problem["detail"] and "begin it again" in problem["detail"]
+    gate.open()
+    assert warm(a, path)["done"] == 1
+
+
 # By schedule --------------------------------------------------------------------------------------------
 
 
