@@ -11,6 +11,7 @@
 #include "cache/lock.h"
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/chores.h"
 #include "proxy/decisions.h"
 #include "proxy/log.h"
 #include "proxy/refs.h"
@@ -36,6 +37,7 @@ struct held {
 struct fleet {
     struct proxy *proxy;
     struct cluster *cluster;
+    struct queue *own; /* fleet_own_jobs() */
     bool alone;
     char *node, *address;
     uint64_t node_ttl_ms;
@@ -85,6 +87,16 @@ static void forget_refs(struct fleet *f, const struct event *e)
     }
 }
 
+/* Ours were told of it by whoever has seen it here (proxy/pushes.h). */
+static void refresh_own(struct fleet *f, const struct event *e)
+{
+    struct key repo_id;
+
+    if (f->own != NULL && strcmp(e->node, f->node) != 0 && e->repo[0] != '\0' &&
+        key_from_hex(e->repo_id, &repo_id))
+        chores_add_refresh(f, QUEUE_NORMAL, &repo_id, e->repo);
+}
+
 static int apply_event(void *ctx, const char *id, const struct event *e, struct err *err)
 {
     struct fleet *f = ctx;
@@ -95,8 +107,10 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
     (void)id;
     switch (e->kind) {
     case EVENT_UPDATE:
-        if (e->generation == 0) /* a push: what is known of the refs is old */
+        if (e->generation == 0) { /* a push: what is known of the refs is old */
             forget_refs(f, e);
+            refresh_own(f, e);
+        }
         return 0;
     case EVENT_INVALIDATE:
         forget_refs(f, e);
@@ -290,6 +304,8 @@ int fleet_new(struct proxy *p, const struct config *c, struct fleet **out, struc
 
     f->proxy = p;
     f->alone = c->redis.url == NULL;
+    if (!f->alone && c->shared.driver == SHARED_OFF)
+        f->own = queue_new(NULL, &(struct queue_config){0});
     f->node = xstrdup(c->node);
     f->node_ttl_ms = c->cluster.node_ttl_ms;
     f->address = c->cluster.listen.host == NULL ? xstrdup("")
@@ -323,6 +339,8 @@ void fleet_stop(struct fleet *f)
     f->stopping = true;
     pthread_cond_signal(&f->stop_wanted);
     lock_drop(&f->lock);
+    if (f->own != NULL)
+        queue_stop(f->own);
     if (f->started)
         cluster_stop(f->cluster);
 }
@@ -341,6 +359,7 @@ void fleet_free(struct fleet **fp)
     }
     cluster_free(&f->cluster); /* until its end events remove what is here */
     local_set_gone_listener(f->proxy->cache.local, NULL, NULL);
+    queue_free(&f->own);
     DL_FOREACH_SAFE(f->held, h, next)
     free(h);
     pthread_cond_destroy(&f->stop_wanted);
@@ -353,6 +372,11 @@ void fleet_free(struct fleet **fp)
 struct cluster *fleet_cluster(struct fleet *f)
 {
     return f->cluster;
+}
+
+struct queue *fleet_own_jobs(struct fleet *f)
+{
+    return f->own;
 }
 
 bool fleet_is_alone(struct fleet *f)

@@ -365,8 +365,8 @@ static int bring_forward(const struct asker *a, struct mirror *m, const struct b
                          struct mirror_refreshed *out, struct err *err)
 {
     struct oid_list tips = {0}, missing = {0}, haves = {0};
-    struct lease *lease;
-    bool theirs;
+    struct lease *lease = NULL;
+    bool theirs = false;
     int rc;
 
     if (!how->make && !mirror_ready(m) && !mirroring_may_restore(a))
@@ -377,7 +377,9 @@ static int bring_forward(const struct asker *a, struct mirror *m, const struct b
     if (is_sha256(a))
         return err_set(err, ERR_CONFLICT, "a SHA-256 repository has no mirror");
     mirror_write_begin(m);
-    lease = fleet_lease(a->proxy->fleet, &a->repo_id, &theirs);
+    /* Without a bucket each node's mirror is its own, and none need wait for another's. */
+    if (a->proxy->cache.shared != NULL)
+        lease = fleet_lease(a->proxy->fleet, &a->repo_id, &theirs);
     out->restored = !theirs && !mirror_ready(m) && mirroring_restore(a, m, NULL, NULL);
     if (theirs)
         rc = err_set(err, ERR_BUSY, "another node is at it");
