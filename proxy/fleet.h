@@ -82,8 +82,8 @@ void fleet_note_generation(struct fleet *f, const struct key *repo_id, uint64_t 
  * (cluster_queue()).  Never blocks. */
 struct queue *fleet_own_jobs(struct fleet *f);
 
-/* Somebody has pushed: what other nodes know of the refs is old, and so are their own mirrors.  name: "<upstream>/<path>";
- * reason: how it came to be known.  Worker threads. */
+/* Somebody has pushed: what other nodes know of the refs is old, and so are their own mirrors.
+ * name: "<upstream>/<path>"; reason: how it came to be known.  Worker threads. */
 void fleet_tell_update(struct fleet *f, const struct key *repo_id, const char *name,
                        const char *reason);
 

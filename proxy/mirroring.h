@@ -43,7 +43,8 @@ int mirroring_refresh(struct proxy *p, const struct config *config, const char *
 int mirroring_refresh_as(const struct asker *a, refs_ref_fn *fn, void *ctx,
                          struct mirror_refreshed *out, struct err *err);
 
-/* As mirroring_refresh(), but makes none: -1, ERR_NOT_FOUND, there is neither one here nor in the shared tier. */
+/* As mirroring_refresh(), but makes none: -1, ERR_NOT_FOUND, there is neither one here nor in the
+ * shared tier. */
 int mirroring_refresh_present(struct proxy *p, const struct config *config, const char *name,
                               struct mirror_refreshed *out, struct err *err);
 /* "restored", "made", "refreshed", "unchanged" */
