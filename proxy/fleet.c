@@ -131,17 +131,20 @@ static int take_for_invalidated(void *ctx, const char *why, struct err *err)
     struct fleet *f = ctx;
     const struct invalidation everything = {
         .scope = SCOPE_EVERYTHING, .repo_id = "", .repo = "", .object = ""};
-    struct invalidated gone;
+    struct invalidated gone = {.answers = 0};
     uint64_t count = 0;
     int rc;
 
     forget_all_refs(f);
-    if (f->proxy->cache.shared != NULL)
+    if (f->proxy->cache.shared != NULL) {
         rc = shared_invalidations_apply(f->proxy->cache.shared, &count, err);
-    else
+    } else {
         rc = cache_invalidate(&f->proxy->cache, &everything, &gone, err);
+        count = gone.answers + gone.mirrors;
+    }
+    /* At the first start of a node there is nothing to lose. */
     if (rc == 0)
-        log_line(LOG_WARN, "events of other nodes may have been missed", "reason", LOG_STR, why,
+        log_line(count > 0 ? LOG_WARN : LOG_INFO, "events of other nodes may have been missed", "reason", LOG_STR, why,
                  "invalidations", LOG_STR,
                  f->proxy->cache.shared != NULL ? "those that the shared tier has"
                                                 : "everything was dropped",

@@ -459,12 +459,12 @@ static int explain(struct progress *p, const char *id, int64_t now_s, struct err
                 PROGRESS_TASKS_MAX);
     else if (p->redis != NULL)
         err_set(err, ERR_NOT_FOUND,
-                "Redis has lost what it knew of it, and most likely what still waited: begin it "
+                "Redis has lost it, if it ever was, and most likely what still waited: begin it "
                 "again; what is there already costs little");
     else
         err_set(err, ERR_NOT_FOUND,
-                "pannier was started anew since it began, and what waited then is not done any "
-                "more: begin it again; what is there already costs little");
+                "it is lost, if it ever was: pannier was started anew, and what waited then is not "
+                "done any more; begin it again; what is there already costs little");
     progress_tasks_clear(&known);
     return -1;
 }
