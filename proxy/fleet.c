@@ -144,8 +144,8 @@ static int take_for_invalidated(void *ctx, const char *why, struct err *err)
     }
     /* At the first start of a node there is nothing to lose. */
     if (rc == 0)
-        log_line(count > 0 ? LOG_WARN : LOG_INFO, "events of other nodes may have been missed", "reason", LOG_STR, why,
-                 "invalidations", LOG_STR,
+        log_line(count > 0 ? LOG_WARN : LOG_INFO, "events of other nodes may have been missed",
+                 "reason", LOG_STR, why, "invalidations", LOG_STR,
                  f->proxy->cache.shared != NULL ? "those that the shared tier has"
                                                 : "everything was dropped",
                  "count", LOG_U64, count, NULL);
