@@ -360,6 +360,7 @@ static int on_delivery(void *ctx, const struct shared_answer *what, struct err *
     entry_copy(&what->entry, &d->entry);
     answer_set_source(d->fill->answer, SOURCE_SHARED);
     answer_set_digest(d->fill->answer, what->sha256);
+    answer_promise_size(d->fill->answer, (int64_t)what->entry.size);
     stream_begin_kept(d->stream, what->entry.note_offset);
     return 0;
 }
@@ -397,6 +398,7 @@ static bool try_shared(struct fill *f, struct stream *s)
         return true;
     if (stream_restart(s)) {
         answer_set_digest(f->answer, NULL);
+        answer_promise_size(f->answer, -1);
         return false;
     }
     asker_warn(&f->asker, "the shared tier broke off", &why);
@@ -407,12 +409,13 @@ static bool try_shared(struct fill *f, struct stream *s)
 
 /* ---- from another node ---- */
 
-static int on_followed(void *ctx, int64_t note_offset, struct err *err)
+static int on_followed(void *ctx, int64_t note_offset, int64_t size, struct err *err)
 {
     struct delivery *d = ctx;
 
     (void)err;
     answer_set_source(d->fill->answer, SOURCE_PEER);
+    answer_promise_size(d->fill->answer, size);
     stream_begin_kept(d->stream, note_offset);
     return 0;
 }
@@ -446,8 +449,10 @@ static bool follow(struct fill *f, struct stream *s, const struct filling *their
     if (peer_follow(f->asker.proxy, theirs->address, &f->key, &sink, sha256, &kept, why) == 0 &&
         judge_followed(f, s, sha256, kept, why) == 0)
         return true;
-    if (stream_restart(s))
+    if (stream_restart(s)) {
+        answer_promise_size(f->answer, -1);
         return false;
+    }
     log_line(LOG_WARN, "another node broke off", "repository", LOG_STR, f->asker.name, "node",
              LOG_STR, theirs->node, "reason", LOG_STR, why->text, NULL);
     stream_break(s, why);
