@@ -50,7 +50,7 @@ enum answer_source {
     SOURCE_REFRESH,  /* the same, after the mirror was brought forward */
     SOURCE_UPSTREAM, /* streamed from upstream */
     SOURCE_SHARED,   /* from the shared tier */
-    SOURCE_PEER,     /* from another node, as it grew there */
+    SOURCE_PEER,     /* from another node, as it grew or lay there */
 };
 
 enum {

@@ -6,9 +6,11 @@
 
 #define LOCK_TABLE(X)                                                                              \
     X(SERVER, "the list of connections and exchanges")                                             \
+    X(ACCEPTOR, "how many connections each HTTP thread has")                                       \
     X(TOKENS, "who may do what on the admin listener")                                             \
     X(FLEET, "the claims of this node")                                                            \
     X(CHORES, "the job that this node has taken from the queue")                                   \
+    X(SCHEDULE, "when repositories are to be fetched ahead, and when they were last")              \
     X(FLIGHTS, "questions to upstream that several requests share")                                \
     X(REFS, "the flights of questions about refs")                                                 \
     X(REPOSITORIES, "how often each repository was asked for")                                     \
@@ -36,10 +38,14 @@
     X(EVENTS, "where this node is in the stream of events")                                        \
     X(NODES, "what this node says of itself, and until when it counts as alive")                   \
     X(QUEUE, "jobs in the process, and who waits for some")                                        \
+    X(PROGRESS, "how far the tasks of this process have come")                                     \
+    X(RECORDS, "what is to be told of this node's disk")                                           \
     X(REDIS, "the connections to Redis, and whether it is there")                                  \
+    X(REDIS_PLACE, "which Redis was the master last")                                              \
     X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
     X(GUARD, "whether the object store works, and how often it was asked")                         \
     X(TRAFFIC, "what was asked of each repository")                                                \
+    X(HISTORY, "what was counted lately, by time")                                                 \
     X(LISTENERS, "what happened last, for who listens")                                            \
     X(METRICS, "what is counted of each upstream")                                                 \
     X(LOG, "the queue of log lines")

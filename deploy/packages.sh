@@ -5,7 +5,7 @@
 BUILD_PACKAGES=(build-essential cmake ninja-build pkg-config git libmicrohttpd-dev
     libgnutls28-dev libcurl4-openssl-dev libgit2-dev libjansson-dev libssl-dev zlib1g-dev
     libzstd-dev libxxhash-dev libsqlite3-dev libexpat1-dev libcyaml-dev libyaml-dev uthash-dev
-    libhiredis-dev ca-certificates)
+    libhiredis-dev ca-certificates tzdata)
 
 missing_packages() {
     local name

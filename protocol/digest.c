@@ -77,10 +77,14 @@ void key_hmac(const struct key *secret, const void *data, size_t len, struct key
 
 void key_hmac_text(const char *secret, const void *data, size_t len, struct key *out)
 {
-    size_t size = strlen(secret);
+    key_hmac_bytes(secret, strlen(secret), data, len, out);
+}
 
-    must(size <= INT_MAX);
-    must(HMAC(EVP_sha256(), secret, (int)size, data, len, out->raw, NULL) != NULL);
+void key_hmac_bytes(const void *secret, size_t secret_len, const void *data, size_t len,
+                    struct key *out)
+{
+    must(secret_len <= INT_MAX);
+    must(HMAC(EVP_sha256(), secret, (int)secret_len, data, len, out->raw, NULL) != NULL);
 }
 
 bool key_equal(const struct key *a, const struct key *b)

@@ -37,6 +37,8 @@ void key_of(const void *data, size_t len, struct key *out);
 void key_hmac(const struct key *secret, const void *data, size_t len, struct key *out);
 /* The same under a secret that is text of any length, as others choose theirs. */
 void key_hmac_text(const char *secret, const void *data, size_t len, struct key *out);
+void key_hmac_bytes(const void *secret, size_t secret_len, const void *data, size_t len,
+                    struct key *out);
 bool key_equal(const struct key *a, const struct key *b);
 /* Lower-case hex, NUL-terminated. */
 void key_to_hex(const struct key *k, char out[KEY_HEX_SIZE]);

@@ -32,6 +32,8 @@ struct refs_reader {
     struct oid_list tags, targets; /* pairs */
     struct oid last;               /* the ref before: what a "^{}" line in v0 belongs to */
     size_t max_oids;
+    refs_ref_fn *on_ref; /* NULL: nobody wants to know names */
+    void *ctx;
     bool overflowed;
     size_t ref_count;
     char *error;
@@ -50,6 +52,12 @@ struct refs_reader *refs_reader_new(enum refs_form form, enum hash_algo algo, si
     pkt_reader_init(&r->pkts);
     bytes_init(&r->capabilities, CAPABILITIES_MAX);
     return r;
+}
+
+void refs_reader_on_ref(struct refs_reader *r, refs_ref_fn *fn, void *ctx)
+{
+    r->on_ref = fn;
+    r->ctx = ctx;
 }
 
 void refs_reader_free(struct refs_reader *r)
@@ -86,6 +94,12 @@ static void collect_tag(struct refs_reader *r, const struct oid *tag, const stru
         return;
     oid_list_add(&r->tags, tag);
     oid_list_add(&r->targets, target);
+}
+
+static void tell(struct refs_reader *r, const char *name, size_t len, const struct oid *oid)
+{
+    if (r->on_ref != NULL && !oid_is_zero(oid))
+        r->on_ref(r->ctx, name, len, oid);
 }
 
 /* An id and the space behind it at the start of *s; moves *s and *len past both. */
@@ -173,6 +187,7 @@ static int read_ref(struct refs_reader *r, const char *s, size_t len, struct err
     } else {
         r->ref_count++;
         r->last = oid;
+        tell(r, s, len, &oid);
     }
     return 0;
 }
@@ -240,6 +255,7 @@ static int read_ls_ref(struct refs_reader *r, const struct pkt *line, struct err
     if (name == 0)
         return malformed(err, "a ref without a name");
     r->ref_count++;
+    tell(r, s, name, &oid);
     return space == NULL ? 0 : read_attributes(r, &oid, space + 1, len - name - 1, err);
 }
 

@@ -31,6 +31,11 @@ struct refs_reader;
 struct refs_reader *refs_reader_new(enum refs_form form, enum hash_algo algo, size_t max_oids);
 void refs_reader_free(struct refs_reader *r);
 
+/* Called for each ref as it is read, with its name and its id; unborn ones are left out, and what a
+ * tag peels to.  Before the first bytes. */
+typedef void refs_ref_fn(void *ctx, const char *name, size_t len, const struct oid *oid);
+void refs_reader_on_ref(struct refs_reader *r, refs_ref_fn *fn, void *ctx);
+
 int refs_reader_feed(struct refs_reader *r, const void *data, size_t len, struct err *err);
 /* 0: the terminating flush was seen and nothing follows it. */
 int refs_reader_finish(struct refs_reader *r, struct err *err);

@@ -105,8 +105,8 @@ static char *escape_path(const char *name)
     return out;
 }
 
-int asker_init_anonymous(struct asker *a, struct proxy *p, const struct config *config,
-                         const char *name, struct err *err)
+int asker_init_for_program(struct asker *a, struct proxy *p, const struct config *config,
+                           const char *name, struct err *err)
 {
     char *escaped = escape_path(name);
     char *target = xasprintf("/%s.git/info/refs?service=git-upload-pack", escaped);
@@ -131,11 +131,17 @@ int asker_init_anonymous(struct asker *a, struct proxy *p, const struct config *
         .name = xasprintf("%s/%s", path.upstream, path.repo),
         .base_url = base_url,
         .wire_repo = xstrdup(path.wire_repo),
+        .own = upstream->auth != AUTH_PASSTHROUGH,
     };
     repo_id_of(path.upstream, path.repo, &a->repo_id);
-    decisions_subject(p->decisions, NULL, a->base_url, a->wire_repo, &a->repo_id, &a->subject);
     smart_path_clear(&path);
-    return 0;
+    if (a->own)
+        rc = name_own_subject(a, NULL, err);
+    else
+        decisions_subject(p->decisions, NULL, a->base_url, a->wire_repo, &a->repo_id, &a->subject);
+    if (rc != 0)
+        asker_clear(a);
+    return rc;
 }
 
 void asker_copy(const struct asker *from, struct asker *to)
@@ -331,7 +337,9 @@ struct question {
     struct response_head head;
     struct refs_reader *refs;
     struct bytes body;  /* of an advertisement, up to DECISION_ADVERT_MAX */
-    struct bytes asked; /* the body of an ls-refs; borrowed */
+    struct bytes asked; /* the body of an ls-refs, in canonical form */
+    refs_ref_fn *on_ref;
+    void *ctx;
     struct fetch_response *fetched;
     bool broken;
 };
@@ -369,6 +377,7 @@ static int ask_refs(struct question *q, struct upstream_request *r, enum refs_fo
     int rc;
 
     q->refs = refs_reader_new(form, algo, REFS_BODY_OIDS_MAX);
+    refs_reader_on_ref(q->refs, q->on_ref, q->ctx);
     bytes_init(&q->body, DECISION_ADVERT_MAX);
     r->repo = form == REFS_ADVERTISEMENT ? a->wire_repo : repo;
     r->git_protocol = "version=2";
@@ -401,6 +410,7 @@ static void question_clear(struct question *q)
     refs_reader_free(q->refs);
     fetch_response_free(q->fetched);
     bytes_clear(&q->body);
+    bytes_clear(&q->asked);
 }
 
 static int ask_for_decision(void *ctx, struct response_head *denial, struct err *err)
@@ -442,27 +452,43 @@ enum verdict access_check(const struct asker *a, struct response_head *denial, s
     return v;
 }
 
-int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err)
+int access_require(const struct asker *a, struct err *err)
 {
-    struct question q = {.asker = a};
+    struct response_head denial = {0};
+    enum verdict verdict = access_check(a, &denial, err);
+
+    if (verdict == VERDICT_DENIED)
+        err_set(err, ERR_DENIED, "%s refuses: HTTP status %d", a->upstream->name, denial.status);
+    response_head_clear(&denial);
+    return verdict == VERDICT_ALLOWED ? 0 : -1;
+}
+
+/* Heads and tags, and head: HEAD, too.  out and fn may be NULL. */
+static int list_refs(const struct asker *a, bool head, refs_ref_fn *fn, void *ctx,
+                     struct oid_list *out, struct err *err)
+{
+    static const char *const prefixes[] = {"HEAD", "refs/heads/", "refs/tags/"};
+    struct fetch_request asked = {.version = 2,
+                                  .command = COMMAND_LS_REFS,
+                                  .ls_peel = true,
+                                  .ls_prefixes = (char **)prefixes + !head,
+                                  .ls_prefix_count = ARRAY_LEN(prefixes) - !head};
+    struct question q = {.asker = a, .on_ref = fn, .ctx = ctx};
     struct upstream_request r = {.method = "POST",
                                  .rest = "git-upload-pack",
                                  .content_type = content_type_request(SERVICE_UPLOAD_PACK),
                                  .accept = content_type_response(SERVICE_UPLOAD_PACK)};
-    static const char body[] = "0014command=ls-refs\n"
-                               "0001"
-                               "0009peel\n"
-                               "001bref-prefix refs/heads/\n"
-                               "001aref-prefix refs/tags/\n"
-                               "0000";
     struct advert advert = {0};
     int rc = 0;
 
+    bytes_init(&q.asked, SIZE_MAX / 2);
     if (decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert) &&
         advert.version == 2) {
-        r.body = body;
-        r.body_len = sizeof(body) - 1;
-        q.asked = (struct bytes){.data = (char *)body, .len = r.body_len};
+        asked.algo = advert.algo;
+        asked.algo_named = advert.algo != HASH_SHA1; /* else it is taken for granted */
+        fetch_request_write(&asked, &q.asked);
+        r.body = q.asked.data;
+        r.body_len = q.asked.len;
         rc = ask_refs(&q, &r, REFS_LS_REFS, advert.algo, err);
     } else {
         r = (struct upstream_request){.method = "GET", .rest = "info/refs?service=git-upload-pack"};
@@ -477,6 +503,16 @@ int access_list_refs(const struct asker *a, struct oid_list *out, struct err *er
     advert_clear(&advert);
     question_clear(&q);
     return rc;
+}
+
+int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err)
+{
+    return list_refs(a, false, NULL, NULL, out, err);
+}
+
+int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct err *err)
+{
+    return list_refs(a, true, fn, ctx, NULL, err);
 }
 
 /* ---- probing ---- */

@@ -23,12 +23,14 @@ struct asker {
 /* x has been admitted (clients.h).  -1: pannier should have a credential of its own and has none;
  * then there is nothing to clear. */
 int asker_init(struct asker *a, const struct exchange *x, struct err *err);
-/* For a question of the program's own.  It has no credential, also where pannier has one of its own
- * for the upstream: what comes of it may be told to whoever asked for it, who may be nobody that
- * the credential is for.  So only what everybody may read can be asked for.  name:
- * "<upstream>/<path>".  -1: ERR_REFUSED, its host is not among the upstreams. */
-int asker_init_anonymous(struct asker *a, struct proxy *p, const struct config *config,
-                         const char *name, struct err *err);
+/* For a question of the program's own, that no client waits for: with the credential that pannier
+ * has of its own for the upstream, if it has one, and else without any.  What comes of it
+ * is told to no client before upstream has said yes to that client itself.  name:
+ * "<upstream>/<path>". -1: ERR_REFUSED, its host is not among the upstreams; or there should be a
+ * credential and is none.
+ */
+int asker_init_for_program(struct asker *a, struct proxy *p, const struct config *config,
+                           const char *name, struct err *err);
 void asker_copy(const struct asker *from, struct asker *to);
 void asker_clear(struct asker *a);
 
@@ -72,6 +74,8 @@ void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
 /* The decision, asked for if none is fresh; once for all who wait for the same.
  * VERDICT_NONE: upstream made no decision, *err says why.  VERDICT_DENIED: *denial is filled. */
 enum verdict access_check(const struct asker *a, struct response_head *denial, struct err *err);
+/* The same where a denial is a failure like others.  0: yes.  -1: ERR_DENIED, or no decision. */
+int access_require(const struct asker *a, struct err *err);
 /* Reply to x with upstream's denial: its status and WWW-Authenticate, unchanged. */
 void reply_denial(struct exchange *x, const struct response_head *denial);
 
@@ -82,5 +86,8 @@ bool access_probe(const struct asker *a, const struct oid_list *oids);
 /* All heads and tags, as upstream advertises them to this credential; remembered.  out may be NULL.
  */
 int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err);
+/* The same with HEAD, by name: fn is called for each while they come, also when that fails later.
+ */
+int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct err *err);
 
 #endif

@@ -1,12 +1,14 @@
 #include "proxy/chores.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "cache/lock.h"
 #include "protocol/base.h"
 #include "proxy/fleet.h"
 #include "proxy/log.h"
 #include "proxy/mirroring.h"
+#include "proxy/warm/warmups.h"
 
 enum {
     TAKE_WAIT_MS = 60 * 1000, /* until stopped; a job that comes ends it */
@@ -20,57 +22,128 @@ struct chores {
     pthread_cond_t changed;
     struct config *config;
     bool stopping;
-    pthread_t thread;
+    struct workers *workers; /* one for each taker */
+    pthread_t *takers;
+    size_t taker_count;
+};
+
+struct chore;
+
+/* What can be done, one of these for each kind of job. */
+struct kind {
+    const char *begins; /* the job's id */
+    /* In a worker: the work. */
+    int (*work)(struct chore *k, struct err *err);
+    /* Afterwards, what came of it: log it, free k->state.  again: it will be tried once more.
+     * Where no worker took it, this is all that is called. */
+    void (*end)(struct chore *k, bool again);
 };
 
 /* A job under way. */
 struct chore {
     struct chores *chores;
-    const char *repo;
+    const struct kind *kind;
+    const struct queue_job *job;
     struct config *config;
-    bool ended; /* with chores->lock, as are rc and why */
+    void *state; /* the kind's own */
+    bool ended;  /* with chores->lock, as are rc and why */
     int rc;
     struct err why;
 };
 
-int chores_add_warmup(struct fleet *f, const struct key *repo_id, const char *repo, struct err *err)
+/* ---- warm-ups ---- */
+
+static int warm_up(struct chore *k, struct err *err)
+{
+    struct warmup_job *job = xcalloc(1, sizeof(*job));
+
+    if (warmup_job_read(k->job->payload, job, err) != 0) {
+        free(job);
+        return -1;
+    }
+    k->state = job;
+    return warmups_do(k->chores->proxy->warmups, k->config, job, err);
+}
+
+static void end_warmup(struct chore *k, bool again)
+{
+    struct warmup_job *job = k->state;
+
+    if (job == NULL) {
+        log_line(LOG_WARN, "not warmed up", "job", LOG_STR, k->job->id, "reason", LOG_STR,
+                 k->why.text, "again", LOG_STR, again ? "yes" : "no", NULL);
+        return;
+    }
+    warmups_done(k->chores->proxy->warmups, job, k->rc != 0 ? &k->why : NULL, again);
+    warmup_job_clear(job);
+    free(job);
+}
+
+/* ---- refreshes ---- */
+
+#define REFRESH_JOBS "refresh:"
+
+int chores_add_refresh(struct fleet *f, enum queue_priority priority, const struct key *repo_id,
+                       const char *repo, struct err *err)
 {
     char hex[KEY_HEX_SIZE];
     char *id;
     int rc;
 
     key_to_hex(repo_id, hex);
-    id = xasprintf("warmup:%s", hex);
-    rc = queue_add(cluster_queue(fleet_cluster(f)), QUEUE_NORMAL, id, repo, err);
+    id = xasprintf(REFRESH_JOBS "%s", hex);
+    rc = queue_add(cluster_queue(fleet_cluster(f)), priority, id, repo, err);
     free(id);
     return rc;
 }
 
-/* ---- the work ---- */
-
-static int warm_up(struct chore *k, struct err *err)
+static int refresh(struct chore *k, struct err *err)
 {
-    struct mirror_refreshed done;
+    struct ahead_made made = {.mirror = true};
     uint64_t started = now_us();
 
-    if (mirroring_refresh(k->chores->proxy, k->config, k->repo, &done, err) != 0)
+    if (mirroring_refresh_present(k->chores->proxy, k->config, k->job->payload, &made.refreshed,
+                                  err) != 0)
         return -1;
-    log_line(LOG_INFO, "warmed up", "repository", LOG_STR, k->repo, "mirror", LOG_STR,
-             done.restored      ? "restored"
-             : done.made        ? "made"
-             : done.missing > 0 ? "refreshed"
-                                : "unchanged",
-             "missing", LOG_U64, (uint64_t)done.missing, "total_ms", LOG_MS, now_us() - started,
-             NULL);
+    log_line(LOG_INFO, "refreshed", "repository", LOG_STR, k->job->payload, "mirror", LOG_STR,
+             ahead_mirror_word(&made), "missing", LOG_U64, (uint64_t)made.refreshed.missing,
+             "total_ms", LOG_MS, now_us() - started, NULL);
     return 0;
 }
+
+/* No person has asked for it: that there is nothing it could do is no news. */
+static void end_refresh(struct chore *k, bool again)
+{
+    bool no_news =
+        k->why.kind == ERR_NOT_FOUND || k->why.kind == ERR_DENIED || k->why.kind == ERR_CONFLICT;
+
+    if (k->rc != 0)
+        log_line(no_news ? LOG_DEBUG : LOG_WARN, "not refreshed", "repository", LOG_STR,
+                 k->job->payload, "reason", LOG_STR, k->why.text, "tries", LOG_U64,
+                 (uint64_t)k->job->tries, "again", LOG_STR, again ? "yes" : "no", NULL);
+}
+
+static const struct kind kinds[] = {
+    {WARMUP_JOBS, warm_up, end_warmup},
+    {REFRESH_JOBS, refresh, end_refresh},
+};
+
+static const struct kind *kind_of(const char *id)
+{
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+        if (strncmp(id, kinds[i].begins, strlen(kinds[i].begins)) == 0)
+            return &kinds[i];
+    return NULL;
+}
+
+/* ---- the work ---- */
 
 static void do_chore(void *ctx)
 {
     struct chore *k = ctx;
     struct chores *c = k->chores;
     struct err why;
-    int rc = warm_up(k, &why);
+    int rc = k->kind->work(k, &why);
 
     lock_take(&c->lock);
     k->rc = rc;
@@ -119,26 +192,34 @@ static void pause_a_little(struct chores *c)
     lock_drop(&c->lock);
 }
 
+static void work_on(struct chores *c, struct queue_job *job, struct chore *k)
+{
+    lock_take(&c->lock);
+    k->config = config_ref(c->config);
+    lock_drop(&c->lock);
+    if (workers_submit(c->workers, do_chore, k))
+        attend_to(c, job, k);
+    else
+        k->rc = err_set(&k->why, ERR_BUSY, "so much is waiting already");
+}
+
 /* Consumes the job.  False: it was not done. */
 static bool run_job(struct chores *c, struct queue_job *job)
 {
-    struct chore k = {.chores = c, .repo = job->payload};
+    struct chore k = {.chores = c, .kind = kind_of(job->id), .job = job};
     bool done;
 
-    lock_take(&c->lock);
-    k.config = config_ref(c->config);
-    lock_drop(&c->lock);
-    if (workers_submit(c->proxy->background, do_chore, &k)) {
-        attend_to(c, job, &k);
-    } else {
-        k.rc = err_set(&k.why, ERR_BUSY, "so much is waiting already");
+    if (k.kind == NULL) {
+        /* A newer node's: others may know it. */
+        log_line(LOG_WARN, "a job of an unknown kind", "id", LOG_STR, job->id, NULL);
+        queue_give_up(&job);
+        return false;
     }
-    config_unref(&k.config);
+    work_on(c, job, &k);
     done = k.rc == 0 || is_final(&k.why);
-    if (k.rc != 0)
-        log_line(LOG_WARN, "not warmed up", "repository", LOG_STR, k.repo, "reason", LOG_STR,
-                 k.why.text, "tries", LOG_U64, (uint64_t)job->tries, "again", LOG_STR,
-                 done || job->tries >= QUEUE_TRIES_MAX ? "no" : "yes", NULL);
+    /* Before it leaves our hands: somebody else may begin with it then. */
+    k.kind->end(&k, !done && job->tries < QUEUE_TRIES_MAX);
+    config_unref(&k.config);
     if (done)
         queue_done(&job);
     else
@@ -182,7 +263,11 @@ struct chores *chores_start(struct proxy *p, const struct config *config)
     c->config = config_ref(config);
     lock_init(&c->lock, LOCK_CHORES);
     lock_cond_init(&c->changed);
-    must(pthread_create(&c->thread, NULL, do_chores, c) == 0);
+    c->taker_count = config->warm.parallelism;
+    c->workers = workers_new("chore", c->taker_count, c->taker_count);
+    c->takers = xcalloc(c->taker_count, sizeof(*c->takers));
+    for (size_t i = 0; i < c->taker_count; i++)
+        must(pthread_create(&c->takers[i], NULL, do_chores, c) == 0);
     return c;
 }
 
@@ -208,7 +293,10 @@ void chores_stop(struct chores **cp)
     c->stopping = true;
     pthread_cond_broadcast(&c->changed);
     lock_drop(&c->lock);
-    pthread_join(c->thread, NULL);
+    for (size_t i = 0; i < c->taker_count; i++)
+        pthread_join(c->takers[i], NULL);
+    workers_free(&c->workers);
+    free(c->takers);
     config_unref(&c->config);
     pthread_cond_destroy(&c->changed);
     lock_clear(&c->lock);

@@ -1,14 +1,19 @@
-/* Work that no client waits for: what lies in the cluster's queue, one job at a time, whoever put
- * it there.  Ten nodes take ten at once.
+/* Work that no client waits for: what lies in the cluster's queue, warm.parallelism jobs at a time,
+ * whoever put them there.  Ten nodes take ten times as many.
  *
- *     chores_start(proxy, config)       after fleet_start()
+ *     chores_start(proxy, config)       after fleet_start() and warmups_new()
  *     chores_configure(c, config)       for the jobs to come
  *     chores_stop(&c)                   after fleet_stop(), while the workers are still there: what
  *                                       was not done goes back into the queue, for another node
  *
- * There is one kind of job: bring a repository's mirror to where upstream is, or make it; out of
- * the shared tier as far as that has it.  Upstream is asked without a credential, so what is
- * private stays out: it comes when somebody clones it who may. */
+ * A job's id begins with its kind; each kind has a row of the table in chores.c:
+ *
+ *     warmup:     a repository is made ready before anybody asks; proxy/warm/warmups.h
+ *     refresh:    what there is of its mirror, here or in the shared tier, is brought to where
+ *                 upstream is: somebody has pushed, nobody has asked
+ *
+ * Upstream is asked with pannier's own credential where it has one, and else without any
+ * (proxy/access.h). */
 #ifndef PANNIER_PROXY_CHORES_H
 #define PANNIER_PROXY_CHORES_H
 
@@ -21,9 +26,9 @@ struct chores *chores_start(struct proxy *p, const struct config *config);
 void chores_configure(struct chores *c, const struct config *config);
 void chores_stop(struct chores **c); /* *c NULL is fine */
 
-/* Some node is to fetch repo ("<upstream>/<path>") ahead, soon.  -1: ERR_LIMIT, its name is too
- * long; or as queue_add().  Worker threads. */
-int chores_add_warmup(struct fleet *f, const struct key *repo_id, const char *repo,
-                      struct err *err);
+/* Some node is to bring what there is of a repository's mirror forward.  repo: "<upstream>/<path>".
+ * -1: ERR_LIMIT, its name is too long; or as queue_add().  Worker threads. */
+int chores_add_refresh(struct fleet *f, enum queue_priority priority, const struct key *repo_id,
+                       const char *repo, struct err *err);
 
 #endif

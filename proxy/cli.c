@@ -166,13 +166,6 @@ int cli_invalidate(const struct command_line *line)
     return run(line, &request);
 }
 
-int cli_warm(const struct command_line *line)
-{
-    struct commands_request request = {.kind = COMMANDS_WARM, .goal = UINT64_MAX};
-
-    return run(line, &request);
-}
-
 int cli_verify(const struct command_line *line)
 {
     struct commands_request request = {

@@ -12,6 +12,5 @@ int cli_verify(const struct command_line *line);
 int cli_evict(const struct command_line *line);
 int cli_nodes(const struct command_line *line);
 int cli_invalidate(const struct command_line *line);
-int cli_warm(const struct command_line *line);
 
 #endif

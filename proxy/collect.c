@@ -153,6 +153,24 @@ static void collect_redis(struct redis *redis, struct metrics_text *t)
                         n.asked > n.failed ? n.asked - n.failed : 0);
     metrics_text_number(t, METRIC_redis_operations, "outcome=\"failed\"", n.failed);
     metrics_text_number(t, METRIC_redis_operations, "outcome=\"refused\"", n.refused);
+    metrics_text_times(t, METRIC_redis_seconds, "", &n.took);
+}
+
+static void collect_queue(struct queue *queue, struct metrics_text *t)
+{
+    static const char *const priorities[] = {[QUEUE_HIGH] = "priority=\"high\"",
+                                             [QUEUE_NORMAL] = "priority=\"normal\"",
+                                             [QUEUE_LOW] = "priority=\"low\""};
+    struct queue_counts n;
+    struct err ignored;
+    int rc = queue_count(queue, &n, &ignored);
+
+    metrics_text_number(t, METRIC_queue_dropped, "", n.dropped);
+    if (rc != 0)
+        return;
+    for (size_t i = 0; i < QUEUE_PRIORITIES_COUNT; i++)
+        metrics_text_number(t, METRIC_queue_jobs, priorities[i], n.waiting[i]);
+    metrics_text_number(t, METRIC_queue_taken, "", n.taken);
 }
 
 static void collect_cluster(struct proxy *p, struct metrics_text *t)
@@ -160,7 +178,9 @@ static void collect_cluster(struct proxy *p, struct metrics_text *t)
     struct cluster *cluster = fleet_cluster(p->fleet);
     struct events_counts events;
     struct leases_counts leases;
+    struct records_counts records;
 
+    collect_queue(cluster_queue(cluster), t);
     if (fleet_is_alone(p->fleet))
         return;
     collect_redis(cluster_redis(cluster), t);
@@ -175,6 +195,9 @@ static void collect_cluster(struct proxy *p, struct metrics_text *t)
     metrics_text_number(t, METRIC_cluster_leases, "state=\"held\"", leases.held);
     metrics_text_number(t, METRIC_cluster_leases, "state=\"waiting\"", leases.waiting);
     metrics_text_number(t, METRIC_cluster_leases_lost, "", leases.lost);
+    records_count(cluster_records(cluster), &records);
+    metrics_text_number(t, METRIC_cluster_records, "outcome=\"told\"", records.told);
+    metrics_text_number(t, METRIC_cluster_records, "outcome=\"dropped\"", records.dropped);
 }
 
 /* ---- the process ---- */

@@ -29,7 +29,11 @@ enum {
     OPTION_REF,
     OPTION_OBJECT,
     OPTION_EVERYTHING,
-    OPTION_REASON
+    OPTION_REASON,
+    OPTION_MOST_USED,
+    OPTION_BRANCH,
+    OPTION_DEPTH,
+    OPTION_WAIT
 };
 
 /* One table for getopt_long and for the help, which shows its end first. */
@@ -76,6 +80,11 @@ static const struct option_row {
     {"sort", "KEY", OPTION_SORT, OPTIONS_REPO_LS,
      "name, size, stored_size, accessed or accesses; '-' before it turns the order round"},
     {"filter", "TEXT", OPTION_FILTER, OPTIONS_REPO_LS, "only names that have this in them"},
+    {"wait", NULL, OPTION_WAIT, OPTIONS_WARM, "until it is done; 1 if any of it failed"},
+    {"depth", "N", OPTION_DEPTH, OPTIONS_WARM, "how deep shallow answers are (default: 1)"},
+    {"branch", "NAME", OPTION_BRANCH, OPTIONS_WARM,
+     "make shallow answers of it; may be given again (default: the default branch)"},
+    {"most-used", "N", OPTION_MOST_USED, OPTIONS_WARM, "also the N that are asked for most"},
 };
 
 static bool takes(const struct command *c, const struct option_row *o)
@@ -187,6 +196,12 @@ static void add_upstream(struct config_overrides *o, const char *text)
     o->upstreams[o->upstream_count++] = text;
 }
 
+static void add_branch(struct command_line *line, const char *name)
+{
+    line->branches = xrealloc(line->branches, (line->branch_count + 1) * sizeof(*line->branches));
+    line->branches[line->branch_count++] = name;
+}
+
 static void option_take(struct command_line *line, int id, const char *value)
 {
     switch (id) {
@@ -212,6 +227,10 @@ static void option_take(struct command_line *line, int id, const char *value)
     case OPTION_OBJECT: line->object = value; break;
     case OPTION_EVERYTHING: line->everything = true; break;
     case OPTION_REASON: line->reason = value; break;
+    case OPTION_MOST_USED: line->most_used = value; break;
+    case OPTION_BRANCH: add_branch(line, value); break;
+    case OPTION_DEPTH: line->depth = value; break;
+    case OPTION_WAIT: line->wait = true; break;
     default: must(!"an option of the table");
     }
 }
@@ -314,5 +333,6 @@ int command_line_parse(int argc, char **argv, struct command_line *line)
 void command_line_clear(struct command_line *line)
 {
     free(line->overrides.upstreams);
+    free(line->branches);
     memset(line, 0, sizeof(*line));
 }

@@ -13,6 +13,8 @@
 /* Exit statuses: what was asked for, what could not be done, what makes no sense. */
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
+enum { WARM_ARGUMENTS_MAX = 1000 }; /* repositories of one warm-up */
+
 /* Which options a command takes; --help goes with every one. */
 enum option_set {
     OPTIONS_FOLDER = 1,             /* --config, --data */
@@ -26,6 +28,7 @@ enum option_set {
     OPTIONS_INVALIDATE = 256,       /* --ref, --object, --reason, --everything */
     OPTIONS_ADMIN = 1024,           /* --admin, --token-file */
     OPTIONS_REPO_LS = 2048,         /* --sort, --filter */
+    OPTIONS_WARM = 8192,            /* --most-used, --branch, --depth, --wait */
     OPTIONS_REPO_INVALIDATE = 4096, /* --refs, --ref, --object, --everything, --reason, --dry-run */
 };
 
@@ -46,10 +49,13 @@ struct command_line {
     int argument_count;
     const char *file; /* --config; NULL: none */
     struct config_overrides overrides;
-    bool json, entries, all, repair, dry_run, refs, everything;
+    bool json, entries, all, repair, dry_run, refs, everything, wait;
     const char *to; /* --to, as typed; NULL: not given */
     /* As typed; NULL: not given. */
-    const char *forget, *admin, *token_file, *sort, *filter, *ref, *object, *reason;
+    const char *forget, *admin, *token_file, *sort, *filter, *ref, *object, *reason, *most_used,
+        *depth;
+    const char **branches; /* --branch, each */
+    size_t branch_count;
 };
 
 /* The commands, ended by one without a name; main.c has them. */

@@ -12,7 +12,6 @@
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
 #include "protocol/smart_http.h"
-#include "proxy/chores.h"
 
 enum { PROGRESS_MS = 200 }; /* between two lines about it; also when a client that left is seen */
 
@@ -618,28 +617,6 @@ static void run_invalidate(struct run *run)
     free(meant.repo);
 }
 
-/* ---- warm ---- */
-
-static void run_warm(struct run *run)
-{
-    struct meant meant;
-    struct err why;
-    int rc;
-
-    if (!needs_fleet(run))
-        return;
-    rc = settle_meant(run, &meant, &why);
-    if (rc == 0)
-        rc = chores_add_warmup(run->fleet, &meant.repo_id, meant.repo, &why);
-    if (rc == 0)
-        say(run, json_pack("{s:{s:o}}", "queued", "repo", words(meant.repo)));
-    if (rc == 0)
-        say_result(run, NULL);
-    else
-        say_error(run, &why);
-    free(meant.repo);
-}
-
 void commands_run(struct cache *c, struct fleet *fleet, const struct commands_request *r,
                   const struct commands_output *out)
 {
@@ -658,7 +635,6 @@ void commands_run(struct cache *c, struct fleet *fleet, const struct commands_re
     case COMMANDS_EVICT: run_evict(&run); break;
     case COMMANDS_NODES: run_nodes(&run); break;
     case COMMANDS_INVALIDATE: run_invalidate(&run); break;
-    case COMMANDS_WARM: run_warm(&run); break;
     }
 }
 

@@ -1,4 +1,4 @@
-/* What `pannier ls`, `show`, `rm`, `verify`, `evict`, `nodes`, `invalidate` and `warm` do with a
+/* What `pannier ls`, `show`, `rm`, `verify`, `evict`, `nodes` and `invalidate` do with a
  * cache: in the process that serves, or in the command itself when none does.  Both speak the same
  * lines:
  *
@@ -29,13 +29,12 @@ enum commands_kind {
     COMMANDS_EVICT,      /* make room, or only tell how */
     COMMANDS_NODES,      /* who is there; or forget one that is gone for good */
     COMMANDS_INVALIDATE, /* on all nodes and in the shared tier */
-    COMMANDS_WARM,       /* have some node fetch a repository ahead */
 };
 
 /* Only what belongs to the command is set. */
 struct commands_request {
     enum commands_kind kind;
-    char *repo;                  /* ls (NULL: every one), show, rm, invalidate, warm */
+    char *repo;                  /* ls (NULL: every one), show, rm, invalidate */
     char *repo_id;               /* ls, show: in a name's place, in hex */
     bool all;                    /* rm, invalidate: instead of a repo */
     char *ref, *object, *reason; /* invalidate */

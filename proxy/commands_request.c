@@ -29,7 +29,6 @@ static const struct {
     [COMMANDS_EVICT] = {"evict", FIELD_EVICT},
     [COMMANDS_NODES] = {"nodes", FIELD_FORGET},
     [COMMANDS_INVALIDATE] = {"invalidate", FIELD_REPO | FIELD_ALL | FIELD_WHAT},
-    [COMMANDS_WARM] = {"warm", FIELD_REPO},
 };
 
 /* The texts of a request. */
@@ -68,8 +67,7 @@ int commands_request_check(const struct commands_request *r, struct err *err)
         return err_set(err, ERR_INPUT, "%s does not take all of this", name);
     if (r->repo != NULL && r->repo_id != NULL)
         return err_set(err, ERR_INPUT, "%s takes a repository's name or its id", name);
-    if ((r->kind == COMMANDS_SHOW || r->kind == COMMANDS_WARM) && r->repo == NULL &&
-        r->repo_id == NULL)
+    if (r->kind == COMMANDS_SHOW && r->repo == NULL && r->repo_id == NULL)
         return err_set(err, ERR_INPUT, "%s needs a repository", name);
     if ((r->kind == COMMANDS_RM || r->kind == COMMANDS_INVALIDATE) && (r->repo == NULL) == !r->all)
         return err_set(err, ERR_INPUT, "%s needs a repository, or all", name);

@@ -10,6 +10,8 @@
 #include "protocol/jwt.h"
 #include "proxy/config_file.h"
 #include "proxy/config_setting.h"
+#include "proxy/warm/name.h"
+#include "proxy/warm/timetable.h"
 
 /* What callers hold is the second member; the count is ours alone. */
 struct counted {
@@ -201,6 +203,36 @@ static int check_client(struct loading *l, const struct config_file_item *from, 
     return 0;
 }
 
+/* Does the file say something of it that isn't the default, which `config show` writes? */
+static bool is_meant(const struct config_file_item *from, enum setting_id id)
+{
+    const char *text = from->set[id].text;
+
+    return text && strcmp(text, setting_table[id].standard) != 0;
+}
+
+/* Refs are kept by a time, or until a webhook comes: each has settings of its own. */
+static int check_webhook(struct loading *l, const struct config_file_item *from, const char *prefix,
+                         const struct upstream_config *u)
+{
+    const struct config_place *set = from->set;
+
+    if (is_meant(from, setting_upstreams_webhook_forge) && !u->webhook_secret_file)
+        return complain(l, set[setting_upstreams_webhook_forge].line, prefix, "webhook_forge",
+                        "is of no use without webhook_secret_file; write that, or leave this out");
+    if (u->refs == REFS_WEBHOOK && !u->webhook_secret_file)
+        return complain(l, set[setting_upstreams_refs].line, prefix, "refs",
+                        "is 'webhook', and webhook_secret_file is missing, without which none is "
+                        "believed");
+    if (is_meant(from, setting_upstreams_refs_ttl) && u->refs == REFS_WEBHOOK)
+        return complain(l, set[setting_upstreams_refs_ttl].line, prefix, "refs_ttl",
+                        "is for 'refs: ask'; write refs_floor");
+    if (is_meant(from, setting_upstreams_refs_floor) && u->refs != REFS_WEBHOOK)
+        return complain(l, set[setting_upstreams_refs_floor].line, prefix, "refs_floor",
+                        "is for 'refs: webhook'; write that, or refs_ttl");
+    return 0;
+}
+
 /* Are the settings of this entry, each of them right, right together? */
 static int check_upstream(struct loading *l, const struct config_file_item *from,
                           const char *prefix, const struct upstream_config *u)
@@ -217,6 +249,8 @@ static int check_upstream(struct loading *l, const struct config_file_item *from
                         "is the name of an earlier upstream; give each its own");
     if (!same_stars(u, why))
         return complain(l, from->set[setting_upstreams_url].line, prefix, "url", why);
+    if (check_webhook(l, from, prefix, u) != 0)
+        return -1;
     return check_auth(l, from, prefix, u);
 }
 
@@ -231,6 +265,8 @@ static int apply_list(struct loading *l, const struct setting_list *list,
 
         snprintf(prefix, sizeof(prefix), "%s[%zu]", section_name(list->section), i);
         rc = apply_section(l, list->section, prefix, item->set, base);
+        if (list->section == SECTION_warm_repositories)
+            ((struct warm_repository_config *)base)->line = item->line;
         if (rc == 0 && list->section == SECTION_upstreams)
             rc = check_upstream(l, item, prefix, base);
         else if (rc == 0 && list->section == SECTION_clients)
@@ -492,6 +528,44 @@ bool config_admin_is_default(const struct config *c)
     return same;
 }
 
+/* Once all upstreams are known. */
+static int check_warm_repository(const struct config *c, size_t i, struct err *err)
+{
+    const struct warm_repository_config *r = &c->warm_repositories[i];
+    char *name;
+
+    if (r->url == NULL)
+        return err_set(err, ERR_INPUT,
+                       "%s:%u: warm.repositories[%zu].url: is missing; write for instance "
+                       "github.com/acme/widget",
+                       c->file, r->line, i);
+    if (warmup_name(c, r->url, &name, err) != 0)
+        return err_prefix(err, "%s:%u: warm.repositories[%zu].url", c->file, r->line, i);
+    free(name);
+    return 0;
+}
+
+static int check_warm(const struct config *c, struct err *err)
+{
+    struct timetable *t;
+    bool zone;
+
+    for (size_t i = 0; i < c->warm_repository_count; i++)
+        if (check_warm_repository(c, i, err) != 0)
+            return -1;
+    if (c->warm.schedule == NULL)
+        return 0;
+    if (c->warm_repository_count == 0 && c->warm.most_used == 0)
+        return err_set(err, ERR_INPUT,
+                       "%s: warm.schedule: has nothing to warm up; list warm.repositories, or set "
+                       "warm.most_used",
+                       c->file);
+    if (timetable_open(c->warm.schedule, c->warm.time_zone, &t, &zone, err) != 0)
+        return err_prefix(err, "%s: warm.%s", c->file, zone ? "time_zone" : "schedule");
+    timetable_free(&t);
+    return 0;
+}
+
 /* Whoever reaches it may do all, so that has to be this machine. */
 static int check_admin(const struct config *c, struct err *err)
 {
@@ -520,7 +594,8 @@ int config_load(const char *file, const struct config_overrides *overrides, stru
     if ((file && load_file(file, c, err) != 0) ||
         (overrides && apply_overrides(overrides, c, err) != 0) ||
         (!c->data && default_data(c, err) != 0) || check_tls(c, err) != 0 ||
-        check_own(c, err) != 0 || check_shared(c, err) != 0 || check_admin(c, err) != 0) {
+        check_own(c, err) != 0 || check_shared(c, err) != 0 || check_admin(c, err) != 0 ||
+        check_warm(c, err) != 0) {
         config_free(held);
         return -1;
     }

@@ -20,12 +20,14 @@
 #include "cache/shared/object_store.h"
 #include "protocol/digest.h"
 #include "protocol/err.h"
+#include "protocol/webhook.h"
 #include "proxy/manners/budget.h"
 #include "proxy/network.h"
 #include "proxy/tls.h"
 
 /* How pannier shows itself to an upstream; proxy/credentials/credentials.h. */
 enum auth_kind { AUTH_PASSTHROUGH, AUTH_TOKEN, AUTH_HELPER, AUTH_GITHUB_APP, AUTH_NETRC };
+enum refs_mode { REFS_ASK, REFS_WEBHOOK };
 enum shared_driver { SHARED_OFF, SHARED_S3, SHARED_LIBS3, SHARED_FILE };
 enum when_away { AWAY_SERVE, AWAY_PASS };
 enum log_format { LOG_TEXT, LOG_JSON };
@@ -48,7 +50,11 @@ struct upstream_config {
     char *netrc_file;                          /* AUTH_NETRC's */
     uint64_t access_ttl_ms;
     uint64_t denied_ttl_ms;
-    uint64_t refs_ttl_ms; /* 0 (default): every ls-refs asks upstream */
+    enum refs_mode refs;
+    uint64_t refs_ttl_ms;      /* 0 (default): every ls-refs asks upstream */
+    uint64_t refs_floor_ms;    /* the same for REFS_WEBHOOK */
+    char *webhook_secret_file; /* NULL: there is no webhook */
+    enum webhook_forge webhook_forge;
     uint32_t max_connections;
     struct rate rate;             /* of requests; count 0: no limit */
     uint32_t burst;               /* of them at once, after a quiet while */
@@ -78,6 +84,17 @@ struct client_config {
     struct network_list network;
     struct text_list repositories; /* globs */
     bool push;
+};
+
+enum warm_priority { WARM_HIGH, WARM_NORMAL, WARM_LOW };
+
+/* A repository that is fetched ahead; see proxy/warm/warmups.h. */
+struct warm_repository_config {
+    char *url;                 /* "<upstream>/<path>", or its URL */
+    struct text_list branches; /* none: the default branch */
+    uint32_t depth;
+    enum warm_priority priority;
+    unsigned line; /* of the file */
 };
 
 struct config {
@@ -143,7 +160,7 @@ struct config {
 
     struct {
         char *url; /* NULL: this node is alone */
-        char *password_file, *ca_file, *prefix;
+        char *password_file, *ca_file, *certificate, *key, *prefix;
         uint64_t timeout_ms;
     } redis;
 
@@ -166,6 +183,15 @@ struct config {
     struct {
         uint32_t repositories; /* with series of their own */
     } metrics;
+
+    struct {
+        char *schedule; /* NULL: only who asks for it has anything fetched ahead */
+        char *time_zone;
+        uint32_t parallelism;
+        uint32_t most_used; /* repositories, besides those that are listed */
+    } warm;
+    struct warm_repository_config *warm_repositories;
+    size_t warm_repository_count;
 
     struct {
         enum log_format format;

@@ -29,6 +29,7 @@ enum { KEY_MAX = 96 };
 #define SHAPE_FILE      ONE
 #define SHAPE_NAME      ONE
 #define SHAPE_TEXT      ONE
+#define SHAPE_SCHEDULE  ONE
 #define SHAPE_PLAIN_URL ONE
 #define SHAPE_URL       ONE
 #define SHAPE_SIZE      ONE
@@ -41,6 +42,7 @@ enum { KEY_MAX = 96 };
 #define SHAPE_HASH      ONE
 #define SHAPE_NETWORKS  MANY
 #define SHAPE_GLOBS     MANY
+#define SHAPE_BRANCHES  MANY
 #define JOINED_(a, b)   a##b
 #define JOINED(a, b)    JOINED_(a, b)
 
@@ -54,10 +56,14 @@ enum { KEY_MAX = 96 };
         rows(RAW_MEMBER)                                                                           \
     };
 CONFIG_LISTS(Y)
+CONFIG_INNER_LISTS(Y)
 #undef Y
-#define Y(section, rows)                                                                           \
+#define RAW_LIST(section, key, list)                                                               \
+    struct raw_##list *key;                                                                        \
+    unsigned key##_count;
+#define Y(section, rows, lists)                                                                    \
     struct raw_##section {                                                                         \
-        rows(RAW_MEMBER)                                                                           \
+        rows(RAW_MEMBER) lists(RAW_LIST)                                                           \
     };
 CONFIG_SECTIONS(Y)
 #undef Y
@@ -68,7 +74,7 @@ struct raw_top {
     unsigned section##_count;
     CONFIG_LISTS(Y)
 #undef Y
-#define Y(section, rows) struct raw_##section *section;
+#define Y(section, ...) struct raw_##section *section;
     CONFIG_SECTIONS(Y)
 #undef Y
 };
@@ -85,15 +91,20 @@ static const cyaml_schema_value_t text_item = {
 #define RAW_FIELD(section, key, field, type, ...) JOINED(FIELD_, SHAPE_##type)(section, key)
 
 #define Y(section, rows, ...)                                                                      \
-    static const cyaml_schema_field_t section##_fields[] = {rows(RAW_FIELD) CYAML_FIELD_END};
-CONFIG_SECTIONS(Y)
-CONFIG_LISTS(Y)
-#undef Y
-
-#define Y(section, ...)                                                                            \
+    static const cyaml_schema_field_t section##_fields[] = {rows(RAW_FIELD) CYAML_FIELD_END};      \
     static const cyaml_schema_value_t section##_item = {                                           \
         CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct raw_##section, section##_fields)};
 CONFIG_LISTS(Y)
+CONFIG_INNER_LISTS(Y)
+#undef Y
+
+#define LIST_FIELD(section, key, list)                                                             \
+    CYAML_FIELD_SEQUENCE(#key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct raw_##section,     \
+                         key, &list##_item, 0, CYAML_UNLIMITED),
+#define Y(section, rows, lists)                                                                    \
+    static const cyaml_schema_field_t section##_fields[] = {rows(RAW_FIELD) lists(LIST_FIELD)      \
+                                                                CYAML_FIELD_END};
+CONFIG_SECTIONS(Y)
 #undef Y
 
 static const cyaml_schema_field_t top_fields[] = {CONFIG_TOP(RAW_FIELD)
@@ -102,7 +113,7 @@ static const cyaml_schema_field_t top_fields[] = {CONFIG_TOP(RAW_FIELD)
                          section, &section##_item, 0, max),
                                                       CONFIG_LISTS(Y)
 #undef Y
-#define Y(section, rows)                                                                           \
+#define Y(section, ...)                                                                            \
     CYAML_FIELD_MAPPING_PTR(#section, CYAML_FLAG_POINTER_NULL | CYAML_FLAG_OPTIONAL,               \
                             struct raw_top, section, section##_fields),
                                                           CONFIG_SECTIONS(Y)
@@ -272,6 +283,13 @@ static bool key_showable(const char *key)
     return strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == len;
 }
 
+static bool stands_at_top(enum setting_section section)
+{
+    const struct setting_list *l = setting_list_of(section);
+
+    return !l || l->within == SECTION_top;
+}
+
 static const char *section_with(const char *key)
 {
     for (size_t i = 0; i < SETTINGS_TOTAL; i++)
@@ -299,7 +317,8 @@ static int complain_unknown(struct walk *w, enum setting_section section, const 
             nearest_try(&n, setting_table[i].key);
     if (section == SECTION_top)
         for (int s = SECTION_top + 1; s < SECTION_COUNT; s++)
-            nearest_try(&n, section_name((enum setting_section)s));
+            if (stands_at_top((enum setting_section)s))
+                nearest_try(&n, section_name((enum setting_section)s));
     elsewhere = section_with(key);
     if (elsewhere)
         return complain(w, line_of(w), full, "is not a setting here; it belongs to %s", elsewhere);
@@ -412,7 +431,28 @@ static int walk_setting(struct walk *w, enum setting_section section, const char
     return walk_next(w) != 0 ? -1 : walk_value(w, id, prefix, &places[id]);
 }
 
-/* Inside a mapping that holds settings only. */
+static int walk_list(struct walk *w, const struct setting_list *l);
+
+/* The list that a mapping holds under this key, or NULL. */
+static const struct setting_list *list_within(enum setting_section section, const char *key)
+{
+    for (int s = SECTION_top + 1; s < SECTION_COUNT; s++) {
+        const struct setting_list *l = setting_list_of((enum setting_section)s);
+
+        if (l && section != SECTION_top && l->within == section && strcmp(l->key, key) == 0)
+            return l;
+    }
+    return NULL;
+}
+
+static int walk_inner_list(struct walk *w, const struct setting_list *l)
+{
+    if (w->file->lists[l->section].there)
+        return complain_twice(w, "", section_name(l->section), w->file->lists[l->section].line);
+    return walk_next(w) != 0 ? -1 : walk_list(w, l);
+}
+
+/* Inside a mapping: settings, and lists of mappings. */
 static int walk_section(struct walk *w, enum setting_section section, const char *prefix,
                         struct config_place *places)
 {
@@ -424,7 +464,8 @@ static int walk_section(struct walk *w, enum setting_section section, const char
             return -1;
         if (!more)
             return 0;
-        if (walk_setting(w, section, prefix, key, places) != 0)
+        if (list_within(section, key) ? walk_inner_list(w, list_within(section, key)) != 0
+                                      : walk_setting(w, section, prefix, key, places) != 0)
             return -1;
     }
 }
@@ -447,6 +488,7 @@ static int walk_list(struct walk *w, const struct setting_list *l)
     char prefix[KEY_MAX];
 
     list->there = true;
+    list->line = line_of(w);
     if (w->event.type != YAML_SEQUENCE_START_EVENT)
         return complain(w, line_of(w), name,
                         "is not a list; write %s below it, or leave the key out", l->like);
@@ -487,7 +529,8 @@ static int walk_named_section(struct walk *w, enum setting_section section)
 static enum setting_section find_section(const char *key)
 {
     for (int s = SECTION_top + 1; s < SECTION_COUNT; s++)
-        if (strcmp(section_name((enum setting_section)s), key) == 0)
+        if (stands_at_top((enum setting_section)s) &&
+            strcmp(section_name((enum setting_section)s), key) == 0)
             return (enum setting_section)s;
     return SECTION_top;
 }
@@ -614,21 +657,28 @@ static void place_texts(struct config_file *file)
     if (top->section_)                                                                             \
         JOINED(TEXT_, SHAPE_##type)                                                                \
     (&file->set[setting_##section_##_##key], top->section_, key)
-#define Y(section, rows) rows(X)
+#define Y(section, rows, lists) rows(X)
     CONFIG_SECTIONS(Y)
 #undef Y
 #undef X
 #define X(section_, key, field, type, ...)                                                         \
     JOINED(TEXT_, SHAPE_##type)(&item->set[setting_##section_##_##key], raw, key)
-#define Y(section_, rows, ...)                                                                     \
-    must(top->section_##_count == file->lists[SECTION_##section_].count);                          \
+#define ENTRIES(section_, rows, raws, raw_count)                                                   \
+    must((raw_count) == file->lists[SECTION_##section_].count);                                    \
     for (size_t i = 0; i < file->lists[SECTION_##section_].count; i++) {                           \
         struct config_file_item *item = &file->lists[SECTION_##section_].items[i];                 \
-        const struct raw_##section_ *raw = &top->section_[i];                                      \
+        const struct raw_##section_ *raw = &(raws)[i];                                             \
                                                                                                    \
         rows(X)                                                                                    \
     }
+#define Y(section_, rows, ...) ENTRIES(section_, rows, top->section_, top->section_##_count)
     CONFIG_LISTS(Y)
+#undef Y
+#define Y(section_, rows, type, counter, max, beyond, like, within, key)                           \
+    if (top->within) {                                                                             \
+        ENTRIES(section_, rows, top->within->key, top->within->key##_count)                        \
+    }
+    CONFIG_INNER_LISTS(Y)
 #undef Y
 #undef X
 }

@@ -29,7 +29,8 @@ struct config_file_item {
 struct config_file_list {
     struct config_file_item *items;
     size_t count;
-    bool there; /* an empty list is a list */
+    bool there;    /* an empty list is a list */
+    unsigned line; /* if it is there */
 };
 
 struct config_file {

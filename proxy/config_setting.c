@@ -9,22 +9,26 @@
 
 #include "protocol/base.h"
 #include "protocol/bytes.h"
+#include "protocol/cron.h"
 #include "protocol/glob.h"
+#include "proxy/warm/name.h"
 
-#define OFFSET_top(field)       offsetof(struct config, field)
-#define OFFSET_tls(field)       offsetof(struct config, field)
-#define OFFSET_upstreams(field) offsetof(struct upstream_config, field)
-#define OFFSET_clients(field)   offsetof(struct client_config, field)
-#define OFFSET_limits(field)    offsetof(struct config, field)
-#define OFFSET_cache(field)     offsetof(struct config, field)
-#define OFFSET_shared(field)    offsetof(struct config, field)
-#define OFFSET_redis(field)     offsetof(struct config, field)
-#define OFFSET_cluster(field)   offsetof(struct config, field)
-#define OFFSET_admin(field)     offsetof(struct config, field)
-#define OFFSET_metrics(field)   offsetof(struct config, field)
-#define OFFSET_log(field)       offsetof(struct config, field)
-#define TAKES_RELOAD            false
-#define TAKES_RESTART           true
+#define OFFSET_top(field)               offsetof(struct config, field)
+#define OFFSET_tls(field)               offsetof(struct config, field)
+#define OFFSET_upstreams(field)         offsetof(struct upstream_config, field)
+#define OFFSET_clients(field)           offsetof(struct client_config, field)
+#define OFFSET_limits(field)            offsetof(struct config, field)
+#define OFFSET_cache(field)             offsetof(struct config, field)
+#define OFFSET_shared(field)            offsetof(struct config, field)
+#define OFFSET_redis(field)             offsetof(struct config, field)
+#define OFFSET_cluster(field)           offsetof(struct config, field)
+#define OFFSET_admin(field)             offsetof(struct config, field)
+#define OFFSET_metrics(field)           offsetof(struct config, field)
+#define OFFSET_warm(field)              offsetof(struct config, field)
+#define OFFSET_warm_repositories(field) offsetof(struct warm_repository_config, field)
+#define OFFSET_log(field)               offsetof(struct config, field)
+#define TAKES_RELOAD                    false
+#define TAKES_RESTART                   true
 
 const struct setting setting_table[SETTINGS_TOTAL] = {
 #define X(section_, key_, field_, type_, min_, max_, default_, takes_, values_, prose_)            \
@@ -56,6 +60,8 @@ const char *section_name(enum setting_section section)
         [SECTION_cluster] = "cluster",
         [SECTION_admin] = "admin",
         [SECTION_metrics] = "metrics",
+        [SECTION_warm] = "warm",
+        [SECTION_warm_repositories] = "warm.repositories",
         [SECTION_log] = "log",
     };
 
@@ -65,16 +71,21 @@ const char *section_name(enum setting_section section)
 /* Lists. */
 
 static const struct setting_list lists[] = {
-#define Y(section_, rows, type, counter, max_, beyond_, like_)                                     \
+#define Z(section_, rows, type, counter, max_, beyond_, like_, within_, key_)                      \
     {.section = SECTION_##section_,                                                                \
      .items_offset = offsetof(struct config, section_),                                            \
      .count_offset = offsetof(struct config, counter),                                             \
      .item_size = sizeof(struct type),                                                             \
      .max = max_,                                                                                  \
      .beyond = beyond_,                                                                            \
-     .like = like_},
-    CONFIG_LISTS(Y)
+     .like = like_,                                                                                \
+     .within = SECTION_##within_,                                                                  \
+     .key = #key_},
+#define Y(section_, rows, type, counter, max_, beyond_, like_)                                     \
+    Z(section_, rows, type, counter, max_, beyond_, like_, top, section_)
+    CONFIG_LISTS(Y) CONFIG_INNER_LISTS(Z)
 #undef Y
+#undef Z
 };
 
 const struct setting_list *setting_list_of(enum setting_section section)
@@ -738,6 +749,46 @@ static bool globs_set(const char *text, struct text_list *field, char why[SETTIN
     return true;
 }
 
+/* As git has it, as far as that could lead astray here. */
+static bool branch_ok(const char *name)
+{
+    size_t len = strlen(name);
+
+    return len <= WARMUP_BRANCH_MAX && name[0] != '/' && name[0] != '-' && name[len - 1] != '/' &&
+           strstr(name, "..") == NULL && strpbrk(name, " ~^:?*[\\") == NULL &&
+           !has_control_character(name);
+}
+
+static bool branches_set(const char *text, struct text_list *field, char why[SETTING_WHY_MAX])
+{
+    struct text_list items;
+
+    if (!split_items(text, &items, why))
+        return false;
+    for (size_t i = 0; i < items.count; i++)
+        if (!branch_ok(items.items[i]) || i == WARMUP_BRANCHES_MAX) {
+            text_list_clear(&items);
+            return i == WARMUP_BRANCHES_MAX
+                       ? refuse(why, "has more than %d branches; write fewer", WARMUP_BRANCHES_MAX)
+                       : refuse(why, "has no branch's name as item %zu; write such as main", i + 1);
+        }
+    text_list_clear(field);
+    *field = items;
+    return true;
+}
+
+static bool schedule_set(const char *text, char **field, char why[SETTING_WHY_MAX])
+{
+    struct cron cron;
+    struct err err;
+
+    if (cron_parse(text, &cron, &err) != 0)
+        return refuse(why, "%s", err.text);
+    free(*field);
+    *field = xstrdup(text);
+    return true;
+}
+
 static char *globs_get(const struct text_list *field)
 {
     struct bytes text;
@@ -753,7 +804,7 @@ static char *globs_get(const struct text_list *field)
 
 bool setting_is_list(const struct setting *s)
 {
-    return s->type == SETTING_NETWORKS || s->type == SETTING_GLOBS;
+    return s->type == SETTING_NETWORKS || s->type == SETTING_GLOBS || s->type == SETTING_BRANCHES;
 }
 
 bool setting_set(const struct setting *s, const char *text, void *base, char why[SETTING_WHY_MAX])
@@ -766,6 +817,7 @@ bool setting_set(const struct setting *s, const char *text, void *base, char why
     case SETTING_FILE: return path_set(text, field, why);
     case SETTING_NAME: return name_set(text, field, why);
     case SETTING_TEXT: return text_set(text, field, why);
+    case SETTING_SCHEDULE: return schedule_set(text, field, why);
     case SETTING_LISTEN: return listen_set(text, field, why);
     case SETTING_PLAIN_URL: return url_set(text, false, field, why);
     case SETTING_URL: return url_set(text, true, field, why);
@@ -779,6 +831,7 @@ bool setting_set(const struct setting *s, const char *text, void *base, char why
     case SETTING_HASH: return hash_set(text, field, why);
     case SETTING_NETWORKS: return networks_set(text, field, why);
     case SETTING_GLOBS: return globs_set(text, field, why);
+    case SETTING_BRANCHES: return branches_set(text, field, why);
     }
     must(!"a setting of a known type");
     return false;
@@ -823,6 +876,7 @@ char *setting_get(const struct setting *s, const void *base)
     case SETTING_FILE:
     case SETTING_NAME:
     case SETTING_TEXT:
+    case SETTING_SCHEDULE:
     case SETTING_PLAIN_URL:
     case SETTING_URL: string = *(char *const *)field; return string ? xstrdup(string) : NULL;
     case SETTING_SIZE: size_format(*(const uint64_t *)field, number); return xstrdup(number);
@@ -836,7 +890,8 @@ char *setting_get(const struct setting *s, const void *base)
     case SETTING_ENUM: return enum_get(s, field);
     case SETTING_HASH: return hash_get(field);
     case SETTING_NETWORKS: return networks_get(field);
-    case SETTING_GLOBS: return globs_get(field);
+    case SETTING_GLOBS:
+    case SETTING_BRANCHES: return globs_get(field);
     }
     must(!"a setting of a known type");
     return NULL;
@@ -864,7 +919,8 @@ void setting_clear(enum setting_section section, void *base)
         } else if (setting_table[i].type == SETTING_NETWORKS) {
             free(((struct network_list *)field)->items);
             *(struct network_list *)field = (struct network_list){0};
-        } else if (setting_table[i].type == SETTING_GLOBS) {
+        } else if (setting_table[i].type == SETTING_GLOBS ||
+                   setting_table[i].type == SETTING_BRANCHES) {
             text_list_clear(field);
         } else if (setting_table[i].type == SETTING_HASH) {
             *(struct token_hash *)field = (struct token_hash){0};

@@ -16,6 +16,7 @@ enum setting_type {
     SETTING_FILE,      /* char * or NULL, an absolute path */
     SETTING_NAME,      /* char *, an upstream's name */
     SETTING_TEXT,      /* char * or NULL, a line of text without control characters */
+    SETTING_SCHEDULE,  /* char * or NULL, cron's five fields */
     SETTING_PLAIN_URL, /* char *, the same without a '*' */
     SETTING_URL,       /* char *, an upstream's base URL */
     SETTING_SIZE,      /* uint64_t, bytes */
@@ -28,6 +29,7 @@ enum setting_type {
     SETTING_HASH,      /* struct token_hash */
     SETTING_NETWORKS,  /* struct network_list; in the file a list, here "a, b" */
     SETTING_GLOBS,     /* struct text_list, likewise */
+    SETTING_BRANCHES,  /* struct text_list, likewise */
 };
 
 enum setting_section {
@@ -42,6 +44,8 @@ enum setting_section {
     SECTION_cluster,
     SECTION_admin,
     SECTION_metrics,
+    SECTION_warm,
+    SECTION_warm_repositories, /* behind the mapping that holds it */
     SECTION_log,
     SECTION_COUNT
 };
@@ -67,7 +71,7 @@ enum setting_id {
 
 extern const struct setting setting_table[SETTINGS_TOTAL];
 
-/* "limits", "upstreams"; "" for the top. */
+/* "limits", "upstreams", "warm.repositories"; "" for the top. */
 const char *section_name(enum setting_section section);
 
 /* Is it written as a list?  Its text then holds the items with ", " between them; none of them may
@@ -79,7 +83,9 @@ struct setting_list {
     enum setting_section section;
     size_t items_offset, count_offset, item_size;
     size_t max;
-    const char *beyond, *like; /* advice: to who has more; how an entry is written */
+    const char *beyond, *like;   /* advice: to who has more; how an entry is written */
+    enum setting_section within; /* SECTION_top, or the mapping that holds it */
+    const char *key;             /* what it is called there */
 };
 /* NULL for a section that is a mapping. */
 const struct setting_list *setting_list_of(enum setting_section section);

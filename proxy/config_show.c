@@ -68,10 +68,12 @@ static void show_section(enum setting_section section, const void *base, const c
 static void show_list(const struct setting_list *l, const struct config *c, FILE *out)
 {
     size_t count = setting_list_count(l, c);
+    bool inner = l->within != SECTION_top;
 
-    fprintf(out, "%s:%s\n", section_name(l->section), count == 0 ? " []" : "");
+    fprintf(out, "%s%s:%s\n", inner ? "  " : "", l->key, count == 0 ? " []" : "");
     for (size_t i = 0; i < count; i++)
-        show_section(l->section, setting_list_item(l, c, i), "  - ", "    ", out);
+        show_section(l->section, setting_list_item(l, c, i), inner ? "    - " : "  - ",
+                     inner ? "      " : "    ", out);
 }
 
 void config_show(const struct config *c, FILE *out)

@@ -3,7 +3,8 @@
  *
  *     X(section, key, field, type, min, max, default, takes, values, prose)
  *
- * section   where it stands in the YAML: `top`, one of CONFIG_SECTIONS or one of CONFIG_LISTS
+ * section   where it stands in the YAML: `top`, one of CONFIG_SECTIONS, CONFIG_LISTS or
+ *           CONFIG_INNER_LISTS
  * key       its name there
  * field     the member of struct config (in a list: of the struct of its entries)
  * type      an enum setting_type without its SETTING_ (proxy/config_setting.h)
@@ -79,6 +80,18 @@
     X(upstreams, refs_ttl, refs_ttl_ms, DURATION, "0s", "1d", "0s", RELOAD, "duration",            \
       "How long refs may be answered without asking upstream; until then a push may go unseen. "   \
       "0s: every request for refs asks.")                                                          \
+    X(upstreams, refs, refs, ENUM, NULL, NULL, "ask", RELOAD, "ask, webhook",                      \
+      "Whether refs are asked for each time (or as `refs_ttl` says), or kept until a webhook "     \
+      "tells of a push, at most for `refs_floor`.")                                                \
+    X(upstreams, refs_floor, refs_floor_ms, DURATION, "100ms", "1d", "1m", RELOAD, "duration",     \
+      "With `refs: webhook`: refs this old are asked for anew though no webhook came; within this "\
+      "time a push of which none told is seen.")                                                   \
+    X(upstreams, webhook_secret_file, webhook_secret_file, FILE, NULL, NULL, NULL, RELOAD, "file", \
+      "What the host signs its webhooks with, one secret a line, any of which will do; an "        \
+      "absolute path. It is read for each. Without it there is no `/hooks/` for this upstream.")   \
+    X(upstreams, webhook_forge, webhook_forge, ENUM, NULL, NULL, "auto", RELOAD,                   \
+      "auto, github, gitlab, gitea, bitbucket",                                                    \
+      "Whose webhooks are taken; Forgejo's are Gitea's. `auto`: their headers tell.")              \
     X(upstreams, max_connections, max_connections, COUNT, "1", "10000", "64", RELOAD,              \
       "connections", "Connections to this upstream at once; further questions wait.")              \
     X(upstreams, rate, rate, RATE, NULL, NULL, "0", RELOAD, "number/s, /m or /h",                  \
@@ -233,6 +246,10 @@
       "The password in its first line; or in two lines user and password. Read at each connect.")  \
     X(redis, ca_file, redis.ca_file, FILE, NULL, NULL, NULL, RESTART, "file",                      \
       "Certificates (PEM) to trust for `rediss://` in place of the system's.")                     \
+    X(redis, certificate, redis.certificate, FILE, NULL, NULL, NULL, RESTART, "file",              \
+      "For `rediss://`: shown to a Redis that asks for one (PEM). Read at each connect.")           \
+    X(redis, key, redis.key, FILE, NULL, NULL, NULL, RESTART, "file",                              \
+      "Its key (PEM). Read at each connect.")                                                      \
     X(redis, prefix, redis.prefix, TEXT, NULL, NULL, "pannier:", RESTART, "text",                  \
       "Stands before every key and channel.")                                                      \
     X(redis, timeout, redis.timeout_ms, DURATION, "10ms", "1m", "1s", RESTART, "duration",         \
@@ -279,6 +296,27 @@
       "Repositories with metrics of their own: those that are asked for most. The rest are "       \
       "counted as `other`.")
 
+#define CONFIG_WARM(X)                                                                             \
+    X(warm, schedule, warm.schedule, SCHEDULE, NULL, NULL, NULL, RELOAD, "cron's five fields",     \
+      "When to fetch ahead, as cron has it: `0 6 * * 1-5`, or `@hourly`, `@daily`, `@weekly`, "    \
+      "`@monthly`, `@yearly`. One that was missed is made up for once. Without it: never by itself.")\
+    X(warm, time_zone, warm.time_zone, TEXT, NULL, NULL, "UTC", RELOAD, "IANA time zone",          \
+      "Whose clocks `schedule` goes by: `Europe/Berlin`.")                                         \
+    X(warm, parallelism, warm.parallelism, COUNT, "1", "64", "1", RESTART, "jobs",                 \
+      "Jobs of the queue that this node does at once.")                                            \
+    X(warm, most_used, warm.most_used, COUNT, "0", "1000", "0", RELOAD, "repositories",            \
+      "So many of those that are asked for most are fetched ahead besides `repositories`.")
+
+#define CONFIG_WARM_REPOSITORIES(X)                                                                \
+    X(warm_repositories, url, url, TEXT, NULL, NULL, NULL, RELOAD, "upstream/path, or its URL",    \
+      "What to fetch ahead. Its host has to be among `upstreams`. Required.")                      \
+    X(warm_repositories, branches, branches, BRANCHES, NULL, NULL, NULL, RELOAD,                   \
+      "list of branches", "Of which shallow answers are made. Without it: the default branch.")    \
+    X(warm_repositories, depth, depth, COUNT, "1", "1000000", "1", RELOAD, "commits",              \
+      "How deep these are: what jobs ask for with `--depth`.")                                     \
+    X(warm_repositories, priority, priority, ENUM, NULL, NULL, "normal", RELOAD,                   \
+      "high, normal, low", "Which go first.")
+
 #define CONFIG_LOG(X)                                                                              \
     X(log, format, log.format, ENUM, NULL, NULL, "text", RELOAD, "text, json",                     \
       "The form of the lines on stderr.")                                                          \
@@ -294,22 +332,31 @@
     Y(clients, CONFIG_CLIENTS, client_config, client_count, 1000, "use networks",                  \
       "'- name: ...' with 'token_hash: ...' and 'repositories: [...]'")
 
-/* The mappings below the top. */
+/* Those within a mapping: as above, and the mapping, and the list's key there. */
+#define CONFIG_INNER_LISTS(Y)                                                                      \
+    Y(warm_repositories, CONFIG_WARM_REPOSITORIES, warm_repository_config, warm_repository_count,  \
+      1000, "use 'most_used'", "'- url: ...'", warm, repositories)
+/* What mappings hold besides settings. */
+#define CONFIG_NO_LISTS(Z)
+#define CONFIG_WARM_LISTS(Z) Z(warm, repositories, warm_repositories)
+
+/* The mappings below the top, and the lists that they hold. */
 #define CONFIG_SECTIONS(Y)                                                                         \
-    Y(tls, CONFIG_TLS)                                                                             \
-    Y(limits, CONFIG_LIMITS)                                                                       \
-    Y(cache, CONFIG_CACHE)                                                                         \
-    Y(shared, CONFIG_SHARED)                                                                       \
-    Y(redis, CONFIG_REDIS)                                                                         \
-    Y(cluster, CONFIG_CLUSTER)                                                                     \
-    Y(admin, CONFIG_ADMIN)                                                                         \
-    Y(metrics, CONFIG_METRICS)                                                                     \
-    Y(log, CONFIG_LOG)
+    Y(tls, CONFIG_TLS, CONFIG_NO_LISTS)                                                            \
+    Y(limits, CONFIG_LIMITS, CONFIG_NO_LISTS)                                                      \
+    Y(cache, CONFIG_CACHE, CONFIG_NO_LISTS)                                                        \
+    Y(shared, CONFIG_SHARED, CONFIG_NO_LISTS)                                                      \
+    Y(redis, CONFIG_REDIS, CONFIG_NO_LISTS)                                                        \
+    Y(cluster, CONFIG_CLUSTER, CONFIG_NO_LISTS)                                                    \
+    Y(admin, CONFIG_ADMIN, CONFIG_NO_LISTS)                                                        \
+    Y(metrics, CONFIG_METRICS, CONFIG_NO_LISTS)                                                    \
+    Y(warm, CONFIG_WARM, CONFIG_WARM_LISTS)                                                        \
+    Y(log, CONFIG_LOG, CONFIG_NO_LISTS)
 
 #define CONFIG_TABLE(X)                                                                            \
     CONFIG_TOP(X) CONFIG_TLS(X) CONFIG_UPSTREAMS(X) CONFIG_CLIENTS(X) CONFIG_LIMITS(X)             \
     CONFIG_CACHE(X) CONFIG_SHARED(X) CONFIG_REDIS(X) CONFIG_CLUSTER(X) CONFIG_ADMIN(X)             \
-    CONFIG_METRICS(X) CONFIG_LOG(X)
+    CONFIG_METRICS(X) CONFIG_WARM(X) CONFIG_WARM_REPOSITORIES(X) CONFIG_LOG(X)
 /* clang-format on */
 
 #endif

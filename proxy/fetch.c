@@ -230,17 +230,23 @@ static bool settle_tags(struct fetch *f)
            tags_known(f);
 }
 
-static void settle_key(struct fetch *f)
+void fetch_key(const struct fetch_request *req, const struct key *repo_id,
+               const struct oid_list *tags, const struct oid_list *targets, struct key *out)
 {
     struct key parts[3];
 
-    fetch_request_key(&f->req, &f->asker.repo_id, &f->key);
-    if (!f->req.include_tag)
+    fetch_request_key(req, repo_id, out);
+    if (!req->include_tag)
         return;
-    parts[0] = f->key;
-    key_of(f->tags.items, f->tags.count * sizeof(*f->tags.items), &parts[1]);
-    key_of(f->targets.items, f->targets.count * sizeof(*f->targets.items), &parts[2]);
-    key_of(parts, sizeof(parts), &f->key);
+    parts[0] = *out;
+    key_of(tags->items, tags->count * sizeof(*tags->items), &parts[1]);
+    key_of(targets->items, targets->count * sizeof(*targets->items), &parts[2]);
+    key_of(parts, sizeof(parts), out);
+}
+
+static void settle_key(struct fetch *f)
+{
+    fetch_key(&f->req, &f->asker.repo_id, &f->tags, &f->targets, &f->key);
 }
 
 /* ---- answering ---- */
@@ -451,7 +457,7 @@ static bool serve_judged(struct exchange *x, struct fetch *f, struct mirror *m)
     return may;
 }
 
-/* Is anything here, or in the shared tier, that an answer could be made of? */
+/* Is anything here, in the shared tier, or on another node, that an answer could be made of? */
 static bool could_leak(const struct exchange *x, const struct fetch *f, struct mirror *m)
 {
     struct shared *shared = x->proxy->cache.shared;
@@ -460,8 +466,8 @@ static bool could_leak(const struct exchange *x, const struct fetch *f, struct m
     if (answers_have(x->proxy->cache.answers, &f->key) || (m != NULL && mirror_ready(m)))
         return true;
     key_to_hex(&f->asker.repo_id, repo_id);
-    return (shared != NULL && shared_can_answer(shared, repo_id, &f->key)) ||
-           fleet_can_follow(x->proxy->fleet, &f->key);
+    return fleet_knows_of(x->proxy->fleet, &f->key) ||
+           (shared != NULL && shared_can_answer(shared, repo_id, &f->key));
 }
 
 /* True when x is answered or follows whoever asked upstream with the same credential. */

@@ -10,6 +10,7 @@
 #ifndef PANNIER_PROXY_FETCH_H
 #define PANNIER_PROXY_FETCH_H
 
+#include "protocol/fetch_request.h"
 #include "proxy/exchange.h"
 
 /* A handler, with the body kept. */
@@ -17,5 +18,10 @@ void fetch_serve(struct exchange *x);
 /* Its quick_fn: the same for what needs no one else.  The decision is fresh, the objects were
  * advertised or handed to this credential, and the answer is at hand, whole. */
 bool fetch_serve_quickly(struct exchange *x);
+
+/* What the answer to req is kept under.  tags, targets: with include-tag, the annotated tags that
+ * upstream shows to who asks, which make a part of the answer. */
+void fetch_key(const struct fetch_request *req, const struct key *repo_id,
+               const struct oid_list *tags, const struct oid_list *targets, struct key *out);
 
 #endif

@@ -105,10 +105,12 @@ static void succeed(struct fill *f, uint32_t objects)
     describe(f, &entry);
     entry.objects = objects;
     kept = answers_keep(cache->answers, &f->key, f->answer, &entry);
-    entry_clear(&entry);
     /* Invalidated while it was published: who did that has looked for it in vain. */
     if (kept && cache_epoch(cache) != f->epoch)
         answers_remove(cache->answers, &f->key);
+    else if (kept && answer_source(f->answer) != SOURCE_SHARED)
+        fleet_note_kept(f->asker.proxy->fleet, &f->key, &entry);
+    entry_clear(&entry);
     unclaim(f, kept);
 }
 
@@ -274,30 +276,12 @@ static int on_restoring(void *ctx, uint64_t done, uint64_t total, struct err *er
     return is_wanted(o->fill, err) != 0 ? -1 : stream_idle(o->stream, err);
 }
 
-/* What upstream would be asked for now another node may have fetched already. */
-static void catch_up(struct fill *f, struct stream *s)
-{
-    struct shared *shared = f->asker.proxy->cache.shared;
-    struct output output = {f, s, now_ms() + CATCH_UP_MS};
-    struct shared_mirror_got got;
-    uint64_t started = now_us();
-    struct err ignored;
-
-    if (shared == NULL || fleet_is_alone(f->asker.proxy->fleet) ||
-        shared_catch_up(shared, f->mirror, &f->asker.repo_id, on_restoring, &output, &got,
-                        &ignored) != 0 ||
-        got.bytes == 0)
-        return;
-    log_line(LOG_INFO, "mirror caught up", "repository", LOG_STR, f->asker.name, "files", LOG_U64,
-             (uint64_t)got.files, "bytes", LOG_U64, got.bytes, "total_ms", LOG_MS,
-             now_us() - started, NULL);
-}
-
 /* False when the mirror couldn't be brought to where it can answer.  *pulled: upstream was needed.
  */
 static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
 {
     struct mirror *m = f->mirror;
+    struct output output = {.fill = f, .stream = s};
     struct lease *lease;
     struct oid_list missing = {0}, missing_tags = {0};
     uint64_t started = now_us();
@@ -313,7 +297,8 @@ static bool bring_forward(struct fill *f, struct stream *s, bool *pulled)
     if (!wait_for_writer(m, s))
         return false;
     lease = fleet_lease(f->asker.proxy->fleet, &f->asker.repo_id, NULL);
-    catch_up(f, s);
+    output.until_ms = now_ms() + CATCH_UP_MS;
+    mirroring_catch_up(&f->asker, m, on_restoring, &output);
     mirror_missing(m, &f->req.wants, &missing);
     rc = pull_missing(f, &missing, s, pulled, &why);
     /* Only now is it known which tags point into what the mirror has. */
@@ -372,8 +357,21 @@ static int on_delivered(void *ctx, const void *data, size_t len, struct err *err
     return stream_feed_kept(d->stream, data, len, err);
 }
 
-/* True when the answer is settled, well or badly; false: try the next source. */
-static bool try_shared(struct fill *f, struct stream *s)
+/* For the index, where it was found. */
+static void note_use(const struct fill *f, const char *repo_id, struct entry *e)
+{
+    char object[OBJECT_KEY_MAX + 1];
+
+    shared_answer_key(repo_id, &f->key, object);
+    free(e->path);
+    e->path = xstrdup(object);
+    e->tier = TIER_SHARED;
+    fleet_note_use(f->asker.proxy->fleet, &f->key, e);
+}
+
+/* True when the answer is settled, well or badly; false: try the next source, and *absent says that
+ * it isn't there. */
+static bool try_shared(struct fill *f, struct stream *s, bool *absent)
 {
     struct shared *shared = f->asker.proxy->cache.shared;
     struct delivery d = {.fill = f, .stream = s};
@@ -382,16 +380,18 @@ static bool try_shared(struct fill *f, struct stream *s)
     struct err why;
     int rc;
 
-    if (shared == NULL || !f->kept)
+    *absent = false;
+    if (shared == NULL)
         return false;
     key_to_hex(&f->asker.repo_id, repo_id);
     rc = shared_get_answer(shared, repo_id, &f->key, &sink, &why);
+    *absent = rc != 0 && why.kind == ERR_NOT_FOUND;
     if (rc == 0)
         rc = stream_finish_kept(s, &why);
     if (rc == 0) {
         mirroring_consider(&f->asker, f->mirror, &f->req, is_closed(f) ? f->answer : NULL);
         succeed(f, d.entry.objects);
-        fleet_note_use(f->asker.proxy->fleet, &f->key, &d.entry);
+        note_use(f, repo_id, &d.entry);
     }
     entry_clear(&d.entry);
     if (rc == 0)
@@ -439,53 +439,79 @@ static int judge_followed(struct fill *f, struct stream *s, const uint8_t sha256
 }
 
 /* True when the answer is settled; false: nothing of it was handed on, and *why says why. */
-static bool follow(struct fill *f, struct stream *s, const struct filling *theirs, struct err *why)
+static bool follow(struct fill *f, struct stream *s, const char *node, const char *address,
+                   struct err *why)
 {
     struct delivery d = {.fill = f, .stream = s};
     const struct peer_sink sink = {on_followed, on_delivered, &d};
     uint8_t sha256[SHA256_SIZE];
     bool kept = false;
 
-    if (peer_follow(f->asker.proxy, theirs->address, &f->key, &sink, sha256, &kept, why) == 0 &&
+    if (peer_follow(f->asker.proxy, address, &f->key, &sink, sha256, &kept, why) == 0 &&
         judge_followed(f, s, sha256, kept, why) == 0)
         return true;
     if (stream_restart(s)) {
         answer_promise_size(f->answer, -1);
+        log_line(LOG_DEBUG, "another node can't be followed", "repository", LOG_STR, f->asker.name,
+                 "node", LOG_STR, node, "reason", LOG_STR, why->text, NULL);
         return false;
     }
     log_line(LOG_WARN, "another node broke off", "repository", LOG_STR, f->asker.name, "node",
-             LOG_STR, theirs->node, "reason", LOG_STR, why->text, NULL);
+             LOG_STR, node, "reason", LOG_STR, why->text, NULL);
     stream_break(s, why);
     give_up(f, why);
     return true;
 }
 
-/* True when the answer is settled, well or badly; false: it is ours to make. */
-static bool try_peer(struct fill *f, struct stream *s)
+/* It is ours to make now; another node may have it on its disk. */
+static bool take_from_holder(struct fill *f, struct stream *s, const struct seek_found *found)
 {
     struct fleet *fleet = f->asker.proxy->fleet;
-    struct filling theirs;
+    struct err why;
+
+    if (found->holder[0] == '\0' || f->asker.proxy->peers == NULL)
+        return false;
+    if (follow(f, s, found->holder, found->address, &why))
+        return true;
+    if (why.kind == ERR_NOT_FOUND)
+        fleet_note_left(fleet, &f->key, found->holder);
+    return false;
+}
+
+/* What the shared tier or another node has, or makes.  True when the answer is settled, well or
+ * badly; false: it is ours to make. */
+static bool try_others(struct fill *f, struct stream *s)
+{
+    struct fleet *fleet = f->asker.proxy->fleet;
+    enum seek_mode mode = f->asker.proxy->cache.shared != NULL ? SEEK_OR_CLAIM : SEEK_NOT_SHARED;
+    bool asked = false, absent;
+    struct seek_found found;
     struct err why;
 
     for (unsigned i = 0; f->kept && i < PEERS_TRIED; i++) {
-        switch (fleet_claim(fleet, &f->key, &theirs)) {
-        case CLAIM_NONE: return false;
-        case CLAIM_OURS:
+        switch (fleet_seek(fleet, &f->key, mode, &found)) {
+        case SOUGHT_NOTHING: return !asked && try_shared(f, s, &absent);
+        case SOUGHT_SHARED:
+            if (try_shared(f, s, &absent))
+                return true;
+            asked = true;
+            mode = absent ? SEEK_NOT_THERE : SEEK_NOT_SHARED;
+            break;
+        case SOUGHT_OURS:
             f->claimed = true;
-            f->claim = theirs;
-            return false;
-        case CLAIM_THEIRS: break;
+            f->claim = found.filling;
+            /* What nobody knows of may still be there: Redis may have lost it. */
+            return take_from_holder(f, s, &found) || (!asked && try_shared(f, s, &absent));
+        case SOUGHT_THEIRS:
+            if (f->asker.proxy->peers == NULL)
+                return !asked && try_shared(f, s, &absent);
+            if (follow(f, s, found.filling.node, found.filling.address, &why))
+                return true;
+            /* What it had may have gone up meanwhile; else one of those who ask makes it anew. */
+            if (!asked && try_shared(f, s, &absent))
+                return true;
+            fleet_disclaim(fleet, &found.filling);
         }
-        if (f->asker.proxy->peers == NULL)
-            return false;
-        if (follow(f, s, &theirs, &why))
-            return true;
-        log_line(LOG_DEBUG, "another node can't be followed", "repository", LOG_STR, f->asker.name,
-                 "node", LOG_STR, theirs.node, "reason", LOG_STR, why.text, NULL);
-        /* What it had may have gone up meanwhile; else one of those who ask makes it anew. */
-        if (try_shared(f, s))
-            return true;
-        fleet_disclaim(fleet, &theirs);
     }
     return false;
 }
@@ -494,7 +520,11 @@ static bool try_peer(struct fill *f, struct stream *s)
  * follow here. */
 static void let_follow(struct fill *f)
 {
-    f->claimed = f->kept && fleet_claim(f->asker.proxy->fleet, &f->key, &f->claim) == CLAIM_OURS;
+    struct seek_found found;
+
+    f->claimed = f->kept &&
+                 fleet_seek(f->asker.proxy->fleet, &f->key, SEEK_NOT_SHARED, &found) == SOUGHT_OURS;
+    f->claim = found.filling;
 }
 
 /* ---- mirrors ---- */
@@ -555,6 +585,8 @@ static void fill_free(struct fill *f)
     answer_unref(&f->answer);
     mirror_unref(&f->mirror);
     free(f->url);
+    if (f->ended != NULL)
+        f->ended(f->ctx);
     free(f);
 }
 
@@ -587,7 +619,7 @@ static void run(void *ctx)
     f->epoch = cache_epoch(&f->asker.proxy->cache);
     if (f->only_upstream)
         let_follow(f);
-    if (f->only_upstream || (!try_shared(f, &s) && !try_peer(f, &s) && !try_mirror(f, &s)))
+    if (f->only_upstream || (!try_others(f, &s) && !try_mirror(f, &s)))
         from_upstream(f, &s);
     stream_clear(&s);
     count_made(f->answer, now_us() - started);

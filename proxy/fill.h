@@ -2,6 +2,7 @@
  *
  *     the shared tier has it ..... hand it on, keep it here ...... SOURCE_SHARED
  *     another node makes it ...... follow it as it grows ......... SOURCE_PEER
+ *     another node has it ........ take it from there ............ SOURCE_PEER
  *     mirror has all the wants ... `git upload-pack` on it ....... SOURCE_MIRROR
  *     mirror lacks some .......... fetch the difference, then so . SOURCE_REFRESH
  *     no mirror, or unsuited ..... forward upstream, stream it ... SOURCE_UPSTREAM
@@ -28,6 +29,9 @@ struct fill {
     struct mirror *mirror; /* a reference; NULL: it has none, and is to have none */
     struct key leading;    /* with only_upstream: what to give to flights_landed() */
     bool only_upstream;    /* the wants are upstream's to judge for this credential */
+    /* Once it is settled, well or badly, in the thread that did so; NULL: nobody waits so. */
+    void (*ended)(void *ctx);
+    void *ctx;
 
     /* fill.c's own. */
     uint64_t epoch; /* cache_epoch() when it began: what was invalidated since isn't kept */

@@ -78,6 +78,8 @@ static void forget_refs(struct fleet *f, const struct event *e)
     if (key_from_hex(e->repo_id, &repo_id)) {
         decisions_forget(f->proxy->decisions, &repo_id);
         refs_forget(f->proxy->refs, &repo_id);
+        if (e->repo[0] != '\0')
+            refs_forget_named(f->proxy->refs, e->repo);
     } else {
         forget_all_refs(f);
     }
@@ -212,6 +214,55 @@ static int check(const struct config *c, struct err *err)
     return 0;
 }
 
+/* ---- what lies here ---- */
+
+static bool can_be_followed(const struct fleet *f)
+{
+    return !f->alone && f->address[0] != '\0';
+}
+
+static bool key_of_path(const char *path, struct key *out)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash != NULL && key_from_hex(slash + 1, out);
+}
+
+static int list_one(void *ctx, const struct entry *e)
+{
+    struct key key;
+
+    if (e->kind != ENTRY_ANSWER || !key_of_path(e->path, &key))
+        return 0;
+    return records_again(ctx, &key, e);
+}
+
+static void list_kept(void *ctx, struct records *r)
+{
+    struct fleet *f = ctx;
+    struct err ignored; /* told when something is published */
+
+    /* What the shared tier has is found there, and told of when it is. */
+    if (can_be_followed(f) && f->proxy->cache.shared == NULL)
+        local_each(f->proxy->cache.local, list_one, r, &ignored);
+}
+
+/* holder: NULL, this node. */
+static void tell_left(struct records *r, const struct key *key, const char *holder)
+{
+    const struct entry e = {.kind = ENTRY_ANSWER, .node = (char *)holder};
+
+    records_tell(r, INDEX_LEFT, key, &e);
+}
+
+static void on_gone(void *ctx, enum entry_kind kind, const char *path)
+{
+    struct key key;
+
+    if (kind == ENTRY_ANSWER && key_of_path(path, &key))
+        tell_left(ctx, &key, NULL);
+}
+
 int fleet_new(struct proxy *p, const struct config *c, struct fleet **out, struct err *err)
 {
     struct fleet *f = xcalloc(1, sizeof(*f));
@@ -221,6 +272,8 @@ int fleet_new(struct proxy *p, const struct config *c, struct fleet **out, struc
                   .password_file = c->redis.password_file,
                   .prefix = c->redis.prefix,
                   .ca_file = c->redis.ca_file,
+                  .certificate = c->redis.certificate,
+                  .key = c->redis.key,
                   .timeout_ms = c->redis.timeout_ms},
         .node = {.id = c->node,
                  .version = PANNIER_VERSION,
@@ -230,6 +283,8 @@ int fleet_new(struct proxy *p, const struct config *c, struct fleet **out, struc
         .handler = {.apply = apply_event, .missed = take_for_invalidated, .ctx = f},
         .position_file = position,
         .lease_ttl_ms = c->cluster.lease_ttl_ms,
+        .list = list_kept,
+        .list_ctx = f,
     };
     int rc = check(c, err);
 
@@ -246,6 +301,8 @@ int fleet_new(struct proxy *p, const struct config *c, struct fleet **out, struc
     if (rc == 0)
         rc = cluster_open(&config, &f->cluster, err);
     free(position);
+    if (rc == 0 && can_be_followed(f))
+        local_set_gone_listener(p->cache.local, on_gone, cluster_records(f->cluster));
     if (rc == 0)
         *out = f;
     else
@@ -282,7 +339,8 @@ void fleet_free(struct fleet **fp)
         fleet_stop(f);
         pthread_join(f->thread, NULL);
     }
-    cluster_free(&f->cluster);
+    cluster_free(&f->cluster); /* until its end events remove what is here */
+    local_set_gone_listener(f->proxy->cache.local, NULL, NULL);
     DL_FOREACH_SAFE(f->held, h, next)
     free(h);
     pthread_cond_destroy(&f->stop_wanted);
@@ -311,11 +369,6 @@ bool fleet_may_serve(struct fleet *f, const struct config *c)
 
 /* ---- claims ---- */
 
-static bool can_be_followed(const struct fleet *f)
-{
-    return !f->alone && f->address[0] != '\0';
-}
-
 static void hold(struct fleet *f, const struct filling *filling)
 {
     struct held *h = xcalloc(1, sizeof(*h));
@@ -326,28 +379,18 @@ static void hold(struct fleet *f, const struct filling *filling)
     lock_drop(&f->lock);
 }
 
-enum fleet_claim fleet_claim(struct fleet *f, const struct key *key, struct filling *theirs)
+enum sought fleet_seek(struct fleet *f, const struct key *key, enum seek_mode mode,
+                       struct seek_found *found)
 {
+    const struct filler us = {f->node, f->address, CLAIM_TTL_MS};
     struct err ignored;
 
-    if (!can_be_followed(f))
-        return CLAIM_NONE;
-    for (;;) {
-        struct redis *redis = cluster_redis(f->cluster);
-
-        if (filling_claim(redis, key, f->node, f->address, CLAIM_TTL_MS, theirs, &ignored) == 0) {
-            hold(f, theirs);
-            return CLAIM_OURS;
-        }
-        if (ignored.kind != ERR_CONFLICT)
-            return CLAIM_NONE;
-        /* One that is dead, or stalls, would only cost time. */
-        if (strcmp(theirs->node, f->node) != 0 &&
-            nodes_has(cluster_nodes(f->cluster), theirs->node))
-            return CLAIM_THEIRS;
-        /* Of ours from before: who asks here has not found it, so it is nothing to follow. */
-        filling_clear(redis, theirs);
-    }
+    if (!can_be_followed(f) ||
+        filling_seek(cluster_redis(f->cluster), &us, key, mode, found, &ignored) != 0)
+        *found = (struct seek_found){.sought = SOUGHT_NOTHING};
+    if (found->sought == SOUGHT_OURS)
+        hold(f, &found->filling);
+    return found->sought;
 }
 
 void fleet_unclaim(struct fleet *f, const struct filling *ours, bool kept)
@@ -378,14 +421,11 @@ void fleet_disclaim(struct fleet *f, const struct filling *theirs)
     filling_clear(cluster_redis(f->cluster), theirs);
 }
 
-bool fleet_can_follow(struct fleet *f, const struct key *key)
+bool fleet_knows_of(struct fleet *f, const struct key *key)
 {
-    struct filling found;
-    struct err ignored;
+    struct seek_found found;
 
-    return can_be_followed(f) &&
-           filling_find(cluster_redis(f->cluster), key, &found, &ignored) == 0 &&
-           strcmp(found.node, f->node) != 0;
+    return fleet_seek(f, key, SEEK_LOOK, &found) != SOUGHT_NOTHING || found.holder[0] != '\0';
 }
 
 /* ---- leases ---- */
@@ -417,33 +457,79 @@ struct lease *fleet_lease(struct fleet *f, const struct key *repo_id, bool *thei
 void fleet_on_put(void *fleet, const struct key *key, const struct entry *e, uint64_t generation)
 {
     struct fleet *f = fleet;
-    struct shared_index *index = cluster_index(f->cluster);
-    struct entry known = *e; /* borrowed */
-    struct err ignored;
 
     if (f->alone)
         return;
-    known.node = f->node;
-    shared_index_put(index, key, &known, &ignored); /* or it is told at its next use */
+    records_tell(cluster_records(f->cluster), INDEX_SHARED, key, e);
     if (generation > 0)
-        shared_version_put(index, e->repo_id, "", 0, generation, NULL, &ignored);
+        fleet_note_generation(f, key, generation);
+}
+
+void fleet_on_removed(void *fleet, enum entry_kind kind, const struct key *key)
+{
+    struct fleet *f = fleet;
+    const struct entry e = {.kind = kind};
+    char hex[KEY_HEX_SIZE];
+    struct err ignored; /* then it is higher than it need be, and the shared tier is asked */
+
+    if (f->alone)
+        return;
+    records_tell(cluster_records(f->cluster), INDEX_GONE, key, &e);
+    if (kind == ENTRY_MIRROR) {
+        key_to_hex(key, hex);
+        shared_generation_forget(cluster_index(f->cluster), hex, &ignored);
+    }
 }
 
 void fleet_note_use(struct fleet *f, const struct key *key, const struct entry *e)
 {
-    struct err why;
+    if (!f->alone)
+        records_tell(cluster_records(f->cluster), INDEX_USED, key, e);
+}
 
-    if (!f->alone &&
-        shared_index_use(cluster_index(f->cluster), e->kind, key, (int64_t)time(NULL), &why) != 0 &&
-        why.kind == ERR_NOT_FOUND)
-        fleet_on_put(f, key, e, 0);
+void fleet_note_kept(struct fleet *f, const struct key *key, const struct entry *e)
+{
+    if (can_be_followed(f))
+        records_tell(cluster_records(f->cluster), INDEX_LOCAL, key, e);
+}
+
+void fleet_note_left(struct fleet *f, const struct key *key, const char *holder)
+{
+    tell_left(cluster_records(f->cluster), key, holder);
+}
+
+int fleet_find_mirror(struct fleet *f, const struct key *repo_id, struct entry *out,
+                      struct err *err)
+{
+    return shared_index_find(cluster_index(f->cluster), ENTRY_MIRROR, repo_id, out, err);
+}
+
+uint64_t fleet_generation(struct fleet *f, const struct key *repo_id)
+{
+    char hex[KEY_HEX_SIZE];
+    struct err ignored;
+    uint64_t newest;
+
+    key_to_hex(repo_id, hex);
+    return shared_generation_get(cluster_index(f->cluster), hex, &newest, &ignored) == 0 ? newest
+                                                                                         : 0;
+}
+
+void fleet_note_generation(struct fleet *f, const struct key *repo_id, uint64_t generation)
+{
+    char hex[KEY_HEX_SIZE];
+    struct err ignored; /* or it is told with the next one */
+
+    key_to_hex(repo_id, hex);
+    shared_generation_raise(cluster_index(f->cluster), hex, generation, &ignored);
 }
 
 /* ---- telling ---- */
 
-void fleet_tell_update(struct fleet *f, const struct key *repo_id)
+void fleet_tell_update(struct fleet *f, const struct key *repo_id, const char *name,
+                       const char *reason)
 {
-    struct event e = {.kind = EVENT_UPDATE, .repo = "", .name = "", .reason = "push", .node = ""};
+    struct event e = {.kind = EVENT_UPDATE, .repo = name, .name = "", .reason = reason, .node = ""};
     char id[EVENT_ID_SIZE];
     struct err why;
 

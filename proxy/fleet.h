@@ -32,18 +32,18 @@ bool fleet_may_serve(struct fleet *f, const struct config *c);
 
 /* ---- who makes which answer; worker threads ---- */
 
-enum fleet_claim {
-    CLAIM_NONE,   /* nobody's: make it */
-    CLAIM_OURS,   /* make it, and say when that is over: fleet_unclaim(); the claim is in *theirs */
-    CLAIM_THEIRS, /* follow *theirs, or when that fails: fleet_disclaim() it, and claim again */
-};
-enum fleet_claim fleet_claim(struct fleet *f, const struct key *key, struct filling *theirs);
+/* Where key's answer is.  SOUGHT_NOTHING: nobody knows, or can be asked; make it.  SOUGHT_SHARED:
+ * as the index says.  SOUGHT_THEIRS: follow found->filling, or when that fails: fleet_disclaim()
+ * it, and seek again.  SOUGHT_OURS: make it, and say when that is over, fleet_unclaim(); or take it
+ * from found->holder, if there is one, first. */
+enum sought fleet_seek(struct fleet *f, const struct key *key, enum seek_mode mode,
+                       struct seek_found *found);
 /* kept: others may still follow it here, until the shared tier has it. */
 void fleet_unclaim(struct fleet *f, const struct filling *ours, bool kept);
 /* Whoever had it doesn't answer. */
 void fleet_disclaim(struct fleet *f, const struct filling *theirs);
-/* Does another node make, or have, key's answer? */
-bool fleet_can_follow(struct fleet *f, const struct key *key);
+/* Does another node make, or have, key's answer, or has the shared tier it, as far as is known? */
+bool fleet_knows_of(struct fleet *f, const struct key *key);
 
 /* ---- one at a time ---- */
 
@@ -57,13 +57,30 @@ bool fleet_is_alone(struct fleet *f);
 
 /* e lies in the shared tier, under key; generation: of a mirror, else 0.  A shared_listener's. */
 void fleet_on_put(void *fleet, const struct key *key, const struct entry *e, uint64_t generation);
-/* It was used from there; what Redis has lost is told again. */
+/* As a shared_listener's: what lay there was removed. */
+void fleet_on_removed(void *fleet, enum entry_kind kind, const struct key *key);
+/* It was used from there; what Redis has lost is told again.  These do not block. */
 void fleet_note_use(struct fleet *f, const struct key *key, const struct entry *e);
+/* It lies on the disk here, for others to take. */
+void fleet_note_kept(struct fleet *f, const struct key *key, const struct entry *e);
+/* It doesn't lie on holder's disk any more. */
+void fleet_note_left(struct fleet *f, const struct key *key, const char *holder);
+
+/* What is known of a repository's mirror in the shared tier, for people.  0: *out is yours to
+ * clear. -1: ERR_NOT_FOUND; or as redis_ask().  Worker threads. */
+int fleet_find_mirror(struct fleet *f, const struct key *repo_id, struct entry *out,
+                      struct err *err);
+/* The newest generation of a repository's mirror in the shared tier; 0: not known.  Worker threads.
+ */
+uint64_t fleet_generation(struct fleet *f, const struct key *repo_id);
+void fleet_note_generation(struct fleet *f, const struct key *repo_id, uint64_t generation);
 
 /* ---- telling ---- */
 
-/* A push went through here: what other nodes know of the refs is old.  Worker threads. */
-void fleet_tell_update(struct fleet *f, const struct key *repo_id);
+/* Somebody has pushed: what other nodes know of the refs is old.  name: "<upstream>/<path>";
+ * reason: how it came to be known.  Worker threads. */
+void fleet_tell_update(struct fleet *f, const struct key *repo_id, const char *name,
+                       const char *reason);
 
 /* What is not to be served any more, anywhere: goes from the shared tier and from all nodes. */
 struct fleet_invalidation {

@@ -122,6 +122,7 @@ struct upstream_counts {
     uint64_t codes[CODES];
     uint64_t failures[FAILURES_COUNT];
     uint64_t throttled, bytes;
+    uint64_t hooks[HOOK_RESULTS_COUNT];
     UT_hash_handle hh;
 };
 
@@ -183,6 +184,12 @@ void metrics_upstream_bytes(const char *upstream, uint64_t n)
     lock_drop(&upstreams.lock);
 }
 
+void metrics_webhook(const char *upstream, enum hook_result result)
+{
+    upstream_take(upstream)->hooks[result]++;
+    lock_drop(&upstreams.lock);
+}
+
 uint64_t metrics_upstream_bytes_all(void)
 {
     uint64_t sum;
@@ -203,6 +210,9 @@ static void text_upstream(struct metrics_text *t, const struct upstream_counts *
                                            [FAILED_BUSY] = "busy",
                                            [FAILED_CANCELLED] = "cancelled",
                                            [FAILED_OTHER] = "broken"};
+    static const char *const hooks[] = {
+        [HOOK_PUSHED] = "pushed", [HOOK_PING] = "ping",           [HOOK_IGNORED] = "ignored",
+        [HOOK_FORGED] = "forged", [HOOK_MALFORMED] = "malformed", [HOOK_FAILED] = "failed"};
     char name[2 * METRICS_LABEL_MAX + 32], labels[sizeof(name) + 64];
 
     metrics_label("upstream", u->name, name, sizeof(name));
@@ -215,6 +225,10 @@ static void text_upstream(struct metrics_text *t, const struct upstream_counts *
     for (size_t i = 0; i < FAILURES_COUNT; i++) {
         snprintf(labels, sizeof(labels), "%s,reason=\"%s\"", name, failures[i]);
         metrics_text_number(t, METRIC_upstream_failures, labels, u->failures[i]);
+    }
+    for (size_t i = 0; i < HOOK_RESULTS_COUNT; i++) {
+        snprintf(labels, sizeof(labels), "%s,result=\"%s\"", name, hooks[i]);
+        metrics_text_number(t, METRIC_webhooks, labels, u->hooks[i]);
     }
     metrics_text_number(t, METRIC_upstream_throttled, name, u->throttled);
     metrics_text_number(t, METRIC_upstream_bytes, name, u->bytes);

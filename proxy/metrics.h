@@ -60,6 +60,10 @@ void metrics_upstream_response(const char *upstream, int status, bool throttled)
 void metrics_upstream_failure(const char *upstream, enum err_kind why);
 void metrics_upstream_bytes(const char *upstream, uint64_t n);
 uint64_t metrics_upstream_bytes_all(void);
+/* What became of a webhook of that upstream. */
+enum hook_result { HOOK_PUSHED, HOOK_PING, HOOK_IGNORED, HOOK_FORGED, HOOK_MALFORMED, HOOK_FAILED };
+enum { HOOK_RESULTS_COUNT = HOOK_FAILED + 1 };
+void metrics_webhook(const char *upstream, enum hook_result result);
 
 void metrics_admin_request(int status);
 

@@ -89,6 +89,8 @@
       "1 while Redis answers; not there without Redis.")                                           \
     X(redis_operations, COUNTER, "pannier_redis_operations_total", "outcome",                      \
       "Commands to Redis: answered, failed, and those refused at once while it was away.")         \
+    X(redis_seconds, TIMES, "pannier_redis_operation_seconds", "",                                 \
+      "Until Redis had answered a command.")                                                       \
     X(cluster_caught_up, GAUGE, "pannier_cluster_caught_up", "",                                   \
       "1 while all that other nodes have told is applied here, and what is kept may be served.")   \
     X(cluster_events, COUNTER, "pannier_cluster_events_total", "outcome",                          \
@@ -98,6 +100,14 @@
       "Leases that this node holds or waits for.")                                                 \
     X(cluster_leases_lost, COUNTER, "pannier_cluster_leases_lost_total", "",                       \
       "Leases that were lost before they were given back.")                                        \
+    X(cluster_records, COUNTER, "pannier_cluster_records_total", "outcome",                        \
+      "What other nodes are told of what lies here and in the shared tier: told, or dropped.")     \
+    X(queue_jobs, GAUGE, "pannier_queue_jobs", "priority",                                         \
+      "Background work that waits: with Redis that of all nodes; not there while Redis is away.")  \
+    X(queue_taken, GAUGE, "pannier_queue_jobs_taken", "",                                          \
+      "Background work under way, counted as those that wait.")                                    \
+    X(queue_dropped, COUNTER, "pannier_queue_jobs_dropped_total", "",                              \
+      "Background work that this node dropped after too many tries.")                              \
     X(shared_up, GAUGE, "pannier_shared_up", "",                                                   \
       "1 while the shared tier's store works; not there without a shared tier.")                   \
     X(shared_lookups, COUNTER, "pannier_shared_lookups_total", "result",                           \
@@ -126,8 +136,14 @@
     X(maintenance_failed, COUNTER, "pannier_janitor_failed_total", "",                             \
       "Repacks of mirrors that failed.")                                                           \
     X(verified, COUNTER, "pannier_janitor_verified_total", "", "Entries read again.")              \
+    X(warmups, COUNTER, "pannier_warmups_total", "result",                                         \
+      "Repositories that were to be fetched ahead and that this node had to do with last: done, "  \
+      "or failed for good.")                                                                       \
     X(log_dropped, COUNTER, "pannier_log_lines_dropped_total", "",                                 \
       "Log lines that found stderr stuck.")                                                        \
+    X(webhooks, COUNTER, "pannier_webhooks_total", "upstream, result",                             \
+      "Webhooks: pushed (refs were forgotten), ping, ignored (they told of nothing that changes "  \
+      "refs here), forged (not signed with its secret), malformed, failed (for a reason of ours).")\
     X(admin_requests, COUNTER, "pannier_admin_requests_total", "code",                             \
       "Requests of operators by HTTP status.")                                                     \
     X(event_clients, GAUGE, "pannier_event_clients", "", "Who listens to events.")                 \
@@ -165,6 +181,7 @@
     C(REFUSED, requests, "result=\"refused\"")                                                     \
     C(ERROR, requests, "result=\"error\"")                                                         \
     C(HEALTH, requests, "result=\"health\"")                                                       \
+    C(HOOK, requests, "result=\"hook\"")                                                           \
     C(ABORTED, requests, "result=\"aborted\"")                                                     \
     C(HITS_LOCAL, hits, "tier=\"local\"")                                                          \
     C(HITS_SHARED, hits, "tier=\"shared\"")                                                        \
@@ -186,6 +203,8 @@
     C(BYTES_OTHER, client_bytes, "source=\"other\"")                                               \
     C(CUT, cut, "")                                                                                \
     C(GENERATION_FAILED, generation_failed, "")                                                    \
+    C(WARMUPS_DONE, warmups, "result=\"done\"")                                                  \
+    C(WARMUPS_FAILED, warmups, "result=\"failed\"")                                              \
     C(LOG_DROPPED, log_dropped, "")                                                                \
     C(ADMIN_2XX, admin_requests, "code=\"2xx\"")                                                   \
     C(ADMIN_3XX, admin_requests, "code=\"3xx\"")                                                   \

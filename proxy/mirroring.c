@@ -203,6 +203,15 @@ bool mirroring_may_restore(const struct asker *a)
     return shared != NULL && shared_may_restore(shared, &a->repo_id);
 }
 
+/* newest: as it was told; what the manifest says is told where Redis has lost it. */
+static void note_generation(const struct asker *a, struct mirror *m, uint64_t generation,
+                            uint64_t newest)
+{
+    mirror_set_generation(m, generation);
+    if (!fleet_is_alone(a->proxy->fleet) && generation > newest)
+        fleet_note_generation(a->proxy->fleet, &a->repo_id, generation);
+}
+
 bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
                        void *ctx)
 {
@@ -218,11 +227,36 @@ bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_ti
         mirroring_warn(a, "mirror not restored", FOLDER_MIRRORS, &why);
         return false;
     }
+    note_generation(a, m, got.generation, 0);
     folder_report_success(a->proxy->cache.folder, FOLDER_MIRRORS);
     log_line(LOG_INFO, "mirror restored", "repository", LOG_STR, a->name, "files", LOG_U64,
              (uint64_t)got.files, "bytes", LOG_U64, got.bytes, "total_ms", LOG_MS,
              now_us() - started, NULL);
     return true;
+}
+
+void mirroring_catch_up(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
+                        void *ctx)
+{
+    struct shared *shared = a->proxy->cache.shared;
+    uint64_t started = now_us(), newest;
+    struct shared_mirror_got got;
+    struct err why;
+    int rc;
+
+    if (shared == NULL || fleet_is_alone(a->proxy->fleet))
+        return;
+    newest = fleet_generation(a->proxy->fleet, &a->repo_id);
+    if (newest > 0 && newest <= mirror_generation(m))
+        return;
+    rc = shared_catch_up(shared, m, &a->repo_id, tick, ctx, &got, &why);
+    /* What wasn't worth it isn't worth a second look. */
+    if (got.generation > 0 && (rc == 0 || why.kind == ERR_LIMIT))
+        note_generation(a, m, got.generation, newest);
+    if (rc == 0 && got.bytes > 0)
+        log_line(LOG_INFO, "mirror caught up", "repository", LOG_STR, a->name, "files", LOG_U64,
+                 (uint64_t)got.files, "bytes", LOG_U64, got.bytes, "total_ms", LOG_MS,
+                 now_us() - started, NULL);
 }
 
 static void make_mirror(void *ctx)
@@ -298,39 +332,54 @@ void mirroring_consider(const struct asker *a, struct mirror *m, const struct fe
 
 /* ---- mirrors that are brought forward though no client asks ---- */
 
-/* Upstream's advertisement is known afterwards, which says how to ask for the rest. */
-static int check_access(const struct asker *a, struct err *err)
+static bool is_sha256(const struct asker *a)
 {
-    struct response_head denial = {0};
-    enum verdict verdict = access_check(a, &denial, err);
+    struct advert advert = {0};
+    bool is = decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert) &&
+              advert.algo == HASH_SHA256;
 
-    if (verdict == VERDICT_DENIED)
-        err_set(err, ERR_DENIED, "%s refuses: HTTP status %d", a->upstream->name, denial.status);
-    response_head_clear(&denial);
-    return verdict == VERDICT_ALLOWED ? 0 : -1;
+    advert_clear(&advert);
+    return is;
 }
 
-static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_refreshed *out,
-                         struct err *err)
+static int no_mirror(struct err *err)
+{
+    return err_set(err, ERR_NOT_FOUND, "there is no mirror of it");
+}
+
+static int bring_forward(const struct asker *a, struct mirror *m, bool make,
+                         struct mirror_refreshed *out, struct err *err)
 {
     struct oid_list tips = {0}, missing = {0}, haves = {0};
     struct lease *lease;
     bool theirs;
     int rc;
 
-    if (check_access(a, err) != 0)
+    if (!make && !mirror_ready(m) && !mirroring_may_restore(a))
+        return no_mirror(err);
+    /* Upstream's advertisement is known afterwards, which says how to ask for the rest. */
+    if (access_require(a, err) != 0)
         return -1;
+    if (is_sha256(a))
+        return err_set(err, ERR_CONFLICT, "a SHA-256 repository has no mirror");
     mirror_write_begin(m);
     lease = fleet_lease(a->proxy->fleet, &a->repo_id, &theirs);
     out->restored = !theirs && !mirror_ready(m) && mirroring_restore(a, m, NULL, NULL);
     if (theirs)
         rc = err_set(err, ERR_BUSY, "another node is at it");
+    else if (!make && !mirror_ready(m))
+        rc = no_mirror(err);
     else
         rc = access_list_refs(a, &tips, err);
     if (rc == 0 && tips.count == 0)
         rc = err_set(err, ERR_NOT_FOUND, "the repository has no branches");
     if (rc == 0 && mirror_ready(m)) {
         mirror_missing(m, &tips, &missing);
+        if (missing.count > 0) {
+            mirroring_catch_up(a, m, NULL, NULL);
+            oid_list_clear(&missing);
+            mirror_missing(m, &tips, &missing);
+        }
         mirror_tips(m, REFRESH_HAVES_MAX, &haves);
     } else if (rc == 0) {
         out->made = true;
@@ -348,27 +397,46 @@ static int bring_forward(const struct asker *a, struct mirror *m, struct mirror_
     return rc;
 }
 
-int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
-                      struct mirror_refreshed *out, struct err *err)
+struct mirror *mirroring_of(const struct asker *a)
+{
+    char *upstream = xstrndup(a->name, strcspn(a->name, "/"));
+    struct mirror *m =
+        mirrors_get(a->proxy->cache.mirrors, upstream, a->name + strlen(upstream) + 1);
+
+    free(upstream);
+    return m;
+}
+
+static int refresh(struct proxy *p, const struct config *config, const char *name, bool make,
+                   struct mirror_refreshed *out, struct err *err)
 {
     struct mirror *m;
     struct asker a;
-    char *upstream;
     int rc;
 
     *out = (struct mirror_refreshed){.made = false};
     if (!config->cache.mirrors)
         return err_set(err, ERR_CONFLICT, "mirrors are off (cache.mirrors)");
-    if (asker_init_anonymous(&a, p, config, name, err) != 0)
+    if (asker_init_for_program(&a, p, config, name, err) != 0)
         return -1;
-    upstream = xstrndup(a.name, strcspn(a.name, "/"));
-    m = mirrors_get(p->cache.mirrors, upstream, a.name + strlen(upstream) + 1);
-    free(upstream);
+    m = mirroring_of(&a);
     if (m != NULL)
-        rc = bring_forward(&a, m, out, err);
+        rc = bring_forward(&a, m, make, out, err);
     else
         rc = err_set(err, ERR_CONFLICT, "such a path can't be a mirror's");
     mirror_unref(&m);
     asker_clear(&a);
     return rc;
+}
+
+int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
+                      struct mirror_refreshed *out, struct err *err)
+{
+    return refresh(p, config, name, true, out, err);
+}
+
+int mirroring_refresh_present(struct proxy *p, const struct config *config, const char *name,
+                              struct mirror_refreshed *out, struct err *err)
+{
+    return refresh(p, config, name, false, out, err);
 }

@@ -23,9 +23,9 @@ void mirroring_consider(const struct asker *a, struct mirror *m, const struct fe
 void mirroring_want(const struct asker *a, struct mirror *m);
 
 /* Bring a repository's mirror to where upstream's branches and tags are; make it, or have it from
- * the shared tier, if there is none.  Upstream is asked without a credential.  name:
- * "<upstream>/<path>". Waits for whoever writes to it.  -1: ERR_CONFLICT, mirrors are off, or it
- * can't have one; ERR_BUSY, another node is at it; ERR_DENIED; or as asker_init_anonymous(),
+ * the shared tier, if there is none; for those who operate pannier.  name: "<upstream>/<path>".
+ * Waits for whoever writes to it.  -1: ERR_CONFLICT, mirrors are off, or it can't have one;
+ * ERR_BUSY, another node is at it; ERR_DENIED; or as asker_init_for_program(),
  * access_list_refs() and mirror_intake_commit().  Worker threads. */
 struct mirror_refreshed {
     bool restored;  /* there was none here, but in the shared tier */
@@ -36,6 +36,14 @@ struct mirror_refreshed {
 int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
                       struct mirror_refreshed *out, struct err *err);
 
+/* The same, but makes none: -1, ERR_NOT_FOUND, there is neither one here nor in the shared tier. */
+int mirroring_refresh_present(struct proxy *p, const struct config *config, const char *name,
+                              struct mirror_refreshed *out, struct err *err);
+
+/* The mirror of a's repository, whether it is ready or not; a reference, yours.  NULL: it can't
+ * have one. */
+struct mirror *mirroring_of(const struct asker *a);
+
 /* Is a look into the shared tier for a's mirror worth it?  A glance. */
 bool mirroring_may_restore(const struct asker *a);
 /* Make m from what the shared tier has, unless it is ready; between mirror_write_begin() and
@@ -43,6 +51,13 @@ bool mirroring_may_restore(const struct asker *a);
  * interest. */
 bool mirroring_restore(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
                        void *ctx);
+
+/* Bring m, which is ready, to where the shared tier's is, if that is newer: what upstream would be
+ * asked for another node may have fetched already.  The index tells whether it is newer, so most
+ * often the shared tier needn't be asked; between mirror_write_begin() and _end().  tick: as
+ * shared_catch_up()'s. */
+void mirroring_catch_up(const struct asker *a, struct mirror *m, shared_mirror_tick_fn *tick,
+                        void *ctx);
 
 /* Log what went wrong with a mirror, as far as it is of interest. */
 void mirroring_warn(const struct asker *a, const char *event, enum folder_part part,

@@ -134,10 +134,16 @@ void peers_free(struct peers **pp)
 
 /* ---- being followed ---- */
 
-/* "/peer/answers/<key>" or ".../<key>/digest". */
-static bool parse_target(const char *target, struct key *key, bool *digest)
+struct wanted {
+    struct key key;
+    bool digest;
+    const char *after; /* id of an event; "": none */
+};
+
+/* "/peer/answers/<key>", ".../<key>/after/<id>" or ".../<key>/digest". */
+static bool parse_target(const char *target, struct wanted *out)
 {
-    static const char suffix[] = "/digest";
+    static const char after[] = "/after/";
     char hex[KEY_HEX_SIZE];
     size_t len;
 
@@ -145,12 +151,17 @@ static bool parse_target(const char *target, struct key *key, bool *digest)
         return false;
     target += sizeof(ROOT) - 1;
     len = strcspn(target, "/");
-    *digest = strcmp(target + len, suffix) == 0;
-    if (len != KEY_HEX_SIZE - 1 || (target[len] != '\0' && !*digest))
+    if (len != KEY_HEX_SIZE - 1)
         return false;
     memcpy(hex, target, len);
     hex[len] = '\0';
-    return key_from_hex(hex, key);
+    target += len;
+    *out = (struct wanted){.digest = strcmp(target, "/digest") == 0, .after = ""};
+    if (strncmp(target, after, sizeof(after) - 1) == 0)
+        out->after = target + sizeof(after) - 1;
+    else if (target[0] != '\0' && !out->digest)
+        return false;
+    return key_from_hex(hex, &out->key);
 }
 
 static void reply_absent(struct exchange *x)
@@ -216,20 +227,26 @@ static void serve_digest(struct exchange *x, struct answer *a)
 
 static void serve_peer(struct exchange *x)
 {
+    struct cluster *cluster = fleet_cluster(x->proxy->fleet);
+    struct wanted w;
     struct answer *a;
     struct err why;
-    struct key key;
-    bool digest;
 
-    must(parse_target(x->target, &key, &digest));
+    must(parse_target(x->target, &w));
     /* Whatever cluster.when_away says: others, who can reach Redis, know of what was invalidated,
      * and we may not. */
-    if (!cluster_may_serve(fleet_cluster(x->proxy->fleet), now_ms())) {
+    if (!cluster_may_serve(cluster, now_ms())) {
         reply_absent(x);
         return;
     }
-    a = find_answer(x->proxy->cache.answers, &key);
-    if (digest)
+    /* Before it is looked for: what is found then was not invalidated by what the other knows of.
+     */
+    if (!events_are_seen(cluster_events(cluster), w.after)) {
+        reply_text(x, 409, "peer", "pannier: this node has yet to hear of an invalidation");
+        return;
+    }
+    a = find_answer(x->proxy->cache.answers, &w.key);
+    if (w.digest)
         serve_digest(x, a);
     else if (a == NULL || exchange_follow(x, a, followed_ready, &why) != 0)
         reply_absent(x);
@@ -238,13 +255,12 @@ static void serve_peer(struct exchange *x)
 
 struct plan peer_plan(struct exchange *x)
 {
-    struct key key;
-    bool digest;
+    struct wanted w;
 
     if (!peer_token_holds(x->proxy->peers->secret, x->method, x->target, x->authorization,
                           (int64_t)time(NULL)))
         reply_text(x, 401, "refused", "pannier: this is for other nodes, which know a secret");
-    else if (strcmp(x->method, "GET") != 0 || !parse_target(x->target, &key, &digest))
+    else if (strcmp(x->method, "GET") != 0 || !parse_target(x->target, &w))
         reply_absent(x);
     else
         return (struct plan){PLAN_KEEP_BODY, serve_peer, x->proxy->queries, NULL};
@@ -283,6 +299,8 @@ static int on_head(void *ctx, const struct response_head *head, struct err *err)
     if (head->status == 401)
         return err_set(err, ERR_DENIED,
                        "the other node has another cluster.secret_file, or a clock that is off");
+    if (head->status == 409)
+        return err_set(err, ERR_CONFLICT, "the other node has yet to hear of an invalidation");
     if (head->status != 200)
         return err_set(err, ERR_UPSTREAM, "the other node answered with HTTP status %d",
                        head->status);
@@ -368,15 +386,17 @@ int peer_follow(struct proxy *proxy, const char *address, const struct key *key,
                 const struct peer_sink *sink, uint8_t sha256[SHA256_SIZE], bool *kept,
                 struct err *err)
 {
+    char begun[EVENT_ID_SIZE], applied[EVENT_ID_SIZE], hex[KEY_HEX_SIZE];
     struct following f = {.sink = sink};
-    char hex[KEY_HEX_SIZE];
     char *target, *digest_target;
     struct err ignored;
     int rc;
 
     key_to_hex(key, hex);
-    target = xasprintf("%s%s", ROOT, hex);
-    digest_target = xasprintf("%s/digest", target);
+    events_seen(cluster_events(fleet_cluster(proxy->fleet)), begun, applied);
+    begun[strcspn(begun, " ")] = '\0'; /* its token is of no use to the other */
+    target = xasprintf("%s%s%s%s", ROOT, hex, begun[0] != '\0' ? "/after/" : "", begun);
+    digest_target = xasprintf("%s%s/digest", ROOT, hex);
     gather_init(&f.gathered, pass, &f);
     rc = ask(proxy, address, target, &f, err);
     if (f.begun && gather_flush(&f.gathered, rc == 0 ? err : &ignored) != 0)

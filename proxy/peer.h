@@ -1,13 +1,18 @@
 /* Nodes among themselves: an answer that one makes, or has, is followed by the others as it grows.
  *
- *     GET /peer/answers/<key>          the body; X-Pannier-Note-Offset where it is known
- *     GET /peer/answers/<key>/digest   SHA-256 of the body, in hex, once it is whole and kept
- *     X-Pannier-Answer                 in both responses: which body; there may be another one
- * under this key by the time that the digest is asked for Authorization: Pannier <until>.<mac>
+ *     GET /peer/answers/<key>              the body; X-Pannier-Note-Offset where it is known
+ *     GET /peer/answers/<key>/after/<id>   the same, of who has applied the event with this id
+ *     GET /peer/answers/<key>/digest       SHA-256 of the body, in hex, once it is whole and kept
+ *     X-Pannier-Answer                     in all responses: which body; there may be another one
+ *                                          under this key by the time that the digest is asked for
+ *     Authorization: Pannier <until>.<mac>
  *
  * on the listener of `cluster.listen`.  <until> is seconds since 1970, at most PEER_VALID_S from
  * now, <mac> the HMAC-SHA-256 of method, target and <until> under the nodes' secret.  Whoever asks
  * has had access decided by upstream, as for anything that it serves from its own disk.
+ *
+ * Who asks names the last invalidation that it knows of, and who hasn't applied that yet refuses
+ * (409): so what was invalidated doesn't come back by way of a node that has yet to hear of it.
  *
  * A follower hands on what comes as it comes; only what ends with the digest that the other tells
  * is kept, and what doesn't is broken off. */
@@ -37,7 +42,8 @@ struct peer_sink {
 };
 /* Follow key's answer at address ("host:port") to its end.  0: data() has had all of it, and sha256
  * is what it must be; *kept false: the other doesn't keep it, and can't tell.
- * -1: ERR_NOT_FOUND, it is not there (any more); ERR_UPSTREAM, ERR_TIMEOUT, ERR_DENIED (another
+ * -1: ERR_NOT_FOUND, it is not there (any more); ERR_CONFLICT, the other has yet to hear of an
+ * invalidation; ERR_UPSTREAM, ERR_TIMEOUT, ERR_DENIED (another
  * secret, or a clock that is off); or what the sink said.  Worker threads: blocks. */
 int peer_follow(struct proxy *proxy, const char *address, const struct key *key,
                 const struct peer_sink *sink, uint8_t sha256[SHA256_SIZE], bool *kept,

@@ -20,9 +20,11 @@ struct origins;
 struct peers;
 struct refs;
 struct repositories;
+struct schedule;
 struct stale;
 struct server;
 struct traffic;
+struct warmups;
 
 enum proxy_state {
     PROXY_STARTING,
@@ -40,6 +42,8 @@ struct proxy {
     struct decisions *decisions;
     struct fleet *fleet;
     struct chores *chores;
+    struct warmups *warmups;
+    struct schedule *schedule;
     struct flights *flights;
     struct refs *refs;
     struct repositories *repositories;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include <uthash.h>
 
@@ -15,7 +16,7 @@
 #include "proxy/manners/stale.h"
 
 enum {
-    /* With refs_ttl; each costs an open file or three, and beyond it upstream is asked. */
+    /* Where refs are kept; each costs an open file or three, and beyond it upstream is asked. */
     KEPT_MAX = 256,
     COPY_BLOCK = 64 * 1024,
 };
@@ -46,7 +47,7 @@ struct flight {
     struct shown *shown; /* made of it, to be remembered */
     unsigned pushes;     /* of its group when it started */
     uint64_t asked_ms;
-    uint64_t kept_until_ms; /* with refs_ttl: who asks before then gets this answer again */
+    uint64_t kept_until_ms; /* where refs are kept: who asks before then gets this answer again */
 };
 
 /* All flights of one question. */
@@ -311,9 +312,22 @@ static void drop_if_idle_locked(struct refs *all, struct group *g)
     free(g);
 }
 
-/* Takes out one kept answer that has expired or, with repo_id, that is of this repository (NULL in
- * both: any); NULL when there is none. */
-static struct flight *take_kept_locked(struct refs *all, bool expired, const struct key *repo_id)
+/* Which kept answers are meant: those for which all holds that is said. */
+struct choice {
+    bool expired;
+    const struct key *repo_id; /* NULL: of any repository */
+    const char *name;          /* likewise; but for capitals */
+};
+
+static bool is_meant(const struct flight *f, const struct choice *which, uint64_t now)
+{
+    return (!which->expired || now >= f->kept_until_ms) &&
+           (which->repo_id == NULL || key_equal(&f->asker.repo_id, which->repo_id)) &&
+           (which->name == NULL || strcasecmp(f->asker.name, which->name) == 0);
+}
+
+/* Takes out one of them; NULL when there is none. */
+static struct flight *take_kept_locked(struct refs *all, const struct choice *which)
 {
     uint64_t now = now_ms();
     struct group *g, *next;
@@ -322,8 +336,7 @@ static struct flight *take_kept_locked(struct refs *all, bool expired, const str
     {
         struct flight *f = g->kept;
 
-        if (f == NULL || (expired && now < f->kept_until_ms) ||
-            (repo_id != NULL && !key_equal(&f->asker.repo_id, repo_id)))
+        if (f == NULL || !is_meant(f, which, now))
             continue;
         g->kept = NULL;
         all->kept_count--;
@@ -333,13 +346,13 @@ static struct flight *take_kept_locked(struct refs *all, bool expired, const str
     return NULL;
 }
 
-static void drop_kept(struct refs *all, bool expired, const struct key *repo_id)
+static void drop_kept(struct refs *all, const struct choice *which)
 {
     struct flight *f;
 
     do {
         lock_take(&all->lock);
-        f = take_kept_locked(all, expired, repo_id);
+        f = take_kept_locked(all, which);
         lock_drop(&all->lock);
         if (f != NULL)
             flight_unref(f);
@@ -386,6 +399,12 @@ static void store(const struct flight *f, struct encoded *form)
     free(path);
 }
 
+/* 0: not at all. */
+static uint64_t keep_ms(const struct upstream_config *u)
+{
+    return u->refs == REFS_WEBHOOK ? u->refs_floor_ms : u->refs_ttl_ms;
+}
+
 static void ask_and_hand_on(struct flight *f)
 {
     const struct encoded *plain = f->forms[ENCODING_IDENTITY];
@@ -404,8 +423,9 @@ static void ask_and_hand_on(struct flight *f)
     if (whole && f->seen_all && !refs_reader_overflowed(f->reader))
         f->shown = shown_new(f->form, &f->reader, response_head_get(&f->head, "content-type"),
                              &f->body, &f->seen);
-    if (whole && f->asker.upstream->refs_ttl_ms > 0 && answer_fd(plain->answer) >= 0)
-        f->kept_until_ms = now_ms() + f->asker.upstream->refs_ttl_ms;
+    /* From the question on: nobody knows when upstream looked. */
+    if (whole && keep_ms(f->asker.upstream) > 0 && answer_fd(plain->answer) >= 0)
+        f->kept_until_ms = f->asked_ms + keep_ms(f->asker.upstream);
     free(moved);
 }
 
@@ -423,7 +443,7 @@ static void fly(void *ctx)
     flight_unref(f);
     if (dropped != NULL)
         flight_unref(dropped);
-    drop_kept(all, true, NULL);
+    drop_kept(all, &(struct choice){.expired = true});
     if (next != NULL)
         start(next);
 }
@@ -447,7 +467,7 @@ static struct group *group_of_locked(struct refs *all, const struct key *key)
 }
 
 enum company {
-    WITH_KEPT,      /* an answer of before will do (refs_ttl), or a flight that hasn't started */
+    WITH_KEPT,      /* an answer of before will do, or a flight that hasn't started */
     WITH_GATHERING, /* only the latter */
     ALONE,
 };
@@ -660,7 +680,7 @@ static struct flight *flight_new(struct exchange *x, const struct asker *a, enum
     bytes_init(&f->body, SIZE_MAX / 2);
     if (body != NULL)
         bytes_add(&f->body, body->data, body->len);
-    if (f->asker.upstream->refs_ttl_ms > 0)
+    if (keep_ms(f->asker.upstream) > 0)
         add_form(f, ENCODING_IDENTITY); /* to be kept; other forms can be made of it */
     f->reader = refs_reader_new(form, algo, DECISION_OIDS_MAX);
     flight_key(f, &f->key);
@@ -792,7 +812,7 @@ void refs_serve_ls(struct exchange *x, const struct fetch_request *req, struct b
     asker_clear(&a);
 }
 
-void refs_forget(struct refs *all, const struct key *repo_id)
+static void forget(struct refs *all, const struct choice *which)
 {
     struct group *g, *next;
 
@@ -800,7 +820,17 @@ void refs_forget(struct refs *all, const struct key *repo_id)
     HASH_ITER(hh, all->groups, g, next)
     g->pushes++; /* of any repository: it only costs that something isn't kept */
     lock_drop(&all->lock);
-    drop_kept(all, false, repo_id);
+    drop_kept(all, which);
+}
+
+void refs_forget(struct refs *all, const struct key *repo_id)
+{
+    forget(all, &(struct choice){.repo_id = repo_id});
+}
+
+void refs_forget_named(struct refs *all, const char *name)
+{
+    forget(all, &(struct choice){.name = name});
 }
 
 void refs_free(struct refs **rp)
@@ -810,7 +840,7 @@ void refs_free(struct refs **rp)
     *rp = NULL;
     if (all == NULL)
         return;
-    drop_kept(all, false, NULL);
+    drop_kept(all, &(struct choice){.expired = false});
     must(all->groups == NULL);
     lock_clear(&all->lock);
     free(all);

@@ -10,7 +10,7 @@
  * while it comes (proxy/encoded.h).
  *
  * With refs_ttl an answer is also kept for that long, and given to whom upstream has lately said
- * yes to. */
+ * yes to; with `refs: webhook` for refs_floor, which is the same but for who ends it before. */
 #ifndef PANNIER_PROXY_REFS_H
 #define PANNIER_PROXY_REFS_H
 
@@ -28,7 +28,11 @@ void refs_free(struct refs **r);
 void refs_serve_advertisement(struct exchange *x);
 void refs_serve_ls(struct exchange *x, const struct fetch_request *req, struct bytes *body);
 
-/* After a push: what was kept for refs_ttl is dropped. */
+/* After a push: what was kept is dropped (repo_id NULL: of all repositories), and what upstream was
+ * asked before is not kept. */
 void refs_forget(struct refs *r, const struct key *repo_id);
+/* The same for all that are called so ("<upstream>/<path>") but for capitals: to most hosts these
+ * are one repository, and a client may write it in other ways than the host itself. */
+void refs_forget_named(struct refs *r, const char *name);
 
 #endif

@@ -8,10 +8,8 @@
 #include "protocol/base.h"
 #include "proxy/access.h"
 #include "proxy/encoded.h"
-#include "proxy/fleet.h"
 #include "proxy/log.h"
-#include "proxy/manners/stale.h"
-#include "proxy/refs.h"
+#include "proxy/pushes.h"
 #include "proxy/stream.h"
 #include "proxy/traffic.h"
 
@@ -123,16 +121,6 @@ static int on_tick(void *ctx, struct err *err)
     return encoded_flush(r->form, err);
 }
 
-/* A push has changed the refs, or may have: what is known of them is worth nothing. */
-static void forget_refs(const struct relay *r)
-{
-    decisions_forget(r->asker.proxy->decisions, &r->asker.repo_id);
-    refs_forget(r->asker.proxy->refs, &r->asker.repo_id);
-    /* Last: refs.c has none kept from then on. */
-    stale_forget(r->asker.proxy->stale, &r->asker.repo_id);
-    fleet_tell_update(r->asker.proxy->fleet, &r->asker.repo_id);
-}
-
 static int transfer(struct relay *r, struct err *err)
 {
     struct decisions *d = r->asker.proxy->decisions;
@@ -211,8 +199,9 @@ static void run(void *ctx)
     int rc = transfer(r, &why);
 
     exchange_end_upload(r->x);
+    /* It has changed the refs, or may have. */
     if (r->service == SERVICE_RECEIVE_PACK)
-        forget_refs(r);
+        pushes_seen(r->asker.proxy, r->asker.name, &r->asker.repo_id, "push", QUEUE_NORMAL);
     conclude(r, rc, &why);
     relay_free(r);
 }

@@ -261,13 +261,6 @@ static void print_finding(struct report *r, const json_t *of)
     fflush(stdout); /* the next may take minutes */
 }
 
-static void print_queued(struct report *r, const json_t *of)
-{
-    (void)r;
-    print_name(words(of, "repo", "?"), stdout);
-    puts(": queued; a node that is free will fetch it");
-}
-
 #define TABLE(columns) columns, ARRAY_LEN(columns)
 static const struct row *row_of(const struct commands_request *request)
 {
@@ -279,8 +272,7 @@ static const struct row *row_of(const struct commands_request *request)
                             findings = {"finding", "findings", print_finding, NULL, 0},
                             victims = {"entry", "entries", add_victim, TABLE(victim_columns)},
                             nodes = {"node", "nodes", add_node, TABLE(node_columns)},
-                            late = {"late", "late_nodes", print_late, NULL, 0},
-                            queued = {"queued", "queued", print_queued, NULL, 0};
+                            late = {"late", "late_nodes", print_late, NULL, 0};
 
     switch (request->kind) {
     case COMMANDS_LS: return request->entries ? &entries : &repositories;
@@ -290,7 +282,6 @@ static const struct row *row_of(const struct commands_request *request)
     case COMMANDS_EVICT: return &victims;
     case COMMANDS_NODES: return &nodes;
     case COMMANDS_INVALIDATE: return &late;
-    case COMMANDS_WARM: return &queued;
     }
     must(!"a command of the table");
     return NULL;
@@ -489,7 +480,6 @@ static void print_end(const struct report *r)
             puts("this node is alone: redis.url is not set");
         break;
     case COMMANDS_INVALIDATE: conclude_invalidation(r->result); break;
-    case COMMANDS_WARM: break;
     }
 }
 

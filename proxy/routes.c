@@ -8,6 +8,7 @@
 #include "proxy/health.h"
 #include "proxy/refs.h"
 #include "proxy/relay.h"
+#include "proxy/webhooks.h"
 
 static struct plan replied(void)
 {
@@ -57,10 +58,13 @@ static struct plan route(struct exchange *x)
 
 struct plan routes_plan(struct exchange *x)
 {
+    struct plan hook;
     struct err why;
 
     if (health_serve(x))
         return replied();
+    if (webhooks_plan(x, &hook))
+        return hook;
     if (strcmp(x->target, "/") == 0) {
         reply_text(x, 404, "refused",
                    "pannier: a caching proxy for git; repositories are at "

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 struct source {
-    atomic_uint_fast64_t end;
+    atomic_uint_fast64_t end, sent;
     _Atomic(sendfile_fn *) fn; /* NULL: none of its own */
     _Atomic(void *) ctx;
 };
@@ -31,7 +31,15 @@ void sendfile_body_ends(int fd, uint64_t end)
     if (s == NULL)
         return;
     atomic_store(&s->fn, NULL);
+    atomic_store(&s->sent, 0);
     atomic_store(&s->end, end);
+}
+
+uint64_t sendfile_body_sent(int fd)
+{
+    const struct source *s = source_of(fd);
+
+    return s != NULL ? atomic_load(&s->sent) : 0;
 }
 
 /* A library that was built otherwise, or that got another one's, would send what isn't there yet.
@@ -52,15 +60,20 @@ bool sendfile_instead(int fd, sendfile_fn *fn, void *ctx)
     return true;
 }
 
+static ssize_t call(int out, int in, off64_t *offset, size_t count)
+{
+#ifdef SYS_sendfile64
+    return syscall(SYS_sendfile64, out, in, offset, count);
+#else
+    return syscall(SYS_sendfile, out, in, offset, count);
+#endif
+}
+
 ssize_t sendfile_step(int to, int fd, uint64_t offset, size_t len)
 {
     off64_t at = (off64_t)offset;
 
-#ifdef SYS_sendfile64
-    return syscall(SYS_sendfile64, to, fd, &at, len);
-#else
-    return syscall(SYS_sendfile, to, fd, &at, len);
-#endif
+    return call(to, fd, &at, len);
 }
 
 void sendfile_push(int to)
@@ -85,14 +98,14 @@ ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
     struct source *s = offset != NULL && *offset >= 0 ? source_of(in) : NULL;
     sendfile_fn *fn = s != NULL ? atomic_load(&s->fn) : NULL;
     uint64_t end = s != NULL ? atomic_load(&s->end) : 0;
+    ssize_t n;
 
     if (fn != NULL)
         return fn(atomic_load(&s->ctx), out, count);
     if (s != NULL && end > (uint64_t)*offset)
         count = sendfile_bounded(SENDFILE_STEP, end - (uint64_t)*offset, count);
-#ifdef SYS_sendfile64
-    return syscall(SYS_sendfile64, out, in, offset, count);
-#else
-    return syscall(SYS_sendfile, out, in, offset, count);
-#endif
+    n = call(out, in, offset, count);
+    if (n > 0 && end > 0)
+        atomic_store(&s->sent, (uint64_t)*offset);
+    return n;
 }

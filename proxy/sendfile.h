@@ -24,6 +24,8 @@ enum {
 /* The body in the file behind fd ends at end: nothing behind it is ever sent.  Call before a
  * response is made of fd; any thread. */
 void sendfile_body_ends(int fd, uint64_t end);
+/* How far that has gone out. */
+uint64_t sendfile_body_sent(int fd);
 
 /* Sends what comes next to the socket, `wanted` bytes at least where that is possible; as
  * sendfile(2).  EAGAIN: nothing now; EBADF: never again, the connection is to be broken off. */

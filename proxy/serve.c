@@ -33,6 +33,8 @@
 #include "proxy/systemd.h"
 #include "proxy/tls.h"
 #include "proxy/traffic.h"
+#include "proxy/warm/schedule.h"
+#include "proxy/warm/warmups.h"
 
 enum {
     BACKGROUND_THREADS = 2, /* each builds a mirror, which takes a processor */
@@ -132,6 +134,7 @@ static int open_shared(struct proxy *p, const struct config *c, struct err *err)
     config_object_store(c, &options.store);
     shared_limits_of(c, &options.limits);
     listener.put = fleet_on_put;
+    listener.removed = fleet_on_removed;
     listener.ctx = p->fleet;
     return shared_open(&p->cache, &options, &listener, &p->cache.shared, err);
 }
@@ -169,8 +172,10 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->background = workers_new("mirror", BACKGROUND_THREADS, BACKGROUND_QUEUE);
     p->janitor = janitor_start(&p->cache, &options, &cache_log_janitor);
     start_control(p, c);
+    p->warmups = warmups_new(p);
     fleet_start(p->fleet);
     p->chores = chores_start(p, c);
+    p->schedule = schedule_start(p, c);
     return 0;
 }
 
@@ -179,6 +184,7 @@ static void tear_down(struct proxy *p)
 {
     if (p->origins != NULL)
         origins_cancel(p->origins);
+    schedule_stop(&p->schedule);
     if (p->fleet != NULL)
         fleet_stop(p->fleet);
     cache_stop(&p->cache);
@@ -195,6 +201,7 @@ static void tear_down(struct proxy *p)
     if (p->cache.shared != NULL)
         shared_join(p->cache.shared);
     fleet_free(&p->fleet);
+    warmups_free(&p->warmups);
     repositories_free(&p->repositories);
     refs_free(&p->refs);
     traffic_free(&p->traffic);
@@ -276,6 +283,7 @@ static void reload(const struct listeners *l, struct config **config,
     if (the_proxy.cache.shared != NULL)
         shared_configure(the_proxy.cache.shared, &shared_limits);
     chores_configure(the_proxy.chores, loaded);
+    schedule_configure(the_proxy.schedule, loaded);
     log_set(loaded->log.format, loaded->log.level);
     config_unref(config);
     *config = loaded;

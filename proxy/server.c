@@ -2,11 +2,11 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <microhttpd.h>
-#include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +20,7 @@
 #include "cache/lock.h"
 #include "protocol/base.h"
 #include "protocol/sideband.h"
+#include "proxy/acceptor.h"
 #include "proxy/log.h"
 #include "proxy/sendfile.h"
 #include "proxy/tls.h"
@@ -75,13 +76,14 @@ struct upload {
 struct server_part {
     struct exchange x;
     struct server *server;
-    struct lock lock;                  /* phase, waits_for, connection, upload, refs */
+    struct lock lock;                  /* phase, known, waits_for, connection, upload, refs */
     int refs;                          /* libmicrohttpd's one, and one per job */
     struct MHD_Connection *connection; /* NULL: gone */
     enum phase phase;
     enum phase decided;  /* what a handler decided; becomes the phase when it returns */
     enum wait waits_for; /* not WAIT_NOTHING: suspended */
     bool started;        /* headers were looked at */
+    bool known;          /* what x asks for; it stays so */
     bool queued;         /* the response was handed over */
     bool refused;        /* a 413 has gone out by the back door */
     struct plan plan;
@@ -103,19 +105,27 @@ struct server_part {
     struct bytes note; /* as a pkt */
     int64_t note_offset;
     size_t note_sent;
-    uint64_t body_sent;
+    atomic_uint_fast64_t body_sent; /* others look at it, and at file, meanwhile */
+    atomic_int file;                /* goes out by sendfile; -1: nothing does */
 
     struct server_part *prev, *next;
+};
+
+/* A thread that speaks HTTP: a daemon of libmicrohttpd's that doesn't listen. */
+struct front {
+    struct server *server;
+    unsigned index;
+    struct MHD_Daemon *daemon;
 };
 
 struct server {
     struct proxy *proxy;
     plan_fn *plan;
     void (*ended)(const struct exchange *x, const struct exchange_end *end);
-    struct MHD_Daemon *daemon;
-    int listen_fd;
+    struct acceptor *acceptor;
+    struct front *fronts;
+    unsigned front_count;
     bool tls;
-    char address[128];
 
     struct lock lock;
     pthread_cond_t idle;     /* the last exchange has ended */
@@ -207,6 +217,7 @@ static void *on_request_line(void *cls, const char *target, struct MHD_Connectio
     p->connection = connection;
     p->started_us = now_us();
     p->note_offset = -1;
+    atomic_init(&p->file, -1);
     bytes_init(&p->note, 4 * NOTE_MAX);
     p->x.proxy = s->proxy;
     p->x.server = p;
@@ -344,6 +355,7 @@ static void commit_phase(struct server_part *p)
 {
     lock_take(&p->lock);
     p->phase = p->decided;
+    p->known = true;
     lock_drop(&p->lock);
 }
 
@@ -636,6 +648,7 @@ static struct MHD_Response *response_of_file(struct server_part *p, uint64_t siz
         close(fd);
         return NULL;
     }
+    atomic_store(&p->file, fd);
     p->stream = false; /* its bytes are counted at the end */
     p->body_len = size;
     return r;
@@ -1040,7 +1053,8 @@ static void begin_session(struct connection *c, struct MHD_Connection *connectio
 static void on_connection(void *cls, struct MHD_Connection *connection, void **context,
                           enum MHD_ConnectionNotificationCode what)
 {
-    struct server *s = cls;
+    struct front *f = cls;
+    struct server *s = f->server;
     struct connection *c = *context;
 
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
@@ -1065,6 +1079,7 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
         free(c->subject);
         free(c);
         *context = NULL;
+        acceptor_left(s->acceptor, f->index);
     }
 }
 
@@ -1107,52 +1122,6 @@ static void *watchman_main(void *arg)
 
 /* ---- start and stop ---- */
 
-static int open_socket(const struct server_listener *l, int *out, struct err *err)
-{
-    struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-    struct addrinfo *list = NULL;
-    char port[8];
-    int on = 1, fd = -1, rc;
-
-    snprintf(port, sizeof(port), "%u", l->port);
-    rc = getaddrinfo(l->host, port, &hints, &list);
-    if (rc != 0)
-        return err_set(err, ERR_INPUT, "listen on %s: %s", l->host, gai_strerror(rc));
-    for (struct addrinfo *ai = list; ai != NULL; ai = ai->ai_next) {
-        fd = socket(ai->ai_family, ai->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        if (fd < 0)
-            continue;
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-        if (bind(fd, ai->ai_addr, ai->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0)
-            break;
-        rc = errno;
-        close(fd);
-        errno = rc;
-        fd = -1;
-    }
-    if (fd < 0)
-        err_errno(err, ERR_INPUT, "listen on %s:%s", l->host, port);
-    freeaddrinfo(list);
-    *out = fd;
-    return fd < 0 ? -1 : 0;
-}
-
-static void name_address(struct server *s)
-{
-    struct sockaddr_storage sa;
-    socklen_t len = sizeof(sa);
-    char host[INET6_ADDRSTRLEN] = "?", port[8] = "?";
-    bool v6;
-
-    if (getsockname(s->listen_fd, (struct sockaddr *)&sa, &len) == 0)
-        getnameinfo((struct sockaddr *)&sa, len, host, sizeof(host), port, sizeof(port),
-                    NI_NUMERICHOST | NI_NUMERICSERV);
-    v6 = strchr(host, ':') != NULL;
-    snprintf(s->address, sizeof(s->address), "%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "", port);
-}
-
 static void on_mhd_log(void *cls, const char *fmt, va_list ap)
 {
     char text[256];
@@ -1172,10 +1141,13 @@ static unsigned http_threads(const struct config *config)
     return cores < 1 ? 1 : cores > 8 ? 8 : (unsigned)cores;
 }
 
-static struct MHD_Daemon *start_daemon(struct server *s, const struct config *config,
-                                       unsigned connections, unsigned threads)
+/* Where connections are added from outside libmicrohttpd 0.9.75 checks the limit with a lock that
+ * it doesn't give back when the limit is reached, so the limit is the acceptor's alone. */
+static struct MHD_Daemon *start_daemon(struct front *f, const struct config *config)
 {
-    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    struct server *s = f->server;
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ITC |
+                     MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     unsigned stall_s = (unsigned)((config->limits.stall_timeout_ms + 999) / 1000);
     struct MHD_OptionItem tls[] = {
         {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)TLS_PRIORITIES},
@@ -1188,55 +1160,85 @@ static struct MHD_Daemon *start_daemon(struct server *s, const struct config *co
         tls[0].option = MHD_OPTION_END;
     return MHD_start_daemon(
         flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL,
-        MHD_OPTION_ARRAY, tls, MHD_OPTION_LISTEN_SOCKET, s->listen_fd, MHD_OPTION_URI_LOG_CALLBACK,
-        on_request_line, s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_CONNECTION_LIMIT,
-        connections > 0 ? connections : config->limits.connections,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-        MHD_OPTION_CONNECTION_TIMEOUT, stall_s, MHD_OPTION_THREAD_POOL_SIZE,
-        threads > 1 ? threads : 0, MHD_OPTION_END);
+        MHD_OPTION_ARRAY, tls, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, s,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
+        f, MHD_OPTION_CONNECTION_LIMIT, UINT_MAX, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_TIMEOUT, stall_s, MHD_OPTION_END);
+}
+
+static bool give_connection(void *ctx, unsigned taker, int fd, const struct sockaddr *from,
+                            socklen_t len)
+{
+    struct server *s = ctx;
+
+    return MHD_add_connection(s->fronts[taker].daemon, fd, from, len) == MHD_YES;
+}
+
+static bool start_fronts(struct server *s, unsigned count, const struct config *config)
+{
+    s->fronts = xcalloc(count, sizeof(*s->fronts));
+    for (; s->front_count < count; s->front_count++) {
+        struct front *f = &s->fronts[s->front_count];
+
+        *f = (struct front){.server = s, .index = s->front_count};
+        f->daemon = start_daemon(f, config);
+        if (f->daemon == NULL)
+            return false;
+    }
+    return true;
+}
+
+/* Nobody is accepted any more, or was ever. */
+static void server_free(struct server *s)
+{
+    for (unsigned i = 0; i < s->front_count; i++)
+        MHD_stop_daemon(s->fronts[i].daemon);
+    acceptor_free(&s->acceptor);
+    free(s->fronts);
+    tls_identity_unref(&s->identity);
+    config_unref(&s->config);
+    pthread_cond_destroy(&s->idle);
+    pthread_cond_destroy(&s->stop_now);
+    lock_clear(&s->lock);
+    free(s);
 }
 
 int server_start(struct proxy *proxy, struct config *config, const struct server_listener *listener,
                  struct server **out, struct err *err)
 {
-    struct server *s = xcalloc(1, sizeof(*s));
-    unsigned threads = listener->threads > 0 ? listener->threads : http_threads(config);
+    struct acceptor_config accepting = {
+        .takers = listener->threads > 0 ? listener->threads : http_threads(config),
+        .limit = listener->connections > 0 ? listener->connections : config->limits.connections,
+        .give = give_connection};
+    int listen_fd = listener->socket;
+    struct server *s;
 
+    if (listener->tls != NULL && MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES)
+        return err_set(err, ERR_INPUT, "tls: the libmicrohttpd here was built without TLS");
+    if (listen_fd <= 0 && acceptor_listen(listener->host, listener->port, &listen_fd, err) != 0)
+        return -1;
+    s = xcalloc(1, sizeof(*s));
     s->proxy = proxy;
     s->plan = listener->plan;
     s->ended = listener->ended;
-    s->listen_fd = listener->socket > 0 ? listener->socket : -1;
     s->tls = listener->tls != NULL;
-    if (s->tls && MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES) {
-        free(s);
-        return err_set(err, ERR_INPUT, "tls: the libmicrohttpd here was built without TLS");
-    }
-    if (s->listen_fd < 0 && open_socket(listener, &s->listen_fd, err) != 0) {
-        free(s);
-        return -1;
-    }
     if (s->tls)
         s->identity = tls_identity_ref(listener->tls);
     s->config = (struct config *)config_ref(config);
     lock_init(&s->lock, LOCK_SERVER);
     lock_cond_init(&s->idle);
     lock_cond_init(&s->stop_now);
-    name_address(s);
-    s->daemon = start_daemon(s, config, listener->connections, threads);
-    if (s->daemon == NULL) {
-        err_set(err, ERR_INPUT, "the HTTP front can't be started on %s", s->address);
+    if (!start_fronts(s, accepting.takers, config)) {
+        err_errno(err, ERR_INPUT, "the HTTP front can't be started");
+        server_free(s);
         if (listener->socket <= 0)
-            close(s->listen_fd);
-        config_unref(&s->config);
-        tls_identity_unref(&s->identity);
-        lock_clear(&s->lock);
-        pthread_cond_destroy(&s->idle);
-        pthread_cond_destroy(&s->stop_now);
-        free(s);
+            close(listen_fd);
         return -1;
     }
+    accepting.ctx = s;
+    s->acceptor = acceptor_new(listen_fd, &accepting);
     must(pthread_create(&s->watchman, NULL, watchman_main, s) == 0);
+    acceptor_start(s->acceptor);
     *out = s;
     return 0;
 }
@@ -1271,20 +1273,15 @@ void server_set_identity(struct server *s, struct tls_identity *id)
 
 const char *server_address(const struct server *s)
 {
-    return s->address;
+    return acceptor_address(s->acceptor);
 }
 
 void server_drain(struct server *s)
 {
-    MHD_socket fd;
-
     lock_take(&s->lock);
     s->draining = true;
     lock_drop(&s->lock);
-    fd = MHD_quiesce_daemon(s->daemon);
-    /* As long as it is open the kernel goes on accepting for nobody. */
-    if (fd != MHD_INVALID_SOCKET)
-        close(fd);
+    acceptor_stop(s->acceptor);
 }
 
 size_t server_connections(struct server *s)
@@ -1308,6 +1305,87 @@ size_t server_active(struct server *s)
     return n;
 }
 
+/* ---- for who looks on ---- */
+
+static const char *state_name(enum phase phase)
+{
+    static const char *const names[] = {[RECEIVING] = "receiving",
+                                        [WORKING] = "working",
+                                        [FOLLOWING] = "waiting",
+                                        [REPLYING] = "sending"};
+
+    return names[phase];
+}
+
+/* False: there is nothing to be seen of p yet, or any more. */
+static bool hold_if_known(struct server_part *p)
+{
+    bool held;
+
+    lock_take(&p->lock);
+    held = p->known && p->refs > 0 && p->connection != NULL;
+    p->refs += held;
+    lock_drop(&p->lock);
+    return held;
+}
+
+static void look_at(struct server_part *p, struct server_request *out)
+{
+    const struct exchange *x = &p->x;
+    int file = atomic_load(&p->file);
+
+    *out = (struct server_request){
+        .method = xstrdup(x->method),
+        .as = x->who != NULL ? xstrdup(x->who->name) : NULL,
+        .bytes = atomic_load(&p->body_sent),
+        .age_ms = (now_us() - p->started_us) / 1000,
+    };
+    memcpy(out->id, x->id, sizeof(out->id));
+    memcpy(out->client, x->client, sizeof(out->client));
+    if (x->upstream != NULL) {
+        out->repo = xasprintf("%s/%s", x->path.upstream, x->path.repo);
+        out->service = service_name(x->path.service);
+        repo_id_of(x->path.upstream, x->path.repo, &out->repo_id);
+    }
+    lock_take(&p->lock);
+    out->state = state_name(p->phase);
+    if (p->phase == REPLYING)
+        out->result = x->result;
+    /* Once the connection is done with it the descriptor may be another file's. */
+    if (file >= 0 && p->connection != NULL)
+        out->bytes = sendfile_body_sent(file);
+    lock_drop(&p->lock);
+}
+
+size_t server_requests(struct server *s, struct server_request *out, size_t max)
+{
+    struct server_part **parts = xcalloc(max, sizeof(struct server_part *)), *p;
+    size_t count = 0;
+
+    lock_take(&s->lock);
+    DL_FOREACH(s->exchanges, p)
+    {
+        if (count == max)
+            break;
+        if (hold_if_known(p))
+            parts[count++] = p;
+    }
+    lock_drop(&s->lock);
+    for (size_t i = 0; i < count; i++) {
+        look_at(parts[i], &out[i]);
+        part_unref(parts[i]);
+    }
+    free(parts);
+    return count;
+}
+
+void server_request_clear(struct server_request *r)
+{
+    free(r->as);
+    free(r->method);
+    free(r->repo);
+}
+
 bool server_wait_idle(struct server *s, uint64_t deadline_ms, const volatile int *stop_waiting)
 {
     bool idle;
@@ -1325,6 +1403,7 @@ void server_stop(struct server **sp)
     struct server *s = *sp;
 
     *sp = NULL;
+    acceptor_stop(s->acceptor);
     lock_take(&s->lock);
     s->stopping = true;
     pthread_cond_signal(&s->stop_now);
@@ -1336,11 +1415,5 @@ void server_stop(struct server **sp)
     for (uint64_t until = now_ms() + STOP_WAIT_MS; s->active > 0 && now_ms() < until;)
         lock_wait_until(&s->lock, &s->idle, until);
     lock_drop(&s->lock);
-    MHD_stop_daemon(s->daemon);
-    tls_identity_unref(&s->identity);
-    config_unref(&s->config);
-    pthread_cond_destroy(&s->idle);
-    pthread_cond_destroy(&s->stop_now);
-    lock_clear(&s->lock);
-    free(s);
+    server_free(s);
 }

@@ -64,6 +64,23 @@ void server_drain(struct server *s);
 size_t server_connections(struct server *s);
 /* Requests that are not answered yet. */
 size_t server_active(struct server *s);
+
+/* One of them, as it was when somebody looked. */
+struct server_request {
+    char id[17], client[64];
+    char *as; /* which of the configured clients it is; NULL: it wasn't asked for */
+    char *method;
+    char *repo; /* "<upstream>/<path>"; NULL, as is service: it is about none */
+    struct key repo_id;
+    const char *service, *state, *result; /* static words; result NULL: it isn't known yet */
+    uint64_t bytes;                       /* of the reply's body that went out */
+    uint64_t age_ms;
+};
+/* The oldest first, at most max of them; how many.  Each is yours to clear.  Any thread; what is
+ * asked of many doesn't hold up the others. */
+size_t server_requests(struct server *s, struct server_request *out, size_t max);
+void server_request_clear(struct server_request *r);
+
 /* Wait until none is active or deadline_ms (of now_ms()) has passed, or wake is true.  True: none.
  */
 bool server_wait_idle(struct server *s, uint64_t deadline_ms, const volatile int *stop_waiting);

@@ -17,6 +17,7 @@ struct cluster {
     struct events *events;
     struct queue *queue;
     struct shared_index *index;
+    struct records *records;
     struct events_handler handler;
     char *position_file;
     bool stopped;
@@ -83,6 +84,7 @@ static int missed(void *ctx, const char *why, struct err *err)
 int cluster_open(const struct cluster_config *config, struct cluster **out, struct err *err)
 {
     struct cluster *c = xcalloc(1, sizeof(*c));
+    uint64_t index_ttl_s = config->index_ttl_s != 0 ? config->index_ttl_s : INDEX_TTL_DEFAULT_S;
     struct events_handler handler = {
         .apply = apply, .missed = missed, .position = keep_position, .ctx = c};
     char position[EVENT_ID_SIZE];
@@ -99,8 +101,12 @@ int cluster_open(const struct cluster_config *config, struct cluster **out, stru
     c->leases = leases_new(c->redis, config->node.id,
                            config->lease_ttl_ms != 0 ? config->lease_ttl_ms : LEASE_TTL_DEFAULT_MS);
     c->queue = queue_new(c->redis, &config->queue);
-    c->index = shared_index_new(c->redis, config->index_ttl_s != 0 ? config->index_ttl_s
-                                                                   : INDEX_TTL_DEFAULT_S);
+    c->index = shared_index_new(c->redis, index_ttl_s);
+    c->records = records_new(c->redis, c->index,
+                             &(struct records_config){.node = nodes_id(c->nodes),
+                                                      .list = config->list,
+                                                      .ctx = config->list_ctx,
+                                                      .again_ms = index_ttl_s * 1000 / 7});
     *out = c;
     return 0;
 }
@@ -118,6 +124,7 @@ void cluster_stop(struct cluster *c)
     c->stopped = true;
     leases_stop(c->leases);
     queue_stop(c->queue);
+    records_stop(c->records);
     nodes_leave(c->nodes);
     /* Redis is stopped last, in cluster_free(): leases and jobs are given back until then. */
 }
@@ -136,6 +143,7 @@ void cluster_free(struct cluster **cp)
     events_free(&c->events);
     leases_free(&c->leases);
     queue_free(&c->queue);
+    records_free(&c->records);
     shared_index_free(&c->index);
     nodes_free(&c->nodes);
     redis_free(&c->redis);
@@ -185,4 +193,9 @@ struct queue *cluster_queue(struct cluster *c)
 struct shared_index *cluster_index(struct cluster *c)
 {
     return c->index;
+}
+
+struct records *cluster_records(struct cluster *c)
+{
+    return c->records;
 }

@@ -21,6 +21,7 @@
 #include "cache/cluster/lease.h"
 #include "cache/cluster/nodes.h"
 #include "cache/cluster/queue.h"
+#include "cache/cluster/records.h"
 #include "cache/cluster/redis.h"
 #include "cache/cluster/shared_index.h"
 
@@ -37,7 +38,10 @@ struct cluster_config {
     const char *position_file;
     struct queue_config queue;
     uint64_t lease_ttl_ms; /* 0: 15,000 */
-    uint64_t index_ttl_s;  /* 0: 7 days */
+    uint64_t index_ttl_s;  /* 0: 7 days; what lies here is told again in a seventh of it */
+    /* As records_config.list. */
+    void (*list)(void *ctx, struct records *r);
+    void *list_ctx;
 };
 
 /* -1: as redis_open() and nodes_new(). */
@@ -61,5 +65,6 @@ struct nodes *cluster_nodes(struct cluster *c);
 struct events *cluster_events(struct cluster *c);
 struct queue *cluster_queue(struct cluster *c);
 struct shared_index *cluster_index(struct cluster *c);
+struct records *cluster_records(struct cluster *c);
 
 #endif

@@ -35,8 +35,6 @@ static const char *find_fault(const struct event *e)
     wants_name = e->kind == EVENT_INVALIDATE && (e->scope == SCOPE_REF || e->scope == SCOPE_OBJECT);
     if (has_repo && !key_from_hex(e->repo_id, &ignored))
         return "its repository's id is none";
-    if (e->refs[0] != '\0' && !key_from_hex(e->refs, &ignored))
-        return "its digest of refs is none";
     if (wants_repo && !has_repo)
         return "it names no repository";
     if (wants_name && e->name[0] == '\0')
@@ -72,7 +70,6 @@ size_t event_write(const struct event *e, const char **words, size_t n,
     n = put_word(words, n, "repo_id", e->repo_id);
     n = put_word(words, n, "repo", e->repo);
     n = put_word(words, n, "name", e->name);
-    n = put_word(words, n, "refs", e->refs);
     if (e->generation != 0)
         n = put_word(words, n, "generation", redis_number(e->generation, generation));
     return put_word(words, n, "reason", e->reason);
@@ -131,7 +128,7 @@ int event_read(const struct redis_reply *fields, struct event *out, struct err *
     out->kind = (enum event_kind)kind;
     if (out->kind == EVENT_INVALIDATE)
         out->scope = scope < ARRAY_LEN(scopes) ? (enum event_scope)scope : SCOPE_EVERYTHING;
-    if (!copy_hex(fields, "repo_id", out->repo_id) || !copy_hex(fields, "refs", out->refs) ||
+    if (!copy_hex(fields, "repo_id", out->repo_id) ||
         !read_generation(field(fields, "generation"), &out->generation))
         return err_set(err, ERR_CORRUPT, "an event has a field that is too long, or no number");
     fault = find_fault(out);

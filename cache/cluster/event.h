@@ -21,7 +21,7 @@ enum {
 };
 
 enum event_kind {
-    EVENT_UPDATE,     /* a repository has newer refs or a newer mirror: repo_id, refs, generation */
+    EVENT_UPDATE,     /* a repository has newer refs or a newer mirror: repo_id, generation */
     EVENT_INVALIDATE, /* what was kept is not to be served any more: scope and what it wants */
 };
 enum event_scope {
@@ -35,7 +35,6 @@ struct event {
     enum event_kind kind;
     enum event_scope scope;     /* EVENT_INVALIDATE */
     char repo_id[KEY_HEX_SIZE]; /* hex; "": none */
-    char refs[KEY_HEX_SIZE];    /* EVENT_UPDATE: digest of the newest known refs; "": not said */
     uint64_t generation;        /* EVENT_UPDATE: of the mirror in the shared tier; 0: not said */
     const char *repo;           /* as clients write it, for people; "": none */
     const char *name;           /* of the ref or object; "": none */

@@ -80,7 +80,8 @@ struct events {
     uint64_t times_away;
     bool up;
     bool caught, said; /* read to the end; and told the others; since it came up */
-    uint64_t read_ms;  /* when that look began */
+    char begun[EVENT_ID_SIZE], seen[EVENT_ID_SIZE]; /* as events_seen() tells them */
+    uint64_t read_ms;                               /* when that look began */
     struct local_event *local;
     uint64_t local_count, local_sent, local_applied;
     struct events_counts counts;
@@ -120,10 +121,26 @@ static void count(struct events *e, uint64_t *what)
     lock_drop(&e->lock);
 }
 
-static int miss(struct events *e, const char *why)
+/* Before anything is done about it. */
+static void note_begun(struct events *e, const char *id)
+{
+    lock_take(&e->lock);
+    snprintf(e->begun, sizeof(e->begun), "%s", id);
+    lock_drop(&e->lock);
+}
+
+static void note_applied(struct events *e)
+{
+    lock_take(&e->lock);
+    strcpy(e->seen, e->position);
+    lock_drop(&e->lock);
+}
+
+static int miss(struct events *e, const char *id, const char *why)
 {
     struct err err;
 
+    note_begun(e, id);
     count(e, &e->counts.missed);
     return e->handler.missed(e->handler.ctx, why, &err);
 }
@@ -142,6 +159,8 @@ static int apply_one(struct events *e, const struct redis_reply *entry, bool *te
     if (fields != NULL && strcmp(redis_item_text(fields, 3), "start") == 0) {
         /* Nothing but a position. */
     } else if (event_read(fields, &event, &err) == 0) {
+        if (event.kind == EVENT_INVALIDATE)
+            note_begun(e, id);
         rc = e->handler.apply(e->handler.ctx, id, &event, &err);
         count(e, rc == 0 ? &e->counts.applied : &e->counts.retried);
         *tell = *tell || event.kind == EVENT_INVALIDATE;
@@ -149,11 +168,13 @@ static int apply_one(struct events *e, const struct redis_reply *entry, bool *te
         count(e, &e->counts.skipped);
     } else {
         /* It may have been an invalidation. */
-        rc = miss(e, err.text);
+        rc = miss(e, id, err.text);
         *tell = true;
     }
-    if (rc == 0)
+    if (rc == 0) {
         strcpy(e->position, id);
+        note_applied(e);
+    }
     return rc;
 }
 
@@ -175,11 +196,14 @@ static int catch_up_from_nowhere(struct events *e, const struct redis_reply *rep
     const char *why = e->position[0] == '\0'
                           ? "this node doesn't know which events it has applied"
                           : "the stream of events doesn't go back to the last one applied here";
+    char last[EVENT_ID_SIZE];
 
-    if (miss(e, why) != 0)
+    if (!join_id(redis_item_text(reply, 1), redis_item_text(reply, 2), last))
+        join_id(redis_item_text(reply, 1), "?", last); /* and so missed again next time */
+    if (miss(e, last, why) != 0)
         return -1;
-    if (!join_id(redis_item_text(reply, 1), redis_item_text(reply, 2), e->position))
-        join_id(redis_item_text(reply, 1), "?", e->position); /* and so missed again next time */
+    strcpy(e->position, last);
+    note_applied(e);
     tell_position(e);
     *tell = true;
     return 0;
@@ -611,6 +635,8 @@ struct events *events_new(struct redis *redis, struct nodes *nodes,
     e->keep = config->keep != 0 ? config->keep : KEEP_DEFAULT;
     e->poll_ms = config->poll_ms != 0 ? config->poll_ms : POLL_DEFAULT_MS;
     read_position(e, position);
+    strcpy(e->begun, e->position);
+    strcpy(e->seen, e->position);
     lock_init(&e->lock, LOCK_EVENTS);
     lock_cond_init(&e->woken);
     lock_cond_init(&e->applied);
@@ -647,6 +673,22 @@ void events_free(struct events **ep)
     lock_clear(&e->lock);
     free(e->key);
     free(e);
+}
+
+void events_seen(struct events *e, char begun[EVENT_ID_SIZE], char applied[EVENT_ID_SIZE])
+{
+    lock_take(&e->lock);
+    strcpy(begun, e->begun);
+    strcpy(applied, e->seen);
+    lock_drop(&e->lock);
+}
+
+bool events_are_seen(struct events *e, const char *begun)
+{
+    char ignored[EVENT_ID_SIZE], applied[EVENT_ID_SIZE];
+
+    events_seen(e, ignored, applied);
+    return event_id_compare(applied, begun) >= 0;
 }
 
 void events_count(struct events *e, struct events_counts *out)

@@ -75,6 +75,14 @@ int events_wait_applied(struct events *e, const char *id, uint64_t timeout_ms,
 /* Any thread, HTTP's too. */
 bool events_caught_up(struct events *e, uint64_t now_ms);
 
+/* Which events this node has begun to apply, as far as they invalidate, and which it has applied;
+ * "" where there are none.  Who has noted its epoch before it asks for *begun, and takes things
+ * only from a node whose *applied isn't older, takes nothing that those events invalidate: see
+ * events_are_seen().  Any thread. */
+void events_seen(struct events *e, char begun[EVENT_ID_SIZE], char applied[EVENT_ID_SIZE]);
+/* Has this node applied all that another one, whose events_seen() said begun, had begun? */
+bool events_are_seen(struct events *e, const char *begun);
+
 struct events_counts {
     uint64_t sent, applied;
     uint64_t missed;  /* times */

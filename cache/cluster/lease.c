@@ -1,5 +1,6 @@
 #include "cache/cluster/lease.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -245,11 +246,6 @@ uint64_t lease_fence(const struct lease *l)
     return l->fence;
 }
 
-const atomic_bool *lease_lost(const struct lease *l)
-{
-    return &l->lost;
-}
-
 static void lose_locked(struct leases *all, struct lease *l)
 {
     if (!atomic_exchange(&l->lost, true))
@@ -269,7 +265,7 @@ static void renew_one(struct leases *all, struct lease *l)
 
     lock_take(&all->lock);
     /* What had run out by the clock stays lost, also if nobody took it meanwhile: who looked at
-     * lease_lost() has given up. */
+     * lease_held() has given up. */
     if (now_ms() >= atomic_load(&l->valid_until_ms) || (rc == 0 && !ours))
         lose_locked(all, l);
     else if (ours)

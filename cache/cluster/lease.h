@@ -24,7 +24,6 @@
 #ifndef PANNIER_CACHE_CLUSTER_LEASE_H
 #define PANNIER_CACHE_CLUSTER_LEASE_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -50,11 +49,6 @@ int leases_take(struct leases *all, const char *name, uint64_t wait_ms, struct l
 /* Any thread; never blocks. */
 bool lease_held(const struct lease *l, uint64_t now_ms);
 uint64_t lease_fence(const struct lease *l);
-/* Becomes true when it is found lost, at the latest a third of the ttl and one command's deadline
- * later, and stays so: for work that looks at such a flag all the time.  Not soon enough before a
- * write: that asks lease_held(). */
-const atomic_bool *lease_lost(const struct lease *l);
-
 /* Consumes *l.  What can't be released (Redis is away) runs out by itself.  Worker threads. */
 void lease_release(struct lease **l);
 

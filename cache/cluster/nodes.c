@@ -423,29 +423,6 @@ void node_list_clear(struct node_list *l)
     *l = (struct node_list){0};
 }
 
-const struct node *node_list_choose(const struct node_list *l, const char *key)
-{
-    const struct node *best = NULL;
-    struct key best_score = {{0}};
-
-    /* Each one's score for the key is by chance and always the same; the highest has it. */
-    for (size_t i = 0; i < l->count; i++) {
-        struct key score;
-        char *text;
-
-        if (l->nodes[i].silent_ms > 0)
-            continue;
-        text = xasprintf("%s %s", l->nodes[i].id, key);
-        key_of(text, strlen(text), &score);
-        free(text);
-        if (best == NULL || memcmp(score.raw, best_score.raw, sizeof(score.raw)) > 0) {
-            best = &l->nodes[i];
-            best_score = score;
-        }
-    }
-    return best;
-}
-
 /* ---- beginning and end ---- */
 
 static void prepare_redis(struct nodes *n)

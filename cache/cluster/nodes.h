@@ -88,9 +88,4 @@ void node_list_clear(struct node_list *l);
  * its next heartbeat.)  -1: ERR_NOT_FOUND; or as redis_ask(). */
 int nodes_forget(struct nodes *n, const char *id, struct err *err);
 
-/* Which of them is to do what key names, when one has to; all nodes choose alike as long as they
- * see the same list, and when one joins or leaves only its share moves.  NULL: the list is empty.
- */
-const struct node *node_list_choose(const struct node_list *l, const char *key);
-
 #endif

@@ -76,7 +76,8 @@ static const char TAKE[] = READ_JOB
     "  end\n"
     "end\n"
     "return {dropped}\n";
-/* ARGV: id, token, what: 'done', 'back', or for how long from now.  1: it was ours. */
+/* ARGV: id, token, what: 'done', 'back', or for how long from now; channel; how often it may be
+ * tried.  1: it was ours; 2: and was dropped. */
 static const char SETTLE[] =
     READ_JOB "local id, token, what = ARGV[1], ARGV[2], ARGV[3]\n"
              "local p, tries, state, payload = read(id)\n"
@@ -87,9 +88,10 @@ static const char SETTLE[] =
              "  return 1\n"
              "end\n"
              "redis.call('ZREM', KEYS[5], id)\n"
-             "if what == 'done' and not again then\n"
+             "local over = what == 'back' and tries >= tonumber(ARGV[5])\n"
+             "if (what == 'done' or over) and not again then\n"
              "  redis.call('HDEL', KEYS[4], id)\n"
-             "  return 1\n"
+             "  return over and 2 or 1\n"
              "end\n"
              "write(id, p, again and 0 or tries, '-', payload)\n"
              "redis.call('RPUSH', KEYS[p], id)\n"
@@ -270,7 +272,8 @@ static bool settle_here(struct queue *q, const struct queue_job *job, enum settl
     ours = j != NULL && j->taken && strcmp(j->token, job->token) == 0;
     if (ours && what == EXTEND) {
         j->until_ms = now_ms() + q->visibility_ms;
-    } else if (ours && what == DONE && !j->again) {
+    } else if (ours && !j->again && (what == DONE || j->tries >= QUEUE_TRIES_MAX)) {
+        q->dropped += what == BACK;
         drop_locked(q, j);
     } else if (ours) {
         if (j->again)
@@ -328,7 +331,7 @@ static int take_there(struct queue *q, struct queue_job **out, struct err *err)
 
 static bool settle_there(struct queue *q, const struct queue_job *job, enum settling what)
 {
-    char visible[REDIS_NUMBER_SIZE];
+    char visible[REDIS_NUMBER_SIZE], tries[REDIS_NUMBER_SIZE];
     struct redis_reply *reply = NULL;
     const char *keys[6], *word;
     struct err ignored;
@@ -336,8 +339,15 @@ static bool settle_there(struct queue *q, const struct queue_job *job, enum sett
 
     word = what == DONE ? "done" : what == BACK ? "back" : redis_number(q->visibility_ms, visible);
     ours = redis_run(q->redis, &q->settle, keys_of(q, keys),
-                     REDIS_WORDS(job->id, job->token, word, q->channel), &reply, &ignored) == 0 &&
-           reply->integer == 1;
+                     REDIS_WORDS(job->id, job->token, word, q->channel,
+                                 redis_number(QUEUE_TRIES_MAX, tries)),
+                     &reply, &ignored) == 0 &&
+           reply->integer >= 1;
+    if (ours && reply->integer == 2) {
+        lock_take(&q->lock);
+        q->dropped++;
+        lock_drop(&q->lock);
+    }
     redis_reply_free(&reply);
     return ours;
 }
@@ -455,15 +465,15 @@ int queue_count(struct queue *q, struct queue_counts *out, struct err *err)
         count_here(q, out);
         return 0;
     }
+    lock_take(&q->lock);
+    out->dropped = q->dropped;
+    lock_drop(&q->lock);
     if (redis_run(q->redis, &q->count, keys_of(q, keys), NULL, &reply, err) != 0)
         return -1;
     for (size_t p = 0; p < QUEUE_PRIORITIES_COUNT; p++)
         out->waiting[p] = (uint64_t)redis_item_integer(reply, p);
     out->taken = (uint64_t)redis_item_integer(reply, 3);
     redis_reply_free(&reply);
-    lock_take(&q->lock);
-    out->dropped = q->dropped;
-    lock_drop(&q->lock);
     return 0;
 }
 

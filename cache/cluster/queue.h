@@ -75,14 +75,15 @@ int queue_take(struct queue *q, uint64_t wait_ms, struct queue_job **out, struct
 bool queue_extend(struct queue_job *job);
 /* Both consume *job.  When Redis is away, it will be done again by somebody. */
 void queue_done(struct queue_job **job);
-void queue_give_up(struct queue_job **job); /* back into the queue, at its end */
+/* Back into the queue, at its end; or dropped, if it was tried QUEUE_TRIES_MAX times. */
+void queue_give_up(struct queue_job **job);
 
 struct queue_counts {
     uint64_t waiting[QUEUE_PRIORITIES_COUNT]; /* now, of all nodes */
     uint64_t taken;                           /* now, of all nodes */
     uint64_t dropped;                         /* by this node, after too many tries */
 };
-/* -1: as redis_ask().  Worker threads. */
+/* -1: as redis_ask(); then only `dropped` is known.  Worker threads. */
 int queue_count(struct queue *q, struct queue_counts *out, struct err *err);
 
 #endif

@@ -202,11 +202,13 @@ static int get_connection(struct redis *r, uint64_t deadline_ms, struct redis_co
     return 0;
 }
 
-static void count_command(struct redis *r, bool failed)
+static void count_command(struct redis *r, bool failed, uint64_t us)
 {
     lock_take(&r->lock);
     r->counts.asked++;
     r->counts.failed += failed;
+    if (!failed)
+        timing_add(&r->counts.took, us);
     lock_drop(&r->lock);
 }
 
@@ -217,14 +219,16 @@ int redis_ask(struct redis *r, const char *const *words, struct redis_reply **ou
     struct redis_reply *reply = NULL;
     unsigned epoch;
     bool away = false;
+    uint64_t sent_us;
     int rc;
 
     if (get_connection(r, deadline, &c, &epoch, err) != 0)
         return -1;
+    sent_us = now_us();
     rc = redis_connection_send(c, words, deadline, err);
     if (rc == 0)
         rc = redis_connection_read(c, deadline, &reply, err);
-    count_command(r, rc != 0);
+    count_command(r, rc != 0, now_us() - sent_us);
     if (rc != 0) {
         err_prefix(err, "Redis at %s", redis_name(r));
         redis_connection_free(&c);
@@ -518,7 +522,7 @@ int redis_open(const struct redis_config *config, struct redis **out, struct err
 
     if (redis_url_read(config->url, &url, err) != 0)
         return -1;
-    rc = redis_place_new(&url, config->password_file, config->ca_file, &place, err);
+    rc = redis_place_new(&url, config, &place, err);
     if (rc != 0)
         return -1;
     r = xcalloc(1, sizeof(*r));

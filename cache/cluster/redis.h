@@ -27,13 +27,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cache/timing.h"
 #include "protocol/err.h"
 
 enum {
     REDIS_CONNECTIONS_MAX = 16,
     REDIS_REPLY_MAX = 16 * 1024 * 1024, /* bytes of one reply; more is taken for nonsense */
     REDIS_ITEMS_MAX = 256 * 1024,       /* of one array in it */
-    REDIS_WORDS_MAX = 64,               /* of one command */
+    REDIS_WORDS_MAX = 512,              /* of one command */
     REDIS_LISTENERS_MAX = 8,
 };
 
@@ -44,15 +45,16 @@ struct redis_config {
     /* NULL, or a file with the password in its first line; or, with two lines, the user and the
      * password.  Read at each connect, so it may be changed at any time. */
     const char *password_file;
-    const char *prefix;   /* before every key and channel; NULL: "pannier:" */
-    const char *ca_file;  /* rediss://; NULL: the system's */
+    const char *prefix; /* before every key and channel; NULL: "pannier:" */
+    /* For rediss://, read at each connect, too: authorities, NULL: the system's; and what we show
+     * who asks for a certificate of ours, NULL: nothing. */
+    const char *ca_file, *certificate, *key;
     uint64_t timeout_ms;  /* of one command, with connecting where that is needed; 0: 1000 */
     uint64_t ping_ms;     /* 0: 1000 */
     unsigned connections; /* for commands, at most; 0: 4 */
 };
 
-/* -1: ERR_INPUT, one sentence about the URL; ERR_REFUSED: rediss://, and this hiredis has no TLS.
- */
+/* -1: ERR_INPUT, one sentence about the URL, or a file for TLS. */
 int redis_open(const struct redis_config *config, struct redis **out, struct err *err);
 
 /* Before redis_start().  Callbacks come from the client's thread, one at a time, without a lock,
@@ -135,6 +137,7 @@ struct redis_counts {
     uint64_t refused;   /* at once, while it was away */
     uint64_t connected; /* connections that were made */
     uint64_t away;      /* times that it went away */
+    struct timing took; /* those with a reply, from the sending to it */
 };
 void redis_count(struct redis *r, struct redis_counts *out); /* any thread, HTTP's too */
 

@@ -15,10 +15,8 @@
 #include <unistd.h>
 
 #include <hiredis.h>
-#ifdef PANNIER_REDIS_TLS
-#include <hiredis_ssl.h>
-#endif
 
+#include "cache/cluster/redis_tls.h"
 #include "cache/lock.h"
 #include "protocol/base.h"
 
@@ -31,23 +29,23 @@ enum {
     KEEPALIVE_IDLE_S = 15,
     KEEPALIVE_EACH_S = 5,
     KEEPALIVE_PROBES = 3,
-    TLS_LOOK_AGAIN_MS = 5,
 };
 
 struct redis_place {
     struct redis_url url;
     char *password_file, *name;
+    char *ca_file, *certificate, *key;
     atomic_uint next_sentinel; /* the one that answered last */
-#ifdef PANNIER_REDIS_TLS
-    redisSSLContext *tls;
-#endif
+
+    struct lock lock;
+    struct redis_host master; /* as a sentinel said last */
 };
 
 struct redis_connection {
     int fd;
     redisReader *reader;
-    size_t pending;    /* bytes fed since the last whole reply */
-    redisContext *tls; /* NULL: plain.  Owns fd and reader. */
+    size_t pending;        /* bytes fed since the last whole reply */
+    struct redis_tls *tls; /* NULL: plain */
 };
 
 /* ---- replies: hiredis builds ours ---- */
@@ -157,43 +155,48 @@ static char *name_place(const struct redis_url *u)
     return xasprintf(strchr(h->name, ':') != NULL ? "[%s]:%u" : "%s:%u", h->name, h->port);
 }
 
-static int open_tls(struct redis_place *p, const char *ca_file, struct err *err)
+/* The files are read at each connect, so that they can be replaced; here to say at once what is
+ * wrong with them. */
+static int new_tls(const struct redis_place *p, struct redis_tls **out, struct err *err)
 {
-    if (p->url.scheme != REDIS_TLS)
-        return 0;
-#ifdef PANNIER_REDIS_TLS
-    /* hiredis before 1.5 compares no host name: with the system's authorities anybody who has any
-     * certificate could be our Redis. */
-    if (ca_file == NULL)
-        return err_set(
-            err, ERR_INPUT,
-            "rediss:// needs redis.ca_file, a certificate authority of your own: hiredis "
-            "doesn't compare the host's name with the certificate's");
-    redisInitOpenSSL();
-    p->tls = redisCreateSSLContext(ca_file, NULL, NULL, NULL, p->url.hosts[0].name, NULL);
-    return p->tls != NULL
-               ? 0
-               : err_set(err, ERR_INPUT, "the certificates in %s can't be used", ca_file);
-#else
-    (void)ca_file;
-    return err_set(
-        err, ERR_REFUSED,
-        "rediss:// can't be had: this pannier was built with hiredis %d.%d.%d, which has "
-        "no TLS (1.0 and newer with hiredis_ssl have); use redis:// or a tunnel",
-        HIREDIS_MAJOR, HIREDIS_MINOR, HIREDIS_PATCH);
-#endif
+    const struct redis_tls_files files = {p->ca_file, p->certificate, p->key};
+
+    return redis_tls_new(&files, p->url.hosts[0].name, out, err);
 }
 
-int redis_place_new(struct redis_url *url, const char *password_file, const char *ca_file,
+static int check_tls(const struct redis_place *p, struct err *err)
+{
+    struct redis_tls *tls = NULL;
+    int rc;
+
+    if (p->url.scheme != REDIS_TLS)
+        return 0;
+    if ((p->certificate != NULL) != (p->key != NULL))
+        return err_set(err, ERR_INPUT, "redis.certificate and redis.key need each other");
+    rc = new_tls(p, &tls, err);
+    redis_tls_free(&tls);
+    return rc;
+}
+
+static char *copy_or_null(const char *text)
+{
+    return text != NULL ? xstrdup(text) : NULL;
+}
+
+int redis_place_new(struct redis_url *url, const struct redis_config *config,
                     struct redis_place **out, struct err *err)
 {
     struct redis_place *p = xcalloc(1, sizeof(*p));
 
     p->url = *url;
     *url = (struct redis_url){0};
-    p->password_file = password_file != NULL ? xstrdup(password_file) : NULL;
+    p->password_file = copy_or_null(config->password_file);
+    p->ca_file = copy_or_null(config->ca_file);
+    p->certificate = copy_or_null(config->certificate);
+    p->key = copy_or_null(config->key);
+    lock_init(&p->lock, LOCK_REDIS_PLACE);
     p->name = name_place(&p->url);
-    if (open_tls(p, ca_file, err) != 0) {
+    if (check_tls(p, err) != 0) {
         redis_place_free(&p);
         return -1;
     }
@@ -208,12 +211,13 @@ void redis_place_free(struct redis_place **pp)
     *pp = NULL;
     if (p == NULL)
         return;
-#ifdef PANNIER_REDIS_TLS
-    if (p->tls != NULL)
-        redisFreeSSLContext(p->tls);
-#endif
     redis_url_clear(&p->url);
     free(p->password_file);
+    free(p->ca_file);
+    free(p->certificate);
+    free(p->key);
+    free(p->master.name);
+    lock_clear(&p->lock);
     free(p->name);
     free(p);
 }
@@ -335,54 +339,6 @@ static int fail_reader(const redisReader *reader, struct err *err)
     return err_set(err, ERR_UPSTREAM, "what came is no reply of Redis: %s", reader->errstr);
 }
 
-#ifdef PANNIER_REDIS_TLS
-/* OpenSSL writes by write(), which raises SIGPIPE where the other end is gone. */
-static int flush_tls(redisContext *tls, int *done)
-{
-    const struct timespec at_once = {0};
-    sigset_t pipe, before, pending;
-    int rc;
-
-    sigemptyset(&pipe);
-    sigaddset(&pipe, SIGPIPE);
-    sigpending(&pending);
-    must(pthread_sigmask(SIG_BLOCK, &pipe, &before) == 0);
-    rc = redisBufferWrite(tls, done);
-    if (!sigismember(&pending, SIGPIPE))
-        sigtimedwait(&pipe, NULL, &at_once);
-    must(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
-    return rc;
-}
-
-static int fail_tls(const redisContext *tls, struct err *err)
-{
-    return err_set(err, ERR_UPSTREAM,
-                   "TLS failed (%s); redis.ca_file must hold the authority of its certificate",
-                   tls->errstr);
-}
-
-static int send_tls(struct redis_connection *c, const char *text, size_t len, uint64_t deadline_ms,
-                    struct err *err)
-{
-    int done = 0;
-
-    if (redisAppendFormattedCommand(c->tls, text, len) != REDIS_OK)
-        return err_set(err, ERR_UPSTREAM, "%s", c->tls->errstr);
-    for (;;) {
-        struct pollfd p = {.fd = c->fd, .events = POLLIN};
-
-        if (flush_tls(c->tls, &done) != REDIS_OK)
-            return fail_tls(c->tls, err);
-        if (done)
-            return 0;
-        if (now_ms() >= deadline_ms)
-            return err_set(err, ERR_TIMEOUT, "sending a command took longer than its deadline");
-        /* For its handshake it wants to read, and doesn't say so; a full socket is rare. */
-        poll(&p, 1, TLS_LOOK_AGAIN_MS);
-    }
-}
-#endif
-
 static int send_plain(struct redis_connection *c, const char *text, size_t len,
                       uint64_t deadline_ms, struct err *err)
 {
@@ -402,6 +358,77 @@ static int send_plain(struct redis_connection *c, const char *text, size_t len,
     return 0;
 }
 
+/* What came: 0, nothing just now. */
+static ssize_t receive_some(struct redis_connection *c, char *buf, size_t len, struct err *err)
+{
+    ssize_t n = recv(c->fd, buf, len, 0);
+
+    if (n == 0)
+        return err_set(err, ERR_UPSTREAM, "Redis closed the connection");
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR
+                   ? 0
+                   : err_errno(err, ERR_UPSTREAM, "the connection broke");
+    return n;
+}
+
+static int feed(struct redis_connection *c, const char *data, size_t len, struct err *err)
+{
+    c->pending += len;
+    return redisReaderFeed(c->reader, data, len) == REDIS_OK ? 0 : fail_reader(c->reader, err);
+}
+
+/* All that can be read of it: who waits for the socket must not wait for what lies here. */
+static int feed_tls(struct redis_connection *c, struct err *err)
+{
+    char buf[CHUNK];
+    ssize_t n;
+
+    while ((n = redis_tls_read(c->tls, buf, sizeof(buf), err)) > 0)
+        if (feed(c, buf, (size_t)n, err) != 0)
+            return -1;
+    return (int)n;
+}
+
+/* What TLS made of what was given to it. */
+static int flush_tls(struct redis_connection *c, uint64_t deadline_ms, struct err *err)
+{
+    char buf[CHUNK];
+    size_t n;
+
+    while ((n = redis_tls_take(c->tls, buf, sizeof(buf))) > 0)
+        if (send_plain(c, buf, n, deadline_ms, err) != 0)
+            return -1;
+    return 0;
+}
+
+/* Who won't have us says why, and closes; what we send then only shows that it is closed. */
+static void explain(struct redis_connection *c, struct err *err)
+{
+    char buf[CHUNK];
+    struct err why;
+    ssize_t n = receive_some(c, buf, sizeof(buf), &why);
+
+    if (n <= 0)
+        return;
+    redis_tls_give(c->tls, buf, (size_t)n);
+    if (feed_tls(c, &why) != 0)
+        *err = why;
+}
+
+static int send_text(struct redis_connection *c, const char *text, size_t len, uint64_t deadline_ms,
+                     struct err *err)
+{
+    if (c->tls == NULL)
+        return send_plain(c, text, len, deadline_ms, err);
+    if (redis_tls_write(c->tls, text, len, err) != 0)
+        return -1;
+    if (flush_tls(c, deadline_ms, err) == 0)
+        return 0;
+    explain(c, err);
+    return -1;
+}
+
 int redis_connection_send(struct redis_connection *c, const char *const *words,
                           uint64_t deadline_ms, struct err *err)
 {
@@ -415,55 +442,25 @@ int redis_connection_send(struct redis_connection *c, const char *const *words,
     }
     len = redisFormatCommandArgv(&text, count, argv, NULL);
     must(len > 0);
-#ifdef PANNIER_REDIS_TLS
-    if (c->tls != NULL)
-        rc = send_tls(c, text, (size_t)len, deadline_ms, err);
-    else
-#endif
-        rc = send_plain(c, text, (size_t)len, deadline_ms, err);
+    rc = send_text(c, text, (size_t)len, deadline_ms, err);
     redisFreeCommand(text);
     return rc;
 }
 
-static int receive_plain(struct redis_connection *c, struct err *err)
-{
-    char buf[CHUNK];
-    ssize_t n = recv(c->fd, buf, sizeof(buf), 0);
-
-    if (n == 0)
-        return err_set(err, ERR_UPSTREAM, "Redis closed the connection");
-    if (n < 0)
-        return errno == EAGAIN || errno == EINTR
-                   ? 0
-                   : err_errno(err, ERR_UPSTREAM, "the connection broke");
-    c->pending += (size_t)n;
-    if (redisReaderFeed(c->reader, buf, (size_t)n) != REDIS_OK)
-        return fail_reader(c->reader, err);
-    return 0;
-}
-
-#ifdef PANNIER_REDIS_TLS
-static int receive_tls(struct redis_connection *c, struct err *err)
-{
-    size_t before = c->reader->len;
-
-    if (redisBufferRead(c->tls) != REDIS_OK)
-        return fail_tls(c->tls, err);
-    c->pending += c->reader->len - before;
-    return 0;
-}
-#endif
-
 int redis_connection_receive(struct redis_connection *c, struct err *err)
 {
+    char buf[CHUNK];
+    ssize_t n = receive_some(c, buf, sizeof(buf), err);
     int rc;
 
-#ifdef PANNIER_REDIS_TLS
-    if (c->tls != NULL)
-        rc = receive_tls(c, err);
-    else
-#endif
-        rc = receive_plain(c, err);
+    if (n <= 0)
+        return (int)n;
+    if (c->tls == NULL) {
+        rc = feed(c, buf, (size_t)n, err);
+    } else {
+        redis_tls_give(c->tls, buf, (size_t)n);
+        rc = feed_tls(c, err);
+    }
     if (rc == 0 && c->pending > REDIS_REPLY_MAX)
         rc =
             err_set(err, ERR_UPSTREAM, "a reply of Redis is longer than %d bytes", REDIS_REPLY_MAX);
@@ -699,22 +696,28 @@ static int say_hello(struct redis_connection *c, const struct redis_place *p, ui
 
 /* ---- opening ---- */
 
-static int start_tls(struct redis_connection *c, const struct redis_place *p, struct err *err)
+static int start_tls(struct redis_connection *c, const struct redis_place *p, uint64_t deadline_ms,
+                     struct err *err)
 {
-#ifdef PANNIER_REDIS_TLS
-    c->tls = redisConnectFd(c->fd);
-    must(c->tls != NULL);
-    c->tls->flags &= ~REDIS_BLOCK;
-    redisReaderFree(c->tls->reader);
-    c->tls->reader = c->reader;
-    if (redisInitiateSSLWithContext(c->tls, p->tls) != REDIS_OK)
-        return fail_tls(c->tls, err);
-#else
-    (void)c;
-    (void)p;
-    (void)err;
-#endif
-    return 0;
+    char buf[CHUNK];
+    ssize_t n;
+
+    if (new_tls(p, &c->tls, err) != 0)
+        return -1;
+    for (;;) {
+        struct err ignored;
+        int done = redis_tls_handshake(c->tls, err);
+
+        /* Also what says to the other side why we won't have it. */
+        if (flush_tls(c, deadline_ms, done < 0 ? &ignored : err) != 0 || done != 0)
+            return done == 1 ? 0 : -1;
+        if (wait_for(c->fd, POLLIN, deadline_ms, "TLS's handshake", err) != 0)
+            return -1;
+        n = receive_some(c, buf, sizeof(buf), err);
+        if (n < 0)
+            return -1;
+        redis_tls_give(c->tls, buf, (size_t)n);
+    }
 }
 
 static int open_at(const struct redis_place *p, const struct redis_host *host, bool tls,
@@ -730,7 +733,7 @@ static int open_at(const struct redis_place *p, const struct redis_host *host, b
     c->fd = fd;
     c->reader = redisReaderCreateWithFunctions(&builders);
     must(c->reader != NULL);
-    if (tls && start_tls(c, p, err) != 0) {
+    if (tls && start_tls(c, p, deadline_ms, err) != 0) {
         redis_connection_free(&c);
         return -1;
     }
@@ -785,6 +788,37 @@ static int find_master(struct redis_place *p, uint64_t deadline_ms, struct redis
     return -1;
 }
 
+static void remember_master(struct redis_place *p, const struct redis_host *master)
+{
+    struct redis_host old;
+
+    lock_take(&p->lock);
+    old = p->master;
+    p->master = (struct redis_host){xstrdup(master->name), master->port};
+    lock_drop(&p->lock);
+    free(old.name);
+}
+
+static bool recall_master(struct redis_place *p, struct redis_host *out)
+{
+    lock_take(&p->lock);
+    if (p->master.name != NULL)
+        *out = (struct redis_host){xstrdup(p->master.name), p->master.port};
+    lock_drop(&p->lock);
+    return out->name != NULL;
+}
+
+/* Where no sentinel answers the last master is tried, which still must say that it is one: other
+ * connections to it are in use, too. */
+static int settle_master(struct redis_place *p, uint64_t deadline_ms, struct redis_host *out,
+                         struct err *err)
+{
+    if (find_master(p, deadline_ms, out, err) != 0)
+        return recall_master(p, out) ? 0 : -1;
+    remember_master(p, out);
+    return 0;
+}
+
 int redis_connection_open(struct redis_place *p, uint64_t deadline_ms,
                           struct redis_connection **out, struct err *err)
 {
@@ -793,7 +827,7 @@ int redis_connection_open(struct redis_place *p, uint64_t deadline_ms,
     int rc;
 
     if (p->url.scheme == REDIS_SENTINEL) {
-        rc = find_master(p, deadline_ms, &master, err);
+        rc = settle_master(p, deadline_ms, &master, err);
         if (rc == 0)
             rc = open_at(p, &master, false, deadline_ms, &c, err);
     } else {
@@ -818,11 +852,8 @@ void redis_connection_free(struct redis_connection **cp)
     *cp = NULL;
     if (c == NULL)
         return;
-    if (c->tls != NULL) {
-        redisFree(c->tls);
-    } else {
-        redisReaderFree(c->reader);
-        close(c->fd);
-    }
+    redis_tls_free(&c->tls);
+    redisReaderFree(c->reader);
+    close(c->fd);
     free(c);
 }

@@ -6,7 +6,7 @@
  *
  * Sockets are our own and never block: hiredis writes commands and reads replies, but its deadline
  * is one for each read, so that a server that drips would pass any of them; and it writes so that a
- * socket whose other end is gone raises SIGPIPE.  (With TLS hiredis does read and write.)
+ * socket whose other end is gone raises SIGPIPE.  TLS is redis_tls.h's.
  *
  * After any -1 there is nothing to be done with a connection but to free it.  One thread at a time.
  */
@@ -19,8 +19,9 @@
 struct redis_place;
 struct redis_connection;
 
-/* Takes over what url holds.  -1: ERR_REFUSED, no TLS in this hiredis; ERR_INPUT, the CA file. */
-int redis_place_new(struct redis_url *url, const char *password_file, const char *ca_file,
+/* Takes over what url holds; of config what redis_open() has to say of the place.  -1: ERR_INPUT, a
+ * file for TLS. */
+int redis_place_new(struct redis_url *url, const struct redis_config *config,
                     struct redis_place **out, struct err *err);
 void redis_place_free(struct redis_place **p);
 const char *redis_place_name(const struct redis_place *p);

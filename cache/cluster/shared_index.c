@@ -3,46 +3,56 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "protocol/base.h"
 
 enum { FIELDS_MAX = 20 };
 
-static const char PUT[] =
-    "if ARGV[2] == 'local' and redis.call('HGET', KEYS[1], 'tier') == 'shared' then return 0 end\n"
-    "local words = {}\n"
-    "for i = 3, #ARGV do words[#words + 1] = ARGV[i] end\n"
-    "redis.call('DEL', KEYS[1])\n"
-    "redis.call('HSET', KEYS[1], 'tier', ARGV[2], unpack(words))\n"
-    "return redis.call('EXPIRE', KEYS[1], ARGV[1])\n";
-/* Only if it is there: else a hash without anything else would come to be. */
-static const char USE[] = "if redis.call('EXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end\n"
-                          "redis.call('HINCRBY', KEYS[1], 'accesses', 1)\n"
-                          "redis.call('HSET', KEYS[1], 'accessed', ARGV[2])\n"
-                          "return 1\n";
-/* ARGV: ttl, refs, asked, generation; the last three may be ''.  {refs, asked, generation, now} */
-static const char VERSION[] =
-    "local time = redis.call('TIME')\n"
-    "local now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
-    "local had = redis.call('HMGET', KEYS[1], 'refs', 'refs_ms', 'generation')\n"
-    "local refs, asked, generation = had[1] or '', tonumber(had[2]) or 0, tonumber(had[3]) or 0\n"
-    "local news = tonumber(ARGV[3]) or 0\n"
-    "if news == 0 then news = now end\n"
-    "if ARGV[2] ~= '' and news >= asked then refs, asked = ARGV[2], news end\n"
-    "if (tonumber(ARGV[4]) or 0) > generation then generation = tonumber(ARGV[4]) end\n"
-    "local asked_text = string.format('%.0f', asked)\n"
-    "local generation_text = string.format('%.0f', generation)\n"
-    "if ARGV[2] ~= '' or ARGV[4] ~= '' then\n"
-    "  redis.call('HSET', KEYS[1], 'refs', refs, 'refs_ms', asked_text,\n"
-    "             'generation', generation_text)\n"
+/* ARGV: ttl, the names of nodes without their ids, now; then of each key what, whose, how many
+ * words follow, and these. */
+static const char TELL[] =
+    "local ttl, nodes, now, at = ARGV[1], ARGV[2], ARGV[3], 4\n"
+    "for i = 1, #KEYS do\n"
+    "  local key, what, whose, count = KEYS[i], ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])\n"
+    "  local words = {}\n"
+    "  for j = at + 3, at + 2 + count do words[#words + 1] = ARGV[j] end\n"
+    "  at = at + 3 + count\n"
+    "  local had = redis.call('HMGET', key, 'tier', 'node')\n"
+    "  local tier, holder = had[1], had[2]\n"
+    "  local theirs = holder and holder ~= whose and redis.call('EXISTS', nodes .. holder) == 1\n"
+    "  if what == 'gone' then\n"
+    "    redis.call('DEL', key)\n"
+    "  elseif what == 'left' then\n"
+    "    if tier == 'local' and holder == whose then redis.call('DEL', key) end\n"
+    "  elseif what == 'used' and tier == 'shared' then\n"
+    "    redis.call('HINCRBY', key, 'accesses', 1)\n"
+    "    redis.call('HSET', key, 'accessed', now)\n"
+    "    redis.call('EXPIRE', key, ttl)\n"
+    "  elseif tier == 'shared' and (what == 'local' or what == 'still') then\n"
+    "  elseif what == 'still' and theirs then\n"
+    "  elseif what == 'still' and tier and holder == whose then\n"
+    "    redis.call('EXPIRE', key, ttl)\n"
+    "  else\n"
+    "    redis.call('DEL', key)\n"
+    "    redis.call('HSET', key, unpack(words))\n"
+    "    redis.call('EXPIRE', key, ttl)\n"
+    "  end\n"
+    "end\n";
+/* ARGV: ttl, and a generation or ''. */
+static const char GENERATION[] =
+    "local had = tonumber(redis.call('HGET', KEYS[1], 'generation')) or 0\n"
+    "if (tonumber(ARGV[2]) or 0) > had then\n"
+    "  had = tonumber(ARGV[2])\n"
+    "  redis.call('HSET', KEYS[1], 'generation', ARGV[2])\n"
     "end\n"
     "redis.call('EXPIRE', KEYS[1], ARGV[1])\n"
-    "return {refs, asked_text, generation_text, string.format('%.0f', now)}\n";
+    "return string.format('%.0f', had)\n";
 
 struct shared_index {
     struct redis *redis;
     char ttl[REDIS_NUMBER_SIZE];
-    struct redis_script put, use, version;
+    struct redis_script tell, generation;
 };
 
 struct shared_index *shared_index_new(struct redis *redis, uint64_t ttl_s)
@@ -52,9 +62,8 @@ struct shared_index *shared_index_new(struct redis *redis, uint64_t ttl_s)
     must(ttl_s > 0);
     x->redis = redis;
     redis_number(ttl_s, x->ttl);
-    redis_script_init(&x->put, PUT);
-    redis_script_init(&x->use, USE);
-    redis_script_init(&x->version, VERSION);
+    redis_script_init(&x->tell, TELL);
+    redis_script_init(&x->generation, GENERATION);
     return x;
 }
 
@@ -74,23 +83,21 @@ static char *name_of(struct shared_index *x, enum entry_kind kind, const struct 
     return redis_key(x->redis, "entry:%s:%s", entry_kind_name(kind), hex);
 }
 
-/* The words of a command, growing; numbers lie in texts. */
+/* The words of a record, growing; numbers lie in texts. */
 struct words {
-    const char *list[2 * FIELDS_MAX + 3];
+    const char *list[2 * FIELDS_MAX];
     char texts[FIELDS_MAX][REDIS_NUMBER_SIZE];
     size_t count, numbers;
 };
 
-static int add_text(struct words *w, const char *name, const char *value, struct err *err)
+/* False: it is longer than records are to be. */
+static bool add_text(struct words *w, const char *name, const char *value)
 {
     if (value == NULL)
-        return 0;
-    if (strlen(value) > SHARED_INDEX_TEXT_MAX)
-        return err_set(err, ERR_LIMIT, "the %s of an entry is longer than %d bytes", name,
-                       SHARED_INDEX_TEXT_MAX);
+        return true;
     w->list[w->count++] = name;
     w->list[w->count++] = value;
-    return 0;
+    return strlen(value) <= SHARED_INDEX_TEXT_MAX;
 }
 
 static void add_number(struct words *w, const char *name, int64_t value)
@@ -102,13 +109,17 @@ static void add_number(struct words *w, const char *name, int64_t value)
     w->list[w->count++] = text;
 }
 
-static int write_entry(struct words *w, const struct entry *e, struct err *err)
+static bool write_entry(struct words *w, const struct entry *e)
 {
-    if (add_text(w, "repo_id", e->repo_id, err) != 0 || add_text(w, "repo", e->repo, err) != 0 ||
-        add_text(w, "url", e->url, err) != 0 || add_text(w, "ref", e->ref, err) != 0 ||
-        add_text(w, "commit", e->commit, err) != 0 || add_text(w, "path", e->path, err) != 0 ||
-        add_text(w, "node", e->node, err) != 0)
-        return -1;
+    bool fits = add_text(w, "tier", e->tier == TIER_SHARED ? "shared" : "local");
+
+    fits = add_text(w, "repo_id", e->repo_id) && fits;
+    fits = add_text(w, "repo", e->repo) && fits;
+    fits = add_text(w, "url", e->url) && fits;
+    fits = add_text(w, "ref", e->ref) && fits;
+    fits = add_text(w, "commit", e->commit) && fits;
+    fits = add_text(w, "path", e->path) && fits;
+    fits = add_text(w, "node", e->node) && fits;
     add_number(w, "size", (int64_t)e->size);
     add_number(w, "stored_size", (int64_t)e->stored_size);
     add_number(w, "created", e->created);
@@ -117,23 +128,62 @@ static int write_entry(struct words *w, const struct entry *e, struct err *err)
     add_number(w, "note_offset", e->note_offset);
     add_number(w, "objects", e->objects);
     add_number(w, "packed", e->packed);
-    return 0;
+    return fits;
 }
 
-int shared_index_put(struct shared_index *x, const struct key *key, const struct entry *e,
-                     struct err *err)
-{
-    struct words w = {.list = {x->ttl, e->tier == TIER_SHARED ? "shared" : "local"}, .count = 2};
-    char *name;
-    int rc;
+/* All the words of one telling. */
+struct telling {
+    const char *keys[SHARED_INDEX_NOTES_MAX + 1];
+    const char *args[REDIS_WORDS_MAX];
+    size_t key_count, arg_count;
+    struct words words[SHARED_INDEX_NOTES_MAX];
+    char counts[SHARED_INDEX_NOTES_MAX][REDIS_NUMBER_SIZE];
+};
 
-    if (write_entry(&w, e, err) != 0)
-        return -1;
+static const char *const changes[] = {
+    [INDEX_SHARED] = "shared", [INDEX_USED] = "used", [INDEX_LOCAL] = "local",
+    [INDEX_STILL] = "still",   [INDEX_LEFT] = "left", [INDEX_GONE] = "gone",
+};
+
+static void add_note(struct shared_index *x, struct telling *t, const struct index_note *n)
+{
+    bool is_about = n->change != INDEX_LEFT && n->change != INDEX_GONE;
+    struct words *w = &t->words[t->key_count];
+
+    w->count = w->numbers = 0; /* of one that was left out */
+    if (is_about && !write_entry(w, &n->entry))
+        return;
+    t->args[t->arg_count++] = changes[n->change];
+    t->args[t->arg_count++] = n->entry.node != NULL ? n->entry.node : "";
+    t->args[t->arg_count++] = redis_number(w->count, t->counts[t->key_count]);
+    for (size_t i = 0; i < w->count; i++)
+        t->args[t->arg_count++] = w->list[i];
+    t->keys[t->key_count++] = name_of(x, n->entry.kind, &n->key);
+}
+
+int shared_index_tell(struct shared_index *x, const struct index_note *notes, size_t count,
+                      struct err *err)
+{
+    char now[REDIS_NUMBER_SIZE], *nodes;
+    struct telling *t;
+    int rc = 0;
+
+    must(count <= SHARED_INDEX_NOTES_MAX);
     if (x->redis == NULL)
         return 0;
-    name = name_of(x, e->kind, key);
-    rc = redis_run(x->redis, &x->put, REDIS_WORDS(name), w.list, NULL, err);
-    free(name);
+    t = xcalloc(1, sizeof(*t));
+    nodes = redis_key(x->redis, "node:");
+    t->args[t->arg_count++] = x->ttl;
+    t->args[t->arg_count++] = nodes;
+    t->args[t->arg_count++] = redis_number((uint64_t)time(NULL), now);
+    for (size_t i = 0; i < count; i++)
+        add_note(x, t, &notes[i]);
+    if (t->key_count > 0)
+        rc = redis_run(x->redis, &x->tell, t->keys, t->args, NULL, err);
+    for (size_t i = 0; i < t->key_count; i++)
+        free((char *)t->keys[i]);
+    free(nodes);
+    free(t);
     return rc;
 }
 
@@ -202,76 +252,52 @@ int shared_index_find(struct shared_index *x, enum entry_kind kind, const struct
     return rc;
 }
 
-int shared_index_use(struct shared_index *x, enum entry_kind kind, const struct key *key,
-                     int64_t now_s, struct err *err)
-{
-    char now[REDIS_NUMBER_SIZE], *name;
-    int rc;
+/* ---- generations ---- */
 
-    if (x->redis == NULL)
-        return 0;
-    name = name_of(x, kind, key);
-    rc = redis_run(x->redis, &x->use, REDIS_WORDS(name),
-                   REDIS_WORDS(x->ttl, redis_number((uint64_t)now_s, now)), NULL, err);
-    free(name);
-    return rc;
-}
-
-int shared_index_remove(struct shared_index *x, enum entry_kind kind, const struct key *key,
-                        struct err *err)
-{
-    char *name;
-    int rc;
-
-    if (x->redis == NULL)
-        return 0;
-    name = name_of(x, kind, key);
-    rc = redis_ask(x->redis, REDIS_WORDS("DEL", name), NULL, err);
-    free(name);
-    return rc;
-}
-
-/* ---- versions ---- */
-
-static int ask_version(struct shared_index *x, const char *repo_id, const char *const *args,
-                       struct shared_version *out, struct err *err)
+static int ask_generation(struct shared_index *x, const char *repo_id, const char *raise_to,
+                          uint64_t *out, struct err *err)
 {
     struct redis_reply *reply = NULL;
     char *name;
     int rc;
 
-    *out = (struct shared_version){0};
+    *out = 0;
     if (x->redis == NULL)
         return 0;
     name = redis_key(x->redis, "repo:%s", repo_id);
-    rc = redis_run(x->redis, &x->version, REDIS_WORDS(name), args, &reply, err);
+    rc = redis_run(x->redis, &x->generation, REDIS_WORDS(name), REDIS_WORDS(x->ttl, raise_to),
+                   &reply, err);
     free(name);
-    if (rc == 0) {
-        snprintf(out->refs, sizeof(out->refs), "%s", redis_item_text(reply, 0));
-        out->refs_ms = redis_item_integer(reply, 1);
-        out->generation = (uint64_t)redis_item_integer(reply, 2);
-        out->now_ms = redis_item_integer(reply, 3);
-    }
+    if (rc == 0 && reply->text != NULL)
+        *out = strtoull(reply->text, NULL, 10);
     redis_reply_free(&reply);
     return rc;
 }
 
-int shared_version_get(struct shared_index *x, const char *repo_id, struct shared_version *out,
-                       struct err *err)
+int shared_generation_get(struct shared_index *x, const char *repo_id, uint64_t *out,
+                          struct err *err)
 {
-    return ask_version(x, repo_id, REDIS_WORDS(x->ttl, "", "", ""), out, err);
+    return ask_generation(x, repo_id, "", out, err);
 }
 
-int shared_version_put(struct shared_index *x, const char *repo_id, const char *refs,
-                       int64_t asked_ms, uint64_t generation, struct shared_version *out,
-                       struct err *err)
+int shared_generation_raise(struct shared_index *x, const char *repo_id, uint64_t generation,
+                            struct err *err)
 {
-    char asked[REDIS_NUMBER_SIZE], number[REDIS_NUMBER_SIZE];
-    struct shared_version ignored;
+    char number[REDIS_NUMBER_SIZE];
+    uint64_t ignored;
 
-    must(strlen(refs) < KEY_HEX_SIZE && asked_ms >= 0);
-    redis_number((uint64_t)asked_ms, asked);
-    redis_number(generation, number);
-    return ask_version(x, repo_id, REDIS_WORDS(x->ttl, refs, asked, generation != 0 ? number : ""),
-                       out != NULL ? out : &ignored, err);
+    return ask_generation(x, repo_id, redis_number(generation, number), &ignored, err);
+}
+
+int shared_generation_forget(struct shared_index *x, const char *repo_id, struct err *err)
+{
+    char *name;
+    int rc;
+
+    if (x->redis == NULL)
+        return 0;
+    name = redis_key(x->redis, "repo:%s", repo_id);
+    rc = redis_ask(x->redis, REDIS_WORDS("DEL", name), NULL, err);
+    free(name);
+    return rc;
 }

@@ -59,8 +59,8 @@ struct local {
     struct policy *policy;
     struct local_limits limits;
     struct local_owner owners[ENTRY_KINDS_COUNT];
-    local_published_fn *published; /* or NULL */
-    void *published_ctx;
+    local_published_fn *published, *gone; /* or NULL */
+    void *published_ctx, *gone_ctx;
 
     uint64_t entries[ENTRY_KINDS_COUNT], bytes[ENTRY_KINDS_COUNT];
     uint64_t claimed;

@@ -179,6 +179,12 @@ void local_set_listener(struct local *l, local_published_fn *fn, void *ctx)
     l->published_ctx = ctx;
 }
 
+void local_set_gone_listener(struct local *l, local_published_fn *fn, void *ctx)
+{
+    l->gone = fn;
+    l->gone_ctx = ctx;
+}
+
 void local_touch(struct local *l, const char *path)
 {
     struct record *r;
@@ -205,13 +211,18 @@ void record_forget_locked(struct local *l, struct record *r)
 
 void local_forget(struct local *l, const char *path)
 {
+    enum entry_kind kind = ENTRY_ANSWER;
     struct record *r;
 
     lock_take(&l->lock);
     r = record_find_locked(l, path);
-    if (r != NULL)
+    if (r != NULL) {
+        kind = r->kind;
         record_forget_locked(l, r);
+    }
     lock_drop(&l->lock);
+    if (r != NULL && l->gone != NULL)
+        l->gone(l->gone_ctx, kind, path);
 }
 
 /* ---- for people ---- */

@@ -63,9 +63,11 @@ void local_close(struct local **l); /* writes what is still to be written */
 void local_set_owner(struct local *l, enum entry_kind kind, const struct local_owner *owner);
 void local_configure(struct local *l, const struct local_limits *limits);
 /* Told of each entry that is published, in the publisher's thread and without a lock; must not
- * block.  NULL: nobody.  While nobody publishes. */
+ * block.  NULL: nobody.  While nobody publishes, or removes. */
 typedef void local_published_fn(void *ctx, enum entry_kind kind, const char *path);
 void local_set_listener(struct local *l, local_published_fn *fn, void *ctx);
+/* The same of each that is gone. */
+void local_set_gone_listener(struct local *l, local_published_fn *fn, void *ctx);
 
 /* ---- what is being written ---- */
 

@@ -27,6 +27,8 @@ static bool remove_locked(struct local *l, struct record *r, bool force)
     l->leaving += size;
     lock_drop(&l->lock);
     removed = l->owners[kind].remove(l->owners[kind].ctx, path, force);
+    if (removed && l->gone != NULL)
+        l->gone(l->gone_ctx, kind, path);
     lock_take(&l->lock);
     r = record_find_locked(l, path);
     if (r != NULL && r->counted) { /* else it was published anew */

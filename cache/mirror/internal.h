@@ -68,6 +68,7 @@ struct mirror {
     uint64_t epoch;
     struct mirror_use *users;
     bool sweep_due;
+    uint64_t generation;    /* see mirror_generation() */
     struct tip_list wanted; /* what was asked for since that was last written down */
     UT_hash_handle hh;
 };

@@ -193,6 +193,7 @@ static bool remove_files(struct mirror *m)
     free(away);
     mirror_forget(m);
     mirror_doubt(m);
+    mirror_set_generation(m, 0);
     return was_there;
 }
 
@@ -304,6 +305,23 @@ bool mirror_doomed(struct mirror *m)
     doomed = m->doomed;
     lock_drop(&m->all->lock);
     return doomed;
+}
+
+uint64_t mirror_generation(struct mirror *m)
+{
+    uint64_t generation;
+
+    lock_take(&m->all->lock);
+    generation = m->generation;
+    lock_drop(&m->all->lock);
+    return generation;
+}
+
+void mirror_set_generation(struct mirror *m, uint64_t generation)
+{
+    lock_take(&m->all->lock);
+    m->generation = generation;
+    lock_drop(&m->all->lock);
 }
 
 void mirror_doubt(struct mirror *m)

@@ -66,6 +66,12 @@ bool mirror_reaches_all(struct mirror *m, const struct oid_list *oids, const str
 /* The most recent tips, at most max: what to tell upstream that we have. */
 void mirror_tips(struct mirror *m, size_t max, struct oid_list *out);
 
+/* Which generation of the one in the shared tier has nothing (that was worth its bytes) that isn't
+ * here; 0: that isn't known.  Remembered while the program runs and the mirror lives.  Any thread.
+ */
+uint64_t mirror_generation(struct mirror *m);
+void mirror_set_generation(struct mirror *m, uint64_t generation);
+
 /* One writer at a time.  Waits for the one before.  After mirror_write_begin() look again whether
  * there is still something to do. */
 void mirror_write_begin(struct mirror *m);

@@ -499,7 +499,7 @@ static int remove_item(struct round *r, struct item *i, struct err *err)
         answer_object_key(&i->thing.repo_id, &i->thing.key, key);
         rc = object_remove(r->keeper->store, key, err);
         if (rc == 0)
-            gone = (struct shared_removed){1, i->policy.size};
+            gone = (struct shared_removed){.objects = 1, .bytes = i->policy.size};
     } else if (rc == 0) {
         rc = shared_remove_mirror(r->keeper->store, &i->thing.repo_id, r->stop, &gone, err);
     }

@@ -147,10 +147,18 @@ static bool was_removed(struct shared *s, const struct key *repo_id, uint64_t si
     return found;
 }
 
+static void on_removed(void *ctx, enum entry_kind kind, const struct key *key)
+{
+    struct shared *s = ctx;
+
+    if (s->listener.removed != NULL)
+        s->listener.removed(s->listener.ctx, kind, key);
+}
+
 /* What came up when it was to be gone: nobody else will look there again. */
 static int take_back(struct shared *s, const struct key *repo_id, struct err *err)
 {
-    struct shared_removed gone = {0};
+    struct shared_removed gone = {.gone = on_removed, .ctx = s};
 
     return shared_remove(s->store, repo_id, &s->stop, &gone, err);
 }
@@ -239,6 +247,7 @@ static int put_one_mirror(struct shared *s, struct mirror *m, struct entry *e, s
     struct lease *lease = take_lease(s, e->repo_id);
     const struct shared_mirror_put_options options = {.node = s->node,
                                                       .compression = s->compression,
+                                                      .lease = lease,
                                                       .fence =
                                                           lease != NULL ? lease_fence(lease) : 0,
                                                       .stop = &s->stop};
@@ -249,6 +258,9 @@ static int put_one_mirror(struct shared *s, struct mirror *m, struct entry *e, s
     lease_release(&lease);
     *sent = (struct sent){what.bytes, what.repo_id};
     if (rc == 0) {
+        /* What was put over one that has nothing more is no more than ours either. */
+        if (what.bytes > 0 && what.generation == mirror_generation(m) + 1)
+            mirror_set_generation(m, what.generation);
         manifest_key(&what.repo_id, object);
         tell_put(s, &what.repo_id, object, e, what.generation);
     }
@@ -432,12 +444,16 @@ int shared_remove_repository(struct shared *s, const struct key *repo_id,
                              struct shared_removed *out, struct err *err)
 {
     note_removal(s, repo_id);
+    out->gone = on_removed;
+    out->ctx = s;
     return shared_remove(s->store, repo_id, &s->stop, out, err);
 }
 
 int shared_remove_everything(struct shared *s, struct shared_removed *out, struct err *err)
 {
     note_removal(s, &ALL);
+    out->gone = on_removed;
+    out->ctx = s;
     return shared_remove_all(s->store, &s->stop, out, err);
 }
 

@@ -51,6 +51,8 @@ struct shared_listener {
     /* The same for other nodes to know: e's path and tier are the store's; generation of a mirror's
      * manifest, else 0. */
     void (*put)(void *ctx, const struct key *key, const struct entry *e, uint64_t generation);
+    /* For them, too: it was removed from there by hand, or as invalid. */
+    void (*removed)(void *ctx, enum entry_kind kind, const struct key *key);
     void (*not_uploaded)(void *ctx, const char *path, const struct err *why);
     /* An object was not what was put; it has been removed. */
     void (*damage)(void *ctx, const char *what, const struct err *why);

@@ -16,13 +16,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cache/cluster/lease.h"
 #include "cache/compress.h"
 #include "cache/mirror/mirror.h"
 #include "cache/shared/object_store.h"
 
 struct shared_mirror_put_options {
     const char *node; /* who we are, for people */
-    uint64_t fence;   /* of the lease under which this is done; 0: there is none */
+    /* Under which this is done; NULL: there is none.  Looked at before the manifest is put, as not
+     * all stores can refuse who comes late. */
+    const struct lease *lease;
+    uint64_t fence; /* the lease's; 0: there is none */
     enum compression compression;
     const atomic_bool *stop; /* may be NULL */
 };
@@ -33,9 +37,10 @@ struct shared_mirror_sent {
     struct key repo_id; /* of what was looked at */
 };
 /* m is ready; serving and fetching go on.  -1: ERR_CONFLICT when others were first again and again,
- * or a newer fence is there; ERR_CORRUPT: a file of the mirror is damaged (the caller drops it);
- * ERR_NOT_FOUND: it is gone; ERR_BUSY: it changes all the time; ERR_REFUSED: another version of
- * pannier put what is there; ERR_CANCELLED: *stop; or as object_put(). */
+ * or a newer fence is there; ERR_BUSY: the lease is over; ERR_CORRUPT: a file of the mirror is
+ * damaged (the caller drops it); ERR_NOT_FOUND: it is gone; ERR_BUSY: it changes all the time;
+ * ERR_REFUSED: another version of pannier put what is there; ERR_CANCELLED: *stop; or as
+ * object_put(). */
 int shared_mirror_put(struct object_store *store, struct mirror *m,
                       const struct shared_mirror_put_options *options,
                       struct shared_mirror_sent *out, struct err *err);

@@ -370,6 +370,14 @@ static int read_there(struct upload *u, struct err *err)
     return err->kind == ERR_NOT_FOUND || err->kind == ERR_CORRUPT ? 0 : -1;
 }
 
+/* A stall may have cost us the lease: who has it now is at work, and what we read is old. */
+static int check_lease(const struct upload *u, struct err *err)
+{
+    if (u->options->lease == NULL || lease_held(u->options->lease, now_ms()))
+        return 0;
+    return err_set(err, ERR_BUSY, "the lease on the repository is over");
+}
+
 static int put_manifest(struct upload *u, struct err *err)
 {
     struct manifest next;
@@ -378,7 +386,9 @@ static int put_manifest(struct upload *u, struct err *err)
 
     manifest_merge(&u->mine, u->there.usable ? &u->there.manifest : NULL, u->keeps, &next);
     next.created = time(NULL);
-    rc = stored_manifest_put(u->store, &u->there, &next, &size, err);
+    rc = check_lease(u, err);
+    if (rc == 0)
+        rc = stored_manifest_put(u->store, &u->there, &next, &size, err);
     if (rc == 0) {
         u->sent->bytes += size;
         u->sent->generation = next.generation;

@@ -40,6 +40,22 @@ static int cancelled(const atomic_bool *stop, struct err *err)
     return 0;
 }
 
+/* "answers/<repo_id>/<key>", "mirrors/<repo_id>/manifest.json"; nobody knows of other objects. */
+static void tell_gone(const struct shared_removed *out, const char *object)
+{
+    const char *first = strchr(object, '/'), *last = strrchr(object, '/');
+    bool answer = strncmp(object, "answers/", strlen("answers/")) == 0;
+    struct key key;
+    char *name;
+
+    if (out->gone == NULL || first == last || (!answer && strcmp(last, "/manifest.json") != 0))
+        return;
+    name = answer ? xstrdup(last + 1) : xstrndup(first + 1, (size_t)(last - first - 1));
+    if (key_from_hex(name, &key))
+        out->gone(out->ctx, answer ? ENTRY_ANSWER : ENTRY_MIRROR, &key);
+    free(name);
+}
+
 static int remove_batch(struct object_store *store, struct batch *b, struct shared_removed *out,
                         struct err *err)
 {
@@ -55,6 +71,7 @@ static int remove_batch(struct object_store *store, struct batch *b, struct shar
         if (rc == 0) {
             out->objects++;
             out->bytes += f->size;
+            tell_gone(out, f->key);
             snprintf(b->last, sizeof(b->last), "%s", f->key);
         }
         free(f->key);
@@ -101,6 +118,7 @@ static int remove_manifest(struct object_store *store, const struct key *repo_id
         return -1;
     out->objects++;
     out->bytes += there ? info.size : 0;
+    tell_gone(out, key);
     return 0;
 }
 

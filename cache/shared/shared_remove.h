@@ -12,12 +12,18 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "cache/entry.h"
 #include "cache/shared/object_store.h"
 #include "protocol/digest.h"
 #include "protocol/err.h"
 
 struct shared_removed {
     uint64_t objects, bytes;
+    /* Told of each answer by its key, and of each mirror by its repository, as it goes.  May be
+     * NULL.
+     */
+    void (*gone)(void *ctx, enum entry_kind kind, const struct key *key);
+    void *ctx;
 };
 
 /* The mirror with all its files, then all answers.  What went is added to *out, also when the rest

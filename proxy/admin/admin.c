@@ -11,6 +11,7 @@
 #include "proxy/admin/call.h"
 #include "proxy/admin/feed.h"
 #include "proxy/admin/handlers.h"
+#include "proxy/admin/history.h"
 #include "proxy/admin/routes_table.h"
 #include "proxy/health.h"
 #include "proxy/log.h"
@@ -29,6 +30,7 @@ struct admin {
     struct proxy *proxy;
     _Atomic(struct server *) server; /* NULL: not yet, though requests may come */
     struct workers *workers;
+    struct history *history;
     struct tokens *tokens; /* NULL: whoever reaches it may do all */
     char *host;            /* that is listened on, as it was configured */
     char *hosts;           /* further ones, or NULL */
@@ -107,24 +109,24 @@ static bool is_safe(const struct exchange *x)
 }
 
 /* False: refused, which was answered. */
-static bool may(struct admin *a, struct exchange *x, const struct route *route, char *who)
+static bool may(struct admin *a, struct exchange *x, const struct route *route, struct call *c)
 {
     unsigned scopes = SCOPE_READ | SCOPE_OPERATE;
     bool shown = false;
 
-    who[0] = '\0';
     if (!is_safe(x) && !origin_is_ours(x)) {
         reply_problem(x, 403, NULL, "this comes from a page of another origin");
         return false;
     }
     if (a->tokens != NULL) {
-        scopes = tokens_look(a->tokens, x->authorization, who);
+        scopes = tokens_look(a->tokens, x->authorization, c->who);
         shown = scopes != SCOPE_NONE;
     }
     if (!shown && !host_is_ours(a, exchange_header(x, "Host"))) {
         reply_problem(x, 421, NULL, "this host's name is not among admin.hosts");
         return false;
     }
+    c->scopes = scopes;
     if ((route->scope & ~scopes) == 0)
         return true;
     if (shown) {
@@ -219,7 +221,7 @@ static struct plan admin_plan(struct exchange *x)
     call->method = route->method;
     x->state = call;
     x->free_state = call_free;
-    if (!may(a, x, route, call->who) ||
+    if (!may(a, x, route, call) ||
         !call_parse_query(x, call, x->target + len + (x->target[len] == '?')))
         return replied();
     if (x->content_length > CALL_BODY_MAX) {
@@ -259,6 +261,11 @@ bool admin_may_refresh(struct exchange *x)
 void admin_refreshed(struct exchange *x)
 {
     atomic_fetch_sub(&x->proxy->admin->refreshes, 1);
+}
+
+struct history *admin_history_of(struct admin *a)
+{
+    return a->history;
 }
 
 /* ---- life ---- */
@@ -324,6 +331,7 @@ int admin_start(struct proxy *p, struct config *c, int socket, struct admin **ou
         return -1;
     }
     a->workers = workers_new("admin", WORKERS, QUEUE);
+    a->history = history_start();
     feed_start();
     if (listen_at(a, c, socket, err) == 0)
         return 0;
@@ -367,6 +375,7 @@ void admin_stop(struct admin **ap)
         workers_free(&a->workers);
         feed_free();
     }
+    history_stop(&a->history);
     tokens_free(&a->tokens);
     free(a->host);
     free(a->hosts);

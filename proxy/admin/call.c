@@ -53,9 +53,14 @@ static void reply_typed(struct exchange *x, int status, const char *type, json_t
     free(text);
 }
 
+void reply_json_as(struct exchange *x, int status, json_t *json, const char *result)
+{
+    reply_typed(x, status, "application/json", json, result);
+}
+
 void reply_json(struct exchange *x, int status, json_t *json)
 {
-    reply_typed(x, status, "application/json", json, "admin");
+    reply_json_as(x, status, json, "admin");
 }
 
 static const char *title_of(int status)

@@ -26,6 +26,7 @@ struct call {
     struct query query;
     json_t *body; /* an object, once call_body() has read it */
     char who[TOKEN_NAME_MAX];
+    unsigned scopes; /* enum scope: what whoever asks may do */
 };
 
 /* The call of x. */
@@ -56,6 +57,8 @@ bool call_string(struct exchange *x, const char *name, const char **out);
 
 /* Steals json. */
 void reply_json(struct exchange *x, int status, json_t *json);
+/* The same for requests of others than operators: result as reply_bytes() takes it. */
+void reply_json_as(struct exchange *x, int status, json_t *json, const char *result);
 void reply_problem(struct exchange *x, int status, const char *field, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 /* Of what failed here, by its kind. */

@@ -11,6 +11,7 @@ int admin_cli_invalidate(const struct command_line *line);
 int admin_cli_refresh(const struct command_line *line);
 int admin_cli_pin(const struct command_line *line);
 int admin_cli_unpin(const struct command_line *line);
+int admin_cli_warm(const struct command_line *line);
 int admin_cli_stats(const struct command_line *line);
 int admin_cli_top(const struct command_line *line);
 

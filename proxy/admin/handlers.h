@@ -4,8 +4,16 @@
 
 #include "proxy/exchange.h"
 
+struct history;
+
 void admin_metrics(struct exchange *x);
 void admin_openapi(struct exchange *x);
+void admin_web(struct exchange *x);
+void admin_web_file(struct exchange *x);
+
+void admin_whoami(struct exchange *x);
+void admin_list_requests(struct exchange *x);
+void admin_history(struct exchange *x);
 
 void admin_list_repositories(struct exchange *x);
 void admin_show_repository(struct exchange *x);
@@ -14,6 +22,10 @@ void admin_invalidate(struct exchange *x);
 void admin_refresh(struct exchange *x);
 void admin_pin(struct exchange *x);
 void admin_unpin(struct exchange *x);
+
+void admin_begin_warmup(struct exchange *x);
+void admin_list_warmups(struct exchange *x);
+void admin_show_warmup(struct exchange *x);
 
 void admin_list_answers(struct exchange *x);
 void admin_list_nodes(struct exchange *x);
@@ -27,5 +39,7 @@ void admin_evict(struct exchange *x);
  * are enough; true: admin_refreshed() afterwards. */
 bool admin_may_refresh(struct exchange *x);
 void admin_refreshed(struct exchange *x);
+
+struct history *admin_history_of(struct admin *a);
 
 #endif

@@ -376,6 +376,23 @@ static int look_up(struct exchange *x, bool entries, struct known *out, struct e
     return rc;
 }
 
+/* As the nodes have told each other; null: they have told nothing, or Redis is away. */
+static json_t *shared_mirror_json(struct exchange *x, const struct key *id)
+{
+    struct fleet *fleet = x->proxy->fleet;
+    struct entry e;
+    struct err ignored;
+    json_t *json;
+
+    if (fleet_find_mirror(fleet, id, &e, &ignored) != 0)
+        return json_null();
+    json = json_pack("{s:o, s:o, s:o}", "path", json_words(e.path), "node", json_words(e.node),
+                     "generation", json_number(fleet_generation(fleet, id)));
+    must(json != NULL);
+    entry_clear(&e);
+    return json;
+}
+
 void admin_show_repository(struct exchange *x)
 {
     struct traffic_view traffic;
@@ -394,6 +411,7 @@ void admin_show_repository(struct exchange *x)
         must(json_object_set_new(k.repository, "errors", errors_json(&traffic)) == 0);
         must(json_object_set_new(k.repository, "mirror_entry",
                                  k.mirror != NULL ? json_incref(k.mirror) : json_null()) == 0);
+        must(json_object_set_new(k.repository, "shared_mirror", shared_mirror_json(x, &id)) == 0);
         must(json_object_set(k.repository, "answer_entries", k.answers) == 0);
         reply_json(x, 200, json_incref(k.repository));
     }

@@ -4,11 +4,10 @@
 
 #include "protocol/bytes.h"
 #include "proxy/credentials/credentials.h"
+#include "proxy/credentials/secret.h"
 
-enum {
-    SECRET_MAX = 16 * 1024, /* bytes of a token, a user name, a password, an answer of a helper */
-    SECRET_FILE_MAX = 1 << 20,
-};
+/* Bytes of a token, a user name, a password, an answer of a helper. */
+enum { SECRET_MAX = 16 * 1024 };
 
 struct credential {
     char *username, *password; /* neither holds a control character, the former no ':' */
@@ -45,20 +44,5 @@ extern const struct credential_kind credential_token, credential_helper, credent
 
 /* Where the host stands in a base URL, with its port: yours to free. */
 char *host_of(const char *base_url);
-
-/* ---- files of secrets ---- */
-
-/* Tells one state of a file from another. */
-struct file_stamp {
-    bool there;
-    uint64_t device, inode, size;
-    int64_t modified_s, modified_ns;
-};
-void file_stamp_of(const char *path, struct file_stamp *out);
-bool file_stamp_equal(const struct file_stamp *a, const struct file_stamp *b);
-
-/* out: wipe it, too.  The sentence calls the file by its setting. */
-int secret_file_read(const char *path, const char *setting, struct bytes *out, struct err *err);
-void secret_bytes_clear(struct bytes *b);
 
 #endif

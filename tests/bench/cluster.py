@@ -13,7 +13,7 @@ from pathlib import Path
 from figures import alternate, cpu_seconds, median, ratios, touch_memory
 from support.faulty import Faulty, Gate
 from support.gitclient import Git
-from support.net import HOST, quiet_port
+from support.net import HOST, free_port
 from support.pannier import Pannier, binary
 from support.redis_server import RedisServer
 from support.wait import until
@@ -61,7 +61,7 @@ class Nodes:
         folder = self.bench.new_folder(f"node-{name}")
         config = {"node": f"{name}-{folder.name}", "cache": {"mirrors": False},
                   "redis": {"url": self.redis.url, "prefix": self.prefix},
-                  "cluster": {"listen": f"{HOST}:{quiet_port()}", "secret_file": str(self.secret)},
+                  "cluster": {"listen": f"{HOST}:{free_port()}", "secret_file": str(self.secret)},
                   "upstreams": [{"name": "origin", "url": self.upstream, "stall_timeout": "1d"}]}
         node = Pannier(folder, config=config).start()
         try:

@@ -1,10 +1,11 @@
 """The API at its work: what it says is so, and what it says is gone is gone."""
 import threading
+import time
 
 import pytest
 
 from support import pktline, repos
-from support.admin import Admin
+from support.admin import Admin, tokens_file
 from support.faulty import Gate, cut
 from support.faulty_s3 import refused
 from support.gitclient import Reader, same_objects
@@ -24,6 +25,11 @@ def fill(pannier, git, *paths):
     until(lambda: len([r for r in kept(admin).values() if r["mirror"] and r["answers"]]) == len(paths),
           "answers and mirrors are known")
     return clones
+
+
+@pytest.fixture(scope="module")
+def big(origin):
+    return origin.make("public/big", repos.big, settings=repos.NO_DELTAS)
 
 
 @pytest.fixture
@@ -271,6 +277,106 @@ def test_what_needs_a_credential_is_not_refreshed(pannier, private, person):
     until(lambda: kept(admin), "the answer is known")
     problem = admin.refused(502, "POST", f"/repositories/{admin.repository(f'origin/{path}')}/refresh")
     assert "refuses" in problem["detail"]
+
+
+# Now -----------------------------------------------------------------------------------------------
+
+
+def under_way(admin):
+    return admin.get("/requests")["requests"]
+
+
+def test_requests_under_way_are_told_with_how_far_they_are(behind, upstream, simple):
+    admin = Admin(behind)
+    asked = upstream.on("fetch", Gate(), times=1)
+    begun = int(time.time())
+    held = Reader(behind.port).post("/origin/public/simple.git/git-upload-pack", pktline.fetch([simple.oid()]))
+    asked.wait_held()
+    (request,) = until(lambda: [r for r in under_way(admin) if r["state"] == "waiting"], "it waits for upstream")
+    assert request["repo"] == PUBLIC and request["repository"] == admin.repository(PUBLIC)
+    assert request["service"] == "upload-pack" and request["method"] == "POST" and request["client"] == "127.0.0.1"
+    assert request["result"] is None and request["bytes"] == 0 and request["as"] is None
+    assert begun <= request["started"] <= time.time() and request["age_ms"] >= 0
+    asked.open()
+    assert held.read_response()[0] == 200
+    sent = upstream.on("fetch", Gate(after=4000), times=1)
+    other = Reader(behind.port).post("/origin/public/simple.git/git-upload-pack",
+                                     pktline.fetch([simple.oid()], extra=["deepen 3"]))
+    other.read_until(b"packfile")
+    sent.wait_held()
+    (request,) = until(lambda: [r for r in under_way(admin) if r["bytes"] > 0], "bytes go out")
+    assert request["state"] == "sending" and request["result"] == "miss, upstream" and request["bytes"] < 5000
+    sent.open()
+    assert other.read_response()[0] == 200
+    until(lambda: under_way(admin) == [], "nothing is under way")
+    for reader in (held, other):
+        reader.leave()
+
+
+def test_what_goes_out_by_sendfile_is_told_too(pannier, big):
+    question = pktline.fetch([big.oid()])
+    first = Reader(pannier.port).post("/origin/public/big.git/git-upload-pack", question)
+    size = len(first.read_response()[1])
+    pannier.wait_answers(1)
+    admin = Admin(pannier)
+    slow = Reader(pannier.port, receive_buffer=16384).post("/origin/public/big.git/git-upload-pack", question)
+    slow.read_until(b"packfile")
+    (request,) = until(lambda: [r for r in under_way(admin) if r["bytes"] > 0], "bytes go out")
+    assert request["result"] == "hit, local" and 0 < request["bytes"] < size
+    assert slow.read_response()[0] == 200
+    until(lambda: under_way(admin) == [], "nothing is under way")
+    for reader in (first, slow):
+        reader.leave()
+
+
+def test_no_more_requests_are_told_than_may(behind, upstream, simple):
+    gate = upstream.on("fetch", Gate())
+    body = pktline.fetch([simple.oid()])
+    readers = [Reader(behind.port).post("/origin/public/simple.git/git-upload-pack", body) for _ in range(1010)]
+    admin = Admin(behind)
+    said = until(lambda: (said := admin.get("/requests"))["complete"] is False and said, "there are more")
+    ages = [r["age_ms"] for r in said["requests"]]
+    assert len(ages) == 1000 and len({r["id"] for r in said["requests"]}) == 1000
+    assert all(old >= new - 5 for old, new in zip(ages, ages[1:]))
+    gate.open()
+    for reader in readers:
+        reader.leave()
+    until(lambda: admin.get("/requests") == {"requests": [], "complete": True}, "nothing is under way")
+
+
+def test_history_tells_what_was_counted_when(admin, git, simple):
+    begun = int(time.time())
+    fill(admin.pannier, git, "public/simple")
+    git.clone(admin.pannier.url_of("public/simple"), "--mirror")
+    admin.pannier.packs(2)
+
+    def samples():
+        return admin.get("/history?step=5")["samples"]
+
+    until(lambda: sum(s["hits"]["local"] for s in samples()) == 1, "the hit is in it")
+    told, traffic = samples(), admin.get("/stats")["traffic"]
+    for name in ("client_bytes", "upstream_bytes", "saved_bytes"):
+        assert sum(s[name] for s in told) == traffic[name] > 0
+    assert sum(s["misses"]["upstream"] for s in told) == 1
+    assert sum(s["requests"] for s in told) == len(admin.pannier.requests())
+    assert [s["time"] for s in told] == sorted(s["time"] for s in told) and told[0]["time"] > begun
+    assert admin.get(f"/history?step=5&since={told[-1]['time'] + 60}")["samples"] == []
+    assert admin.get("/history") == {"step": 60, "samples": []}  # no minute is over yet
+
+
+def test_who_asks_is_told_what_may_be(start, origin, tmp_path):
+    file = tokens_file(tmp_path / "tokens", scraper=("read", "reads"), oncall=("operate", "operates"))
+    pannier = start(origin=origin.url, config={"admin": {"tokens_file": str(file)}})
+    assert Admin(pannier, "reads").get("/whoami") == {"name": "scraper", "scopes": ["read"]}
+    assert Admin(pannier, "operates").get("/whoami") == {"name": "oncall", "scopes": ["read", "operate"]}
+    Admin(pannier).refused(401, "GET", "/whoami")
+    # The page itself holds nothing and is everybody's.
+    for path, status in (("/", 200), ("/page/page.js", 200), ("/page/style.css", 200), ("/page/none.js", 404),
+                         ("/page/..%2findex.html", 404), ("/?no_such=1", 400), ("/page/", 404)):
+        answer = Admin(pannier).call("GET", path)
+        assert answer.status == status, path
+        assert status != 200 or "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert Admin(pannier).call("POST", "/").status == 405
 
 
 # The rest ------------------------------------------------------------------------------------------

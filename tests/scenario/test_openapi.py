@@ -16,7 +16,11 @@ OPERATIONS = [(path, method, operation)
 NAMES = [operation["operationId"] for _, _, operation in OPERATIONS]
 # What each is called with to do what it is for: (query, body).
 GOOD = {
+    "beginWarmup": [("", {"repositories": ["{name}", {"repository": "{name}", "branches": ["main"], "depth": None,
+                                                      "priority": "low"}]}),
+                    ("", {"repositories": [{"repository": "{name}", "branches": None, "depth": 5}], "by": "command"})],
     "listRepositories": [("", None), ("?limit=1&sort=-size&q=own&upstream=origin&pinned=false", None)],
+    "history": [("", None), ("?step=5&since=1700000000", None)],
     "listAnswers": [("", None), ("?limit=1000&sort=-created", None), ("?repository={id}", None)],
     "setLogLevel": [("", {"level": "debug"})],
     "evict": [("", {"dry_run": True, "to_bytes": 0}), ("", {}), ("", None)],
@@ -78,18 +82,31 @@ def test_every_route_is_described_and_nothing_else_is():
     assert {route for route in routes() if route[1].startswith("/api/")} == described
 
 
+def id_for(admin, path, repository):
+    """What stands for {id} in the path."""
+    if "/warmups/" not in path:
+        return repository
+    (latest, *_) = admin.get("/warmups")["warmups"]
+    return latest["id"]
+
+
 def test_each_operation_answers_as_described(filled):
     admin, repository = filled
+    repo = admin.get("/repositories")["repositories"][0]["repo"]
     order = [o for o in OPERATIONS if o[2]["operationId"] not in LAST]
+    order.sort(key=lambda o: o[2]["operationId"] != "beginWarmup")  # the others look at what it began
     order += [o for name in LAST for o in OPERATIONS if o[2]["operationId"] == name]
     for path, method, operation in order:
         name = operation["operationId"]
         if name == "events":
             continue  # doesn't end: below
         for query, body in GOOD.get(name, [("", None)]):
-            where = path.replace("{id}", repository) + query.replace("{id}", repository)
+            where = path.replace("{id}", id_for(admin, path, repository)) + query.replace("{id}", repository)
+            body = json.loads(json.dumps(body).replace("{name}", repo))
             answer = check(admin.call(method.upper(), where, body), operation)
-            assert answer.status == 200, (name, answer.body)
+            assert answer.status == (202 if name == "beginWarmup" else 200), (name, answer.body)
+        if name == "beginWarmup":  # or it would make anew what is removed at the end
+            until(lambda: all(w["ended"] for w in admin.get("/warmups")["warmups"]), "it has ended")
     assert admin.get("/repositories")["repositories"] == []
 
 
@@ -136,9 +153,37 @@ def test_every_operation_refuses_what_it_does_not_know(filled):
     ("listRepositories", "?q=%zz", None, "q"),
     ("listRepositories", "?q=%00", None, "q"),
     ("listAnswers", "?repository=abc", None, "repository"),
+    ("history", "?step=7", None, "step"),
+    ("history", "?since=-1", None, "since"),
+    ("history", "?since=yesterday", None, "since"),
     ("setLogLevel", "", {"level": "loud"}, "level"),
     ("setLogLevel", "", {"level": 1}, "level"),
     ("setLogLevel", "", {}, "level"),
+    ("beginWarmup", "", {}, "repositories"),
+    ("beginWarmup", "", {"repositories": []}, "repositories"),
+    ("beginWarmup", "", {"repositories": "origin/a/b"}, "repositories"),
+    ("beginWarmup", "", {"repositories": ["origin/a/b"] * 1001}, "repositories"),
+    ("beginWarmup", "", {"repositories": ["origin/a/b", 5]}, "repositories[1]"),
+    ("beginWarmup", "", {"repositories": [""]}, "repositories[0]"),
+    ("beginWarmup", "", {"repositories": ["origin"]}, "repositories[0]"),
+    ("beginWarmup", "", {"repositories": ["origin/../a"]}, "repositories[0]"),
+    ("beginWarmup", "", {"repositories": ["origin/a\n"]}, "repositories[0]"),
+    ("beginWarmup", "", {"repositories": ["origin/a%ff"]}, "repositories[0]"),
+    ("beginWarmup", "", {"repositories": ["elsewhere.example/a/b"]}, "repositories[0]"),
+    ("beginWarmup", "", {"repositories": [{"branches": ["main"]}]}, "repositories[0].repository"),
+    ("beginWarmup", "", {"repositories": [{"repository": "elsewhere.example/a"}]}, "repositories[0].repository"),
+    ("beginWarmup", "", {"repositories": [{"repository": "origin/a", "brunches": []}]}, "repositories[0].brunches"),
+    ("beginWarmup", "", {"repositories": [{"repository": "origin/a", "branches": "main"}]}, "repositories[0].branches"),
+    ("beginWarmup", "", {"repositories": [{"repository": "origin/a", "branches": [""]}]}, "repositories[0].branches"),
+    ("beginWarmup", "", {"repositories": [{"repository": "origin/a", "branches": ["b"] * 17}]},
+     "repositories[0].branches"),
+    ("beginWarmup", "", {"repositories": [{"repository": "origin/a", "depth": 0}]}, "repositories[0].depth"),
+    ("beginWarmup", "", {"repositories": [{"repository": "origin/a", "depth": "1"}]}, "repositories[0].depth"),
+    ("beginWarmup", "", {"repositories": [{"repository": "origin/a", "priority": "x"}]}, "repositories[0].priority"),
+    ("beginWarmup", "", {"repositories": ["origin/a"], "most_used": 0}, "most_used"),
+    ("beginWarmup", "", {"most_used": 1001}, "most_used"),
+    ("beginWarmup", "", {"most_used": True}, "most_used"),
+    ("beginWarmup", "", {"repositories": ["origin/a"], "by": "schedule"}, "by"),
     ("evict", "", {"to_bytes": -1}, "to_bytes"),
     ("evict", "", {"to_bytes": "1G"}, "to_bytes"),
     ("evict", "", {"dry_run": "yes"}, "dry_run"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import repos
-from support.admin import Admin
+from support.admin import Admin, tokens_file
 from support.faulty import Gate
 from support.gitclient import advertisement
 from support.net import HOST, accepts
@@ -77,6 +77,17 @@ def test_it_serves_on_a_socket_that_it_is_passed(start, origin, simple, one, git
     assert pannier.wait_event("listening")["address"] == f"{HOST}:{port}"
     assert not accepts(pannier.port)  # what --listen says isn't used
     git.clone_alike(f"http://{HOST}:{port}/origin/public/simple.git", origin.url_of("public/simple"))
+
+
+def test_a_wide_socket_for_operators_is_refused_without_tokens(start, one, tmp_path):
+    one.listen(wide=True)
+    code, said = one.wrap(start(launch=False), ["admin"]).run_to_end()
+    assert code == 1 and "beyond loopback" in said and "admin.tokens_file" in said, said
+    assert one.silent()
+    tokens = tokens_file(tmp_path / "tokens", me=("read", "a-token-of-mine"))
+    allowed = one.wrap(start(config={"admin": {"tokens_file": str(tokens)}}, launch=False), ["admin"])
+    allowed.spawn()
+    assert one.hear() == {"READY": "1"}
 
 
 def test_operators_are_served_on_a_socket_that_it_is_passed(start, origin, one):

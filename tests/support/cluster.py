@@ -12,7 +12,7 @@ import subprocess
 import time
 import uuid
 
-from .net import HOST, quiet_port
+from .net import HOST, free_port
 from .pannier import SANITIZER, binary
 from .redis_server import Link
 from .wait import DEADLINE, until
@@ -71,14 +71,15 @@ class Cluster:
 
     def settings(self, name, upstream=None, when_away="pass", secret_file=None, shared=True, redis=True,
                  node_ttl=NODE_TTL, lease_ttl=LEASE_TTL, upstreams=None, **other):
-        """upstreams: what stands beside name and url; shared: settings in place of the tier's."""
+        """upstreams: what stands beside name and url; shared, redis: settings in place of ours."""
         config = {"node": name, "log": {"level": "debug"}, "shutdown_grace": "5s",
                   "upstreams": [{"name": "origin", "url": upstream or self.tier.upstream, **(upstreams or {})}]}
         if redis:
             if name not in self.links:
                 self.links[name] = Link(self.redis.port)
-            config["redis"] = {"url": f"redis://{HOST}:{self.links[name].port}", "prefix": self.prefix}
-            config["cluster"] = {"listen": f"{HOST}:{quiet_port()}", "when_away": when_away,
+            config["redis"] = {"url": f"redis://{HOST}:{self.links[name].port}", "prefix": self.prefix,
+                               **(redis if isinstance(redis, dict) else {})}
+            config["cluster"] = {"listen": f"{HOST}:{free_port()}", "when_away": when_away,
                                  "secret_file": str(secret_file or self.secret_file),
                                  "node_ttl": f"{int(node_ttl * 1000)}ms",
                                  "lease_ttl": f"{int(lease_ttl * 1000)}ms"}

@@ -9,13 +9,8 @@ HOST = "127.0.0.1"
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind((HOST, 0))
-        return s.getsockname()[1]
-
-
-def quiet_port():
-    """A free port that no outgoing connection is given, for servers that take it only after a while."""
+    """One that no outgoing connection is given (those have 32768 and more), as whoever asks takes it only
+    after a while."""
     for _ in range(1000):
         port = random.randrange(10000, 32000)
         with socket.socket() as s:

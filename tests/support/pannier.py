@@ -57,6 +57,8 @@ class Pannier:
         self.wrapper, self.pass_fds = [], ()  # a program that execs it, and what it inherits
         self.process = None
         self.deaf = threading.Event()  # set: nobody reads its stderr
+        self.same_admin_port = False  # when it is started again
+        self.admin_port = None
         if config is not None:
             self.write_config(config)
 
@@ -76,7 +78,9 @@ class Pannier:
 
     def spawn(self):
         """Start without waiting for anything."""
-        self.port, self.admin_port = free_port(), free_port()
+        self.port = free_port()
+        if not self.admin_port or not self.same_admin_port:
+            self.admin_port = free_port()
         self.lines = []
         self.text = []
         self.news = threading.Condition()

@@ -2,11 +2,14 @@
 
     redis = RedisServer()
     redis.ask("GET", "key")                  as redis-cli does it
+    RedisServer("--tls-port", "6380", ...)   with more options
     redis.kill(); redis.start()              it comes back empty; restart_empty() is both
     redis.freeze(); redis.thaw()             it hangs: SIGSTOP, SIGCONT
     link = Link(redis.port)                  one node's way to it, at link.port
     link.cut(); link.heal()                  its connections break, and new ones do at once
     link.cut(silent=True)                    nothing breaks and nothing arrives, as behind a dead router
+    watched = Watched()                      a master and a replica, watched by three sentinels
+    watched.url, watched.master.kill(), watched.wait_failed_over(), watched.kill_sentinels()
 """
 import atexit
 import shutil
@@ -18,7 +21,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from .net import HOST, quiet_port
+from .net import HOST, free_port
 from .wait import DEADLINE, until
 
 
@@ -75,11 +78,12 @@ class Client:
 class RedisServer:
     """Keeps nothing on the disk; ends with the process that started it."""
 
-    def __init__(self):
+    def __init__(self, *options):
         if shutil.which("redis-server") is None:
             raise AssertionError("not installed: redis-server (tests/run installs it)")
         self.folder = Path(tempfile.mkdtemp(prefix="redis-"))
-        self.port = quiet_port()
+        self.port = free_port()
+        self.options = options
         self.process = None
         self.frozen = False
         atexit.register(self.stop)
@@ -95,20 +99,21 @@ class RedisServer:
         """With nothing in it."""
         assert not self.runs(), "redis-server runs"
         command = ["setpriv", "--pdeathsig", "KILL", "redis-server", "--port", str(self.port), "--bind", HOST,
-                   "--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(self.folder)]
+                   "--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(self.folder),
+                   *map(str, self.options)]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-        def answers():
-            if not self.runs():
-                raise AssertionError(f"redis-server ended: {(self.folder / 'log').read_text()[-2000:]}")
-            try:
-                return self.ask("PING") == "PONG"
-            except (OSError, RedisError):
-                return False
-
-        until(answers, "redis-server answers")
+        until(self.answers, "redis-server answers")
         return self
+
+    def answers(self):
+        if not self.runs():
+            raise AssertionError(f"redis-server ended: {(self.folder / 'log').read_text()[-2000:]}")
+        try:
+            return self.ask("PING") == "PONG"
+        except (OSError, RedisError):
+            return False
 
     def runs(self):
         return self.process is not None and self.process.poll() is None
@@ -157,6 +162,65 @@ class RedisServer:
     def hash(self, key):
         words = self.ask("HGETALL", key)
         return dict(zip(words[::2], words[1::2]))
+
+
+class Sentinel(RedisServer):
+    """Knows who is master; as Debian's redis-sentinel, which is the same program."""
+
+    def __init__(self, name, master_port, quorum):
+        self.config = [f"sentinel monitor {name} {HOST} {master_port} {quorum}",
+                       f"sentinel down-after-milliseconds {name} 500", f"sentinel failover-timeout {name} 3000"]
+        super().__init__()
+
+    def start(self):
+        """What it knew is forgotten, if it did not run before."""
+        file = self.folder / "sentinel.conf"
+        if not file.exists():
+            file.write_text("\n".join(self.config) + "\n")
+        command = ["setpriv", "--pdeathsig", "KILL", "redis-server", str(file), "--sentinel", "--port",
+                   str(self.port), "--bind", HOST]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        until(self.answers, "a sentinel answers")
+        return self
+
+
+class Watched:
+    """A master and a replica, and three sentinels of which two must agree that the master is gone."""
+
+    NAME = "pannier"
+
+    def __init__(self):
+        self.master = RedisServer()
+        self.replica = RedisServer("--replicaof", HOST, self.master.port)
+        self.sentinels = [Sentinel(self.NAME, self.master.port, 2) for _ in range(3)]
+        until(lambda: all(self.sees_all(s) for s in self.sentinels), "the sentinels know of all", 2 * DEADLINE)
+
+    @property
+    def url(self):
+        return "sentinel://" + ",".join(f"{HOST}:{s.port}" for s in self.sentinels) + f"/{self.NAME}"
+
+    def sees_all(self, sentinel):
+        words = sentinel.ask("SENTINEL", "master", self.NAME)
+        seen = dict(zip(words[::2], words[1::2]))
+        return seen["num-slaves"] == "1" and seen["num-other-sentinels"] == "2" and self.follows()
+
+    def follows(self):
+        return "master_link_status:up" in self.replica.ask("INFO", "replication")
+
+    def wait_failed_over(self):
+        """The replica is the master now, and all sentinels say so."""
+        now = [HOST, str(self.replica.port)]
+        until(lambda: all(s.ask("SENTINEL", "get-master-addr-by-name", self.NAME) == now for s in self.sentinels)
+              and self.replica.ask("ROLE")[0] == "master", "the replica has taken over", 2 * DEADLINE)
+
+    def kill_sentinels(self):
+        for sentinel in self.sentinels:
+            sentinel.kill()
+
+    def stop(self):
+        for server in (*self.sentinels, self.replica, self.master):
+            server.stop()
 
 
 class Link:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.net import HOST, accepts, quiet_port  # noqa: E402
+from support.net import HOST, accepts, free_port  # noqa: E402
 from support.s3client import S3  # noqa: E402
 from support.wait import until  # noqa: E402
 
@@ -145,7 +145,7 @@ class Rgw:
             raise AssertionError(f"not installed: {', '.join(missing())} (tests/run installs them)")
         # Not below pytest's folders: the path of a unix socket has at most 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="rgw-"))
-        self.port = quiet_port()
+        self.port = free_port()
         self.endpoint = f"http://{HOST}:{self.port}"
         self.env = dict(os.environ, CEPH_CONF=str(self.folder / "ceph.conf"))
         self.daemons = []
@@ -180,7 +180,7 @@ class Rgw:
         for name in ("mon", "osd", "run", "log", "rgw"):
             (self.folder / name).mkdir()
         self.fsid = uuid.uuid4()
-        self.mon_v2, self.mon_v1 = quiet_port(), quiet_port()
+        self.mon_v2, self.mon_v1 = free_port(), free_port()
         classes = next(iter(Path("/usr/lib").glob("*/rados-classes")), "/usr/lib/rados-classes")
         (self.folder / "ceph.conf").write_text(CONFIG.format(
             folder=self.folder, fsid=self.fsid, mon_v2=self.mon_v2, mon_v1=self.mon_v1,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.net import HOST, accepts, quiet_port  # noqa: E402
+from support.net import HOST, accepts, free_port  # noqa: E402
 from support.rgw import Daemon, main  # noqa: E402
 from support.s3client import S3  # noqa: E402
 from support.wait import until  # noqa: E402
@@ -90,7 +90,7 @@ class Swift:
         if missing():
             raise AssertionError(f"not installed: {', '.join(missing())}")
         self.folder = Path(tempfile.mkdtemp(prefix="swift-", dir=MEMORY))
-        self.ports = {kind: quiet_port() for kind in (*KINDS, "proxy", "memcached")}
+        self.ports = {kind: free_port() for kind in (*KINDS, "proxy", "memcached")}
         self.endpoint = f"http://{HOST}:{self.ports['proxy']}"
         self.daemons = []
         try:

@@ -1,10 +1,32 @@
 """Plays systemd: passes sockets that listen, and hears when the service is ready."""
+import ctypes
 import os
 import socket
 import sys
+import threading
 
 from .net import HOST
 from .wait import DEADLINE
+
+CLONE_NEWNET = 0x40000000
+
+
+def in_an_own_network(make):
+    """What make() returns, called by a thread with a network namespace that nobody else has: a socket of it
+    may be bound to any address and is reached by nobody."""
+    made = []
+
+    def run():
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
+        made.append(make())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return made[0]
+
 
 # What execs the service: the sockets have to be 3, 4, ... and LISTEN_PID its own.
 LAUNCH = """
@@ -32,10 +54,11 @@ class Systemd:
             self.told.bind(self.address)
         self.sockets = []
 
-    def listen(self, kind=socket.SOCK_STREAM):
-        """A socket as a .socket unit opens it; its port."""
-        opened = socket.socket(socket.AF_INET, kind)
-        opened.bind((HOST, 0))
+    def listen(self, kind=socket.SOCK_STREAM, wide=False):
+        """A socket as a .socket unit opens it; its port.  wide: on all addresses, of a network of its own."""
+        opened = in_an_own_network(lambda: socket.socket(socket.AF_INET, kind)) if wide else \
+            socket.socket(socket.AF_INET, kind)
+        opened.bind(("" if wide else HOST, 0))
         if kind == socket.SOCK_STREAM:
             opened.listen(128)
         self.sockets.append(opened)

@@ -251,7 +251,7 @@ static void alone_all_of_it_works_without_redis(void **state)
     };
     struct lease *lease = NULL;
     struct queue_job *job = NULL;
-    struct filling filling;
+    struct seek_found found;
     struct key key;
     struct err err;
 
@@ -269,7 +269,8 @@ static void alone_all_of_it_works_without_redis(void **state)
     assert_int_equal(queue_take(cluster_queue(m->cluster), 0, &job, &err), 0);
     queue_done(&job);
     key_of("x", 1, &key);
-    assert_int_equal(filling_claim(cluster_redis(m->cluster), &key, "solo", "", 1, &filling, &err),
+    assert_int_equal(filling_seek(cluster_redis(m->cluster), &(struct filler){"solo", "", 1}, &key,
+                                  SEEK_OR_CLAIM, &found, &err),
                      0);
     cluster_free(&m->cluster);
 }
@@ -285,8 +286,8 @@ static void a_user_with_few_rights_is_enough(void **state)
     struct member *m = &w.members[0];
     struct lease *lease = NULL;
     struct queue_job *job = NULL;
-    struct filling filling;
-    struct shared_version version;
+    struct index_note note = {.change = INDEX_LOCAL, .entry = {.path = (char *)"x"}};
+    struct seek_found found;
     struct redis *admin;
     struct key key;
     struct err err;
@@ -316,10 +317,11 @@ static void a_user_with_few_rights_is_enough(void **state)
     assert_int_equal(queue_take(cluster_queue(m->cluster), 0, &job, &err), 0);
     queue_done(&job);
     key_of("x", 1, &key);
-    assert_int_equal(filling_claim(cluster_redis(m->cluster), &key, "n", "", 1000, &filling, &err),
+    assert_int_equal(filling_seek(cluster_redis(m->cluster), &(struct filler){"n", "", 1000}, &key,
+                                  SEEK_OR_CLAIM, &found, &err),
                      0);
-    assert_int_equal(
-        shared_version_put(cluster_index(m->cluster), REPO, REPO, 0, 1, &version, &err), 0);
+    assert_int_equal(shared_generation_raise(cluster_index(m->cluster), REPO, 1, &err), 0);
+    assert_int_equal(shared_index_tell(cluster_index(m->cluster), &note, 1, &err), 0);
     cluster_free(&m->cluster);
     redis_free(&admin);
     free(file);

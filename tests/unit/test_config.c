@@ -165,6 +165,12 @@ static void a_bad_file_is_refused_with_line_key_and_advice(void **state)
         {ENTRY "  - name: b\n    url: https://b\n    max_connections: 0\n", 6,
          "upstreams[1].max_connections", "write 1 or more"},
         /* credentials of its own */
+        {ENTRY "    refs: webhook\n", 4, "upstreams[0].refs", "webhook_secret_file is missing"},
+        {ENTRY "    refs_floor: 5s\n", 4, "upstreams[0].refs_floor", "is for 'refs: webhook'"},
+        {ENTRY "    webhook_secret_file: /s\n    refs: webhook\n    refs_ttl: 5s\n", 6,
+         "upstreams[0].refs_ttl", "write refs_floor"},
+        {ENTRY "    webhook_forge: gitea\n", 4, "upstreams[0].webhook_forge",
+         "without webhook_secret_file"},
         {ENTRY "    auth: magic\n", 4, "upstreams[0].auth", "not one of the known words"},
         {ENTRY "    auth: token\n", 4, "upstreams[0].token_file", "'auth: token' needs"},
         {ENTRY "    auth: helper\n", 4, "upstreams[0].credential_helper", "is missing"},
@@ -389,7 +395,9 @@ static const char everything[] = "listen: '[::1]:0'\n"
                                  "     credential_helper: store --file /x}\n"
                                  "  - {name: g, url: 'http://g', auth: github_app, app_id: 4711,\n"
                                  "     private_key_file: /k, api_url: 'https://g/api/v3/'}\n"
-                                 "  - {name: n, url: 'http://n', auth: netrc, netrc_file: /n}\n"
+                                 "  - {name: n, url: 'http://n', auth: netrc, netrc_file: /n,\n"
+                                 "     refs: webhook, refs_floor: 5m, webhook_secret_file: /s,\n"
+                                 "     webhook_forge: bitbucket}\n"
                                  "clients:\n"
                                  "  - name: ci\n"
                                  "    token_hash: sha256:" ZEROES "1\n"
@@ -442,6 +450,12 @@ static void every_setting_is_taken_from_the_file(void **state)
     assert_string_equal(u[4].api_url, "https://g/api/v3");
     assert_int_equal(u[5].auth, AUTH_NETRC);
     assert_string_equal(u[5].netrc_file, "/n");
+    assert_int_equal(u[0].refs, REFS_ASK);
+    assert_int_equal(u[5].refs, REFS_WEBHOOK);
+    assert_int_equal(u[5].refs_floor_ms, 300000);
+    assert_string_equal(u[5].webhook_secret_file, "/s");
+    assert_int_equal(u[0].webhook_forge, FORGE_AUTO);
+    assert_int_equal(u[5].webhook_forge, FORGE_BITBUCKET);
     assert_int_equal(c->client_count, 1);
     assert_string_equal(client->name, "ci");
     assert_true(client->token_hash.set && client->token_hash.sha256.raw[31] == 1);

@@ -222,7 +222,6 @@ static void what_is_written_is_read(void **state)
 {
     struct event e = {.kind = EVENT_UPDATE,
                       .repo_id = REPO,
-                      .refs = OTHER,
                       .generation = 1234567890123,
                       .repo = "github.com/a/b",
                       .name = "refs/heads/\xff\n",
@@ -242,7 +241,6 @@ static void what_is_written_is_read(void **state)
     assert_int_equal(event_read(fields, &out, &err), 0);
     assert_int_equal(out.kind, EVENT_UPDATE);
     assert_string_equal(out.repo_id, REPO);
-    assert_string_equal(out.refs, OTHER);
     assert_int_equal(out.generation, e.generation);
     assert_string_equal(out.repo, e.repo);
     assert_string_equal(out.name, e.name);
@@ -414,6 +412,59 @@ static void who_is_late_is_named(void **state)
     set_gate(&b.notes, false);
     member_stop(&a);
     member_stop(&b);
+    real_redis_clear(&s);
+}
+
+/* For whoever would take something from it. */
+static void who_has_yet_to_apply_what_another_has_begun_is_told_from_who_has(void **state)
+{
+    char id[EVENT_ID_SIZE], begun[EVENT_ID_SIZE], applied[EVENT_ID_SIZE];
+    struct real_redis s;
+    struct member a, b;
+
+    (void)state;
+    real_redis_init(&s, NULL);
+    member_init(&a, s.unix_url, "a");
+    member_init(&b, s.unix_url, "b");
+    events_seen(a.events, begun, applied);
+    assert_string_equal(begun, applied);
+    assert_true(events_are_seen(b.events, begun));
+    assert_true(events_are_seen(b.events, ""));
+    set_gate(&b.notes, true);
+    send_it(&a, "x", id);
+    await_note(&a.notes, &a.notes.applied, 1);
+    await_inside(&b.notes);
+    /* It is begun before anything is done about it, and applied when all is. */
+    events_seen(b.events, begun, applied);
+    assert_string_equal(begun, id);
+    assert_int_equal(event_id_compare(applied, id), -1);
+    assert_false(events_are_seen(b.events, id));
+    set_gate(&b.notes, false);
+    AWAIT(events_are_seen(a.events, id) && events_are_seen(b.events, id));
+    member_stop(&a);
+    member_stop(&b);
+    real_redis_clear(&s);
+}
+
+static void a_push_is_nothing_that_another_must_have_heard_of(void **state)
+{
+    char id[EVENT_ID_SIZE], before[EVENT_ID_SIZE], begun[EVENT_ID_SIZE], applied[EVENT_ID_SIZE];
+    struct event event = {
+        .kind = EVENT_UPDATE, .repo_id = REPO, .repo = "", .name = "", .reason = "", .node = ""};
+    struct real_redis s;
+    struct member a;
+    struct err err;
+
+    (void)state;
+    real_redis_init(&s, NULL);
+    member_init(&a, s.unix_url, "a");
+    events_seen(a.events, before, applied);
+    assert_int_equal(events_send(a.events, &event, id, &err), 0);
+    AWAIT(events_are_seen(a.events, id));
+    events_seen(a.events, begun, applied);
+    assert_string_equal(begun, before);
+    assert_string_equal(applied, id);
+    member_stop(&a);
     real_redis_clear(&s);
 }
 
@@ -716,6 +767,8 @@ int main(void)
         cmocka_unit_test(what_can_not_be_applied_is_tried_again_before_anything_else),
         cmocka_unit_test(the_sender_can_wait_until_all_have_applied_it),
         cmocka_unit_test(who_is_late_is_named),
+        cmocka_unit_test(who_has_yet_to_apply_what_another_has_begun_is_told_from_who_has),
+        cmocka_unit_test(a_push_is_nothing_that_another_must_have_heard_of),
         cmocka_unit_test(a_new_node_forgets_what_it_holds_and_goes_on_from_there),
         cmocka_unit_test(a_node_that_was_away_applies_what_it_missed),
         cmocka_unit_test(a_stream_that_was_cut_beyond_us_means_missed),

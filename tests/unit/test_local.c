@@ -219,6 +219,32 @@ static void room_is_made_before_it_is_given(void **state)
     assert_true(usage(f).total <= usage(f).limit);
 }
 
+static void hear_gone(void *ctx, enum entry_kind kind, const char *path)
+{
+    char *heard = ctx;
+
+    assert_int_equal(kind, ENTRY_ANSWER);
+    strcat(strcat(heard, path), " ");
+}
+
+static void who_listens_is_told_of_what_goes_however_it_does(void **state)
+{
+    struct fixture *f = *state;
+    char heard[256] = "";
+    struct err err;
+
+    local_set_gone_listener(f->local, hear_gone, heard);
+    fill(f, 0, ROOM);
+    assert_string_equal(heard, "");
+    fill(f, ROOM, ROOM + 1); /* evicts the first */
+    assert_int_equal(local_remove(f->local, "answers/00/1", &err), 0);
+    local_forget(f->local, "answers/00/2");
+    local_forget(f->local, "answers/00/2");
+    assert_string_equal(heard, "answers/00/0 answers/00/1 answers/00/2 ");
+    local_set_gone_listener(f->local, NULL, NULL);
+    assert_int_equal(local_remove(f->local, "answers/00/3", &err), 0);
+}
+
 static void what_is_claimed_counts_until_it_is_given_up(void **state)
 {
     struct fixture *f = *state;
@@ -837,6 +863,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(room_is_made_before_it_is_given),
+        TEST(who_listens_is_told_of_what_goes_however_it_does),
         TEST(what_is_claimed_counts_until_it_is_given_up),
         TEST(what_is_in_use_stays_and_others_go),
         TEST(an_entry_larger_than_the_tier_is_refused_and_empties_it_only_once),

@@ -330,29 +330,6 @@ static void only_ids_are_taken_for_ids(void **state)
     }
 }
 
-static void all_choose_alike_and_a_leaver_moves_only_its_share(void **state)
-{
-    struct node nodes[5] = {{.id = "a"}, {.id = "b"}, {.id = "c"}, {.id = "d"}, {.id = "e"}};
-    struct node_list all = {.nodes = nodes, .count = 5}, fewer = {.nodes = nodes, .count = 4};
-    unsigned shares[5] = {0};
-
-    (void)state;
-    for (int i = 0; i < 1000; i++) {
-        char key[24];
-        const struct node *one, *other;
-
-        snprintf(key, sizeof(key), "repo-%d", i);
-        one = node_list_choose(&all, key);
-        other = node_list_choose(&fewer, key);
-        shares[one - nodes]++;
-        if (one != &nodes[4])
-            assert_ptr_equal(one, other);
-    }
-    for (size_t i = 0; i < 5; i++)
-        assert_in_range(shares[i], 140, 260);
-    assert_null(node_list_choose(&(struct node_list){0}, "x"));
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -366,7 +343,6 @@ int main(void)
         cmocka_unit_test(two_may_not_have_one_name),
         cmocka_unit_test(a_restart_takes_its_old_place),
         cmocka_unit_test(only_ids_are_taken_for_ids),
-        cmocka_unit_test(all_choose_alike_and_a_leaver_moves_only_its_share),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

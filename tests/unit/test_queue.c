@@ -223,6 +223,31 @@ static void what_is_given_up_goes_to_the_end(void **state)
     both_ways(check_give_up, &(struct queue_config){0});
 }
 
+static void check_given_up_too_often(struct member *a, struct member *b)
+{
+    struct queue_job *job;
+
+    add(a, QUEUE_NORMAL, "x", "");
+    for (unsigned i = 1; i <= QUEUE_TRIES_MAX; i++) {
+        job = take(i % 2 ? a : b, "x");
+        assert_int_equal(job->tries, i);
+        queue_give_up(&job);
+    }
+    check_empty(a);
+    assert_int_equal(counts_of(a).dropped, 1);
+    /* It can come again. */
+    add(b, QUEUE_NORMAL, "x", "");
+    job = take(a, "x");
+    assert_int_equal(job->tries, 1);
+    queue_done(&job);
+}
+
+static void what_is_given_up_too_often_is_dropped(void **state)
+{
+    (void)state;
+    both_ways(check_given_up_too_often, &(struct queue_config){0});
+}
+
 static void check_poison(struct member *a, struct member *b)
 {
     struct queue_job *jobs[QUEUE_TRIES_MAX];
@@ -365,6 +390,7 @@ int main(void)
         cmocka_unit_test(what_is_not_done_in_time_is_taken_by_another),
         cmocka_unit_test(what_is_given_up_goes_to_the_end),
         cmocka_unit_test(what_nobody_survives_is_dropped),
+        cmocka_unit_test(what_is_given_up_too_often_is_dropped),
         cmocka_unit_test(who_waits_is_woken_by_a_job_and_by_the_end),
         cmocka_unit_test(each_job_is_done_once_when_nobody_fails),
         cmocka_unit_test(what_is_too_long_is_refused),

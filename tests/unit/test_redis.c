@@ -591,10 +591,18 @@ static void start_sentinel(struct real_redis *s, const struct real_redis *master
     free(conf);
 }
 
+static bool was_away(struct redis *r)
+{
+    struct redis_counts counts;
+
+    redis_count(r, &counts);
+    return counts.away > 0;
+}
+
 static void the_master_is_asked_for(void **state)
 {
     struct real_redis s, sentinel;
-    struct redis *r;
+    struct redis *r, *admin;
     char url[128], port[16];
     pid_t parent = getpid();
 
@@ -617,8 +625,16 @@ static void the_master_is_asked_for(void **state)
     r = real_redis_open(url);
     real_redis_connect(r);
     check_ask(r, REDIS_WORDS("SET", "a", "b"), "OK");
-    redis_free(&r);
+    /* With no sentinel to be asked the last one is tried. */
     real_redis_kill(&sentinel);
+    admin = real_redis_open(s.unix_url);
+    real_redis_connect(admin);
+    free(real_redis_ask(admin, REDIS_WORDS("CLIENT", "KILL", "TYPE", "pubsub")));
+    free(real_redis_ask(admin, REDIS_WORDS("CLIENT", "KILL", "TYPE", "normal")));
+    AWAIT(was_away(r) && redis_is_up(r, NULL));
+    check_ask(r, REDIS_WORDS("GET", "a"), "b");
+    redis_free(&admin);
+    redis_free(&r);
     scratch_clear(&sentinel.scratch);
     real_redis_clear(&s);
 }
@@ -645,18 +661,27 @@ static void a_replica_is_as_good_as_away(void **state)
     real_redis_clear(&s);
 }
 
-#ifndef PANNIER_REDIS_TLS
-static void tls_is_refused_where_hiredis_has_none(void **state)
+static void what_is_wrong_with_files_for_tls_is_said_at_once(void **state)
 {
+    static const struct {
+        struct redis_config config;
+        const char *says;
+    } wrong[] = {
+        {{.url = "rediss://host", .ca_file = "/nowhere/ca.pem"}, "redis.ca_file: /nowhere/ca.pem"},
+        {{.url = "rediss://host", .certificate = "/nowhere/c.pem", .key = "/nowhere/k.pem"},
+         "redis.certificate: /nowhere/c.pem"},
+        {{.url = "rediss://host", .key = "/nowhere/k.pem"}, "need each other"},
+    };
     struct redis *r = NULL;
     struct err err;
 
     (void)state;
-    assert_int_equal(redis_open(&(struct redis_config){.url = "rediss://host"}, &r, &err), -1);
-    assert_int_equal(err.kind, ERR_REFUSED);
-    assert_non_null(strstr(err.text, "hiredis 0."));
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        assert_int_equal(redis_open(&wrong[i].config, &r, &err), -1);
+        assert_int_equal(err.kind, ERR_INPUT);
+        assert_non_null(strstr(err.text, wrong[i].says));
+    }
 }
-#endif
 
 static void a_full_redis_is_busy_and_not_away(void **state)
 {
@@ -805,9 +830,7 @@ int main(void)
         cmocka_unit_test(a_new_password_is_read_at_the_next_connect),
         cmocka_unit_test(the_master_is_asked_for),
         cmocka_unit_test(a_replica_is_as_good_as_away),
-#ifndef PANNIER_REDIS_TLS
-        cmocka_unit_test(tls_is_refused_where_hiredis_has_none),
-#endif
+        cmocka_unit_test(what_is_wrong_with_files_for_tls_is_said_at_once),
         cmocka_unit_test(a_full_redis_is_busy_and_not_away),
         cmocka_unit_test(what_redis_6_says_of_a_script_is_understood),
         cmocka_unit_test(what_is_no_reply_is_called_so),

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "cache/shared/shared_remove.h"
+#include "real_redis.h"
 #include "two_nodes.h"
 
 /* ---- round-trips ---- */
@@ -395,6 +396,37 @@ static int fail_the_nth_put(void *ctx, enum watched_call call, const char *key, 
 
     (void)key;
     return call == WATCHED_PUT && b->at++ == b->skips ? err_set(err, ERR_UPSTREAM, "gone") : 0;
+}
+
+/* It is lost behind the back of who holds it; a store may know no conditions that would say so. */
+static void who_has_lost_the_lease_publishes_nothing(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct shared_mirror_put_options options = options_of(b, &b->a);
+    struct shared_mirror_sent sent;
+    struct real_redis server;
+    struct redis *redis;
+    struct leases *leases;
+    struct lease *lease = NULL;
+    struct err err;
+
+    real_redis_init(&server, NULL);
+    redis = real_redis_open(server.unix_url);
+    leases = leases_new(redis, "a", 400);
+    real_redis_connect(redis);
+    assert_int_equal(leases_take(leases, "repo:x", 0, &lease, &err), 0);
+    options.lease = lease;
+    real_redis_kill(&server);
+    AWAIT(!lease_held(lease, now_ms()));
+    make_whole(&b->a.f);
+    assert_int_equal(put_with(b, &b->a, &options, &sent, &err), -1);
+    assert_int_equal(err.kind, ERR_BUSY);
+    assert_false(store_has(b));
+    lease_release(&lease);
+    redis_stop(redis);
+    leases_free(&leases);
+    redis_free(&redis);
+    real_redis_clear(&server);
 }
 
 static void a_put_that_ends_in_the_middle_publishes_nothing(void **state)
@@ -913,6 +945,7 @@ int main(void)
         TEST_PLAIN(what_came_before_the_last_look_is_kept),
         TEST(who_is_never_first_gives_up),
         TEST(a_newer_lease_wins),
+        TEST(who_has_lost_the_lease_publishes_nothing),
         TEST(a_put_that_ends_in_the_middle_publishes_nothing),
         TEST(a_put_stops_when_it_is_told_to),
         TEST(a_kill_in_the_middle_of_a_restore_leaves_no_mirror),
