@@ -5,6 +5,7 @@
 
 enum {
     GATHER_SIZE = 512 * 1024,
+    GATHER_US = 5000,
     BULK_AFTER = 1 << 20,
     RECEIVE_MAX = 128 * 1024, /* bytes that upstream.c hands out in one piece, at most */
 };
@@ -40,8 +41,7 @@ int gather_add(struct gather *g, const void *data, size_t len, struct err *err)
 
 int gather_pause(struct gather *g, struct err *err)
 {
-    if (g->held.len > 0 && g->passed > BULK_AFTER &&
-        now_us() - g->passed_us < (uint64_t)GATHER_MS * 1000)
-        return 1;
+    if (g->passed > BULK_AFTER && now_us() - g->passed_us < GATHER_US)
+        return 0;
     return gather_flush(g, err);
 }

@@ -7,7 +7,7 @@
  *     gather_clear(&g)
  *
  * The first bytes go on at once.  Later, while much comes, a few milliseconds' worth is put
- * together: gather_pause() says so, and is to be called again if nothing comes for GATHER_MS. */
+ * together; curl looks in at least once a second, so nothing waits for longer. */
 #ifndef PANNIER_PROXY_GATHER_H
 #define PANNIER_PROXY_GATHER_H
 
@@ -15,8 +15,6 @@
 
 #include "protocol/bytes.h"
 #include "protocol/err.h"
-
-enum { GATHER_MS = 5 };
 
 typedef int gather_pass_fn(void *ctx, const void *data, size_t len, struct err *err);
 
@@ -32,7 +30,7 @@ void gather_init(struct gather *g, gather_pass_fn *pass, void *ctx);
 void gather_clear(struct gather *g);
 /* -1: what pass() said. */
 int gather_add(struct gather *g, const void *data, size_t len, struct err *err);
-int gather_pause(struct gather *g, struct err *err); /* 1: something is held back */
+int gather_pause(struct gather *g, struct err *err);
 int gather_flush(struct gather *g, struct err *err);
 
 #endif

@@ -2,7 +2,6 @@
 
 #include <ctype.h>
 #include <curl/curl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,13 +13,11 @@
 #include "cache/lock.h"
 #include "protocol/base.h"
 #include "protocol/bytes.h"
-#include "proxy/gather.h"
 #include "proxy/metrics.h"
 
 enum {
-    IDLE_MAX = 16,                /* connections kept per origin while nobody uses them */
-    IDLE_ALL_MAX = 128,           /* and of all origins */
-    HELD_BACK_MS = GATHER_MS + 1, /* a poll may end a little early */
+    IDLE_MAX = 16,      /* connections kept per origin while nobody uses them */
+    IDLE_ALL_MAX = 128, /* and of all origins */
     RECEIVE_SIZE = 128 * 1024,
     LOCATION_MAX = 4096,
 };
@@ -230,7 +227,6 @@ static void give_handle(struct origins *o, const struct upstream_request *r, CUR
 /* ---- one transfer ---- */
 
 struct transfer {
-    CURL *curl;
     struct origins *origins;
     const struct upstream_config *config;
     const struct upstream_request *request;
@@ -350,26 +346,6 @@ static size_t on_read(char *buf, size_t size, size_t count, void *ctx)
     return CURL_READFUNC_ABORT;
 }
 
-/* curl itself would wait for up to a second. */
-static bool comes_soon(CURL *curl)
-{
-    curl_socket_t fd = CURL_SOCKET_BAD;
-
-    if (curl_easy_getinfo(curl, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK || fd == CURL_SOCKET_BAD)
-        return false;
-    return poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, HELD_BACK_MS) != 0;
-}
-
-static int make_pause(struct transfer *t)
-{
-    const struct upstream_request *r = t->request;
-    int rc = r->pause_fn(r->ctx, t->err);
-
-    if (rc > 0 && !comes_soon(t->curl))
-        rc = r->pause_fn(r->ctx, t->err);
-    return rc < 0 ? -1 : 0;
-}
-
 static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t ul_total,
                        curl_off_t ul)
 {
@@ -393,7 +369,7 @@ static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t
         t->stopped = true;
     }
     if (!t->stopped && r->pause_fn != NULL)
-        t->stopped = make_pause(t) != 0;
+        t->stopped = r->pause_fn(r->ctx, t->err) != 0;
     if (!t->stopped && r->tick_fn != NULL && now - t->last_tick_ms >= 1000) {
         t->last_tick_ms = now;
         t->stopped = r->tick_fn(r->ctx, t->err) != 0;
@@ -642,8 +618,7 @@ int upstream_perform(struct origins *o, const struct upstream_config *config,
         return -1;
     }
     for (int redirects = 0;; redirects++) {
-        struct transfer t = {
-            .curl = curl, .origins = o, .config = config, .request = r, .err = err};
+        struct transfer t = {.origins = o, .config = config, .request = r, .err = err};
         char *url = xasprintf("%s/%s/%s", r->base_url, repo != NULL ? repo : r->repo, r->rest);
         uint64_t started = now_us();
         char *next = NULL;

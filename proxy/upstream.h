@@ -93,8 +93,7 @@ struct upstream_request {
     /* Bytes of the body of any status. */
     int (*data_fn)(void *ctx, const void *data, size_t len, struct err *err);
     /* All that could be read for now has gone to data_fn: the time to pass on what was gathered,
-     * as curl hands bytes out in pieces of at most 16 KiB.  1: it holds something back, and is
-     * called again when nothing has come for a few milliseconds.  May be NULL. */
+     * as curl hands bytes out in pieces of at most 16 KiB.  May be NULL. */
     int (*pause_fn)(void *ctx, struct err *err);
     /* About once a second, also while nothing comes.  May be NULL. */
     int (*tick_fn)(void *ctx, struct err *err);
