@@ -99,23 +99,24 @@ int chores_add_refresh(struct fleet *f, enum queue_priority priority, const stru
 
 static int refresh(struct chore *k, struct err *err)
 {
-    struct ahead_made made = {.mirror = true};
+    struct mirror_refreshed done;
     uint64_t started = now_us();
 
-    if (mirroring_refresh_present(k->chores->proxy, k->config, k->job->payload, &made.refreshed,
-                                  err) != 0)
+    if (mirroring_refresh_present(k->chores->proxy, k->config, k->job->payload, &done, err) != 0)
         return -1;
     log_line(LOG_INFO, "refreshed", "repository", LOG_STR, k->job->payload, "mirror", LOG_STR,
-             ahead_mirror_word(&made), "missing", LOG_U64, (uint64_t)made.refreshed.missing,
-             "total_ms", LOG_MS, now_us() - started, NULL);
+             mirroring_word(&done), "missing", LOG_U64, (uint64_t)done.missing, "total_ms", LOG_MS,
+             now_us() - started, NULL);
     return 0;
 }
 
-/* No person has asked for it: that there is nothing it could do is no news. */
+/* No person has asked for it: that there is nothing it could do, or no room, is no news, and of a
+ * disk that fails mirroring.h has told. */
 static void end_refresh(struct chore *k, bool again)
 {
-    bool no_news =
-        k->why.kind == ERR_NOT_FOUND || k->why.kind == ERR_DENIED || k->why.kind == ERR_CONFLICT;
+    bool no_news = k->why.kind == ERR_NOT_FOUND || k->why.kind == ERR_DENIED ||
+                   k->why.kind == ERR_CONFLICT || k->why.kind == ERR_LIMIT ||
+                   k->why.kind == ERR_STORAGE;
 
     if (k->rc != 0)
         log_line(no_news ? LOG_DEBUG : LOG_WARN, "not refreshed", "repository", LOG_STR,

@@ -407,6 +407,11 @@ struct mirror *mirroring_of(const struct asker *a)
     return m;
 }
 
+const char *mirroring_word(const struct mirror_refreshed *r)
+{
+    return r->restored ? "restored" : r->made ? "made" : r->missing > 0 ? "refreshed" : "unchanged";
+}
+
 static int refresh(struct proxy *p, const struct config *config, const char *name, bool make,
                    struct mirror_refreshed *out, struct err *err)
 {
@@ -424,6 +429,8 @@ static int refresh(struct proxy *p, const struct config *config, const char *nam
         rc = bring_forward(&a, m, make, out, err);
     else
         rc = err_set(err, ERR_CONFLICT, "such a path can't be a mirror's");
+    if (rc != 0 && err->kind == ERR_STORAGE)
+        folder_report_trouble(p->cache.folder, FOLDER_MIRRORS, err);
     mirror_unref(&m);
     asker_clear(&a);
     return rc;

@@ -25,8 +25,9 @@ void mirroring_want(const struct asker *a, struct mirror *m);
 /* Bring a repository's mirror to where upstream's branches and tags are; make it, or have it from
  * the shared tier, if there is none; for those who operate pannier.  name: "<upstream>/<path>".
  * Waits for whoever writes to it.  -1: ERR_CONFLICT, mirrors are off, or it can't have one;
- * ERR_BUSY, another node is at it; ERR_DENIED; or as asker_init_for_program(),
- * access_list_refs() and mirror_intake_commit().  Worker threads. */
+ * ERR_BUSY, another node is at it; ERR_DENIED; ERR_STORAGE, which the folder has been
+ * told of; or as asker_init_for_program(), access_list_refs() and mirror_intake_commit().  Worker
+ * threads. */
 struct mirror_refreshed {
     bool restored;  /* there was none here, but in the shared tier */
     bool made;      /* there was none */
@@ -39,6 +40,8 @@ int mirroring_refresh(struct proxy *p, const struct config *config, const char *
 /* The same, but makes none: -1, ERR_NOT_FOUND, there is neither one here nor in the shared tier. */
 int mirroring_refresh_present(struct proxy *p, const struct config *config, const char *name,
                               struct mirror_refreshed *out, struct err *err);
+/* "restored", "made", "refreshed", "unchanged" */
+const char *mirroring_word(const struct mirror_refreshed *r);
 
 /* The mirror of a's repository, whether it is ready or not; a reference, yours.  NULL: it can't
  * have one. */

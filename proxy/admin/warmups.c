@@ -9,7 +9,7 @@
 #include "proxy/warm/schedule.h"
 #include "proxy/warm/warmups.h"
 
-enum { FIELD_MAX = 64 };
+enum { FIELD_MAX = 80 };
 
 _Static_assert(WARMUP_BRANCHES_MAX == 16 && WARMUP_BRANCH_MAX == 244 && WARMUP_DEPTH_MAX == 1000000,
                "the sentences here have these numbers, and so has openapi.json");

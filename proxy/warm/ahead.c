@@ -252,11 +252,7 @@ static int make_answers(struct ahead *w, struct err *err)
 
 const char *ahead_mirror_word(const struct ahead_made *made)
 {
-    return !made->mirror                 ? "none"
-           : made->refreshed.restored    ? "restored"
-           : made->refreshed.made        ? "made"
-           : made->refreshed.missing > 0 ? "refreshed"
-                                         : "unchanged";
+    return made->mirror ? mirroring_word(&made->refreshed) : "none";
 }
 
 static void describe(struct ahead_made *m, const char *without)

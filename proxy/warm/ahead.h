@@ -40,7 +40,7 @@ struct ahead_made {
 int ahead_make(struct proxy *p, const struct config *config, const struct ahead_wish *wish,
                struct ahead_made *out, struct err *err);
 
-/* "made", "restored", "refreshed", "unchanged", "none" */
+/* What became of the mirror: mirroring_word(), or "none". */
 const char *ahead_mirror_word(const struct ahead_made *made);
 
 #endif

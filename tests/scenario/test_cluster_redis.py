@@ -1,8 +1,8 @@
 """How nodes get to their Redis: through TLS, as a user with few rights, and past a master that dies."""
 import pytest
 
+from support.admin import warm
 from support.authority import Authority
-from support.cluster import command
 from support.net import HOST, free_port
 from support.redis_server import RedisServer, Watched
 from support.wait import DEADLINE, until
@@ -129,7 +129,7 @@ def test_a_user_with_few_rights_and_a_password_that_changes(cluster, own, origin
     a.wait_answers()
     git.clone_alike(b.url_of(path), origin.url_of(path))
     assert b.packs(1) == ["hit, peer"]
-    assert command(a, "warm", f"origin/{path}").status == 0
+    assert warm(a, path)["done"] == 1
     assert cluster.invalidate(b, f"origin/{path}").status == 0
     for node in (a, b):
         assert "NOPERM" not in node.output() and "made-up" not in node.output()
@@ -182,9 +182,7 @@ def test_when_the_master_dies_nodes_go_on_with_the_next_one(cluster, watched, ow
     a.wait_answers()
     git.clone_alike(b.url_of(cold), origin.url_of(cold))
     assert b.packs(0)[-1] == "hit, peer"
-    assert command(c, "warm", f"origin/{cold}").status == 0
-    until(lambda: any(node.wait_lines(lambda l: l.get("event") == "warmed up", 0) for node in nodes), "it is warmed up",
-          2 * DEADLINE)
+    assert warm(c, cold)["done"] == 1
     for path in (cold, kept):
         assert cluster.invalidate(c, f"origin/{path}").status == 0
     for node in nodes:

@@ -5,7 +5,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from support import pktline
-from support.admin import Admin, routes, tokens_file
+from support.admin import Admin, tokens_file
 from support.browser import PHONE, Browser
 from support.faulty import Gate
 from support.gitclient import Reader
@@ -127,7 +127,6 @@ def test_nodes_warm_ups_and_events_are_seen(pannier, git, simple, page):
     until(lambda: Admin(pannier).metrics()["pannier_event_clients"] == 0, "it listens no more")
 
 
-@pytest.mark.skipif(not any(path == "/api/v1/warmups" for _, path, _ in routes()), reason="the API has no warm-ups")
 def test_warm_ups_are_begun_and_followed(pannier, git, simple, page):
     page = page(pannier, "warmups")
     page.wait_text("Nothing was fetched ahead yet.")

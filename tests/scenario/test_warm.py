@@ -6,7 +6,7 @@ import time
 import pytest
 
 from support import repos
-from support.admin import Admin
+from support.admin import Admin, begin_warmup, ended_warmup, warm
 from support.cli import Cli
 from support.faulty import Gate, for_a_pack, packs_asked
 from support.gitclient import Failed
@@ -16,32 +16,20 @@ from support.wait import until
 YEAR = 366 * 24 * 3600
 
 
-def begin(node, *repositories, **more):
-    """POST warmups; its id."""
-    body = {**({"repositories": list(repositories)} if repositories else {}), **more}
-    answer = Admin(node).call("POST", "/api/v1/warmups", body)
-    assert answer.status == 202, answer.body
-    return answer.json["id"]
+def logged(event, nodes, count):
+    """All such log lines of all the nodes; waits for count of them, as they come behind what they tell."""
+    def found():
+        return [line for node in nodes for line in list(node.lines) if line.get("event") == event]
+    until(lambda: len(found()) >= count, f"{count} lines with event {event!r}")
+    return found()
 
 
-def ended(node, warmup):
-    """What has become of it, once it has come to its end."""
-    def look():
-        said = Admin(node).get(f"/warmups/{warmup}")
-        return said["ended"] and said
-    return until(look, f"warm-up {warmup} has ended")
+def warmed(*nodes, count):
+    return logged("warmed up", nodes, count)
 
 
-def warm(node, *paths, **more):
-    return ended(node, begin(node, *(f"origin/{path}" for path in paths), **more))
-
-
-def warmed(*nodes):
-    return [line for node in nodes for line in node.lines if line.get("event") == "warmed up"]
-
-
-def begun(*nodes):
-    return [line for node in nodes for line in node.lines if line.get("event") == "warm-up begins"]
+def begun(*nodes, count):
+    return logged("warm-up begins", nodes, count)
 
 
 # What it is good for ------------------------------------------------------------------------------------
@@ -65,7 +53,7 @@ def test_what_jobs_ask_for_is_there(behind, upstream, origin, own, git):
 
 def test_branches_and_depth_are_those_that_are_named(behind, origin, own, git):
     path, repo = own()
-    said = ended(behind, begin(behind, {"repository": f"origin/{path}", "branches": ["topic", "side"], "depth": 3,
+    said = ended_warmup(behind, begin_warmup(behind, {"repository": f"origin/{path}", "branches": ["topic", "side"], "depth": 3,
                                         "priority": "high"}))
     assert said["repositories"][0]["detail"] == "mirror made, 5 answers"
     for branch in ("topic", "side"):
@@ -91,7 +79,7 @@ def test_what_is_there_is_brought_forward(behind, upstream, own):
     details.append(warm(behind, path)["repositories"][0]["detail"])
     assert details == ["mirror made, 3 answers", "mirror unchanged, 3 answers (3 there before)",
                        "mirror refreshed, 3 answers"]
-    assert [line["mirror"] for line in warmed(behind)] == ["made", "unchanged", "refreshed"]
+    assert [line["mirror"] for line in warmed(behind, count=3)] == ["made", "unchanged", "refreshed"]
     assert repos.git(behind.mirror(path), "cat-file", "-t", repo.oid()).strip() == "commit"
 
 
@@ -114,10 +102,10 @@ def test_those_that_are_asked_for_most_are_known(pannier, own, git):
             git.clone(pannier.url_of(path))
     admin = Admin(pannier)
     until(lambda: sorted(a["accesses"] for a in admin.get("/answers")["answers"]) == [0, 1, 3], "uses are counted")
-    said = ended(pannier, begin(pannier, most_used=1))
+    said = ended_warmup(pannier, begin_warmup(pannier, most_used=1))
     assert [r["repository"] for r in said["repositories"]] == [f"origin/{often[0]}"]
     # One that is named besides is one, and what was never used again doesn't count as used.
-    said = ended(pannier, begin(pannier, f"origin/{seldom[0]}", most_used=5))
+    said = ended_warmup(pannier, begin_warmup(pannier, f"origin/{seldom[0]}", most_used=5))
     assert sorted(r["repository"] for r in said["repositories"]) == sorted(f"origin/{p}" for p, _ in (often, seldom))
     # Fetching ahead isn't use.
     assert sorted({a["accesses"] for a in admin.get("/answers")["answers"]}) == [0, 1, 3]
@@ -188,7 +176,7 @@ def test_one_that_fails_stops_no_other(behind, own):
 
 def test_a_branch_that_is_not_there_is_told_and_the_rest_is_made(behind, own):
     path, _ = own()
-    said = ended(behind, begin(behind, {"repository": f"origin/{path}", "branches": ["nowhere", "main"]}))
+    said = ended_warmup(behind, begin_warmup(behind, {"repository": f"origin/{path}", "branches": ["nowhere", "main"]}))
     (item,) = said["repositories"]
     assert item["state"] == "failed" and item["error"] == "it has no branch nowhere"
     assert item["detail"] == "mirror made, 3 answers"
@@ -197,9 +185,9 @@ def test_a_branch_that_is_not_there_is_told_and_the_rest_is_made(behind, own):
 def test_an_upstream_that_is_away_is_tried_again(behind, upstream, own):
     path, _ = own()
     upstream.on("refs", lambda x: x.reply(503), times=1)
-    warmup = begin(behind, f"origin/{path}")
+    warmup = begin_warmup(behind, f"origin/{path}")
     assert behind.wait_event("not warmed up")["again"] == "yes"
-    assert ended(behind, warmup)["repositories"][0]["error"] is None
+    assert ended_warmup(behind, warmup)["repositories"][0]["error"] is None
 
 
 # Order, and nodes ---------------------------------------------------------------------------------------
@@ -208,56 +196,56 @@ def test_an_upstream_that_is_away_is_tried_again(behind, upstream, own):
 def test_the_urgent_ones_go_first(behind, upstream, own):
     paths = [own()[0] for _ in range(4)]
     gate = upstream.on(for_a_pack, Gate(after=None), times=1)
-    held = begin(behind, f"origin/{paths[0]}")
+    held = begin_warmup(behind, f"origin/{paths[0]}")
     gate.wait_held()
-    others = begin(behind, *({"repository": f"origin/{path}", "priority": priority}
-                             for path, priority in zip(paths[1:], ("low", "normal", "high"))))
+    others = begin_warmup(behind, *({"repository": f"origin/{path}", "priority": priority}
+                                    for path, priority in zip(paths[1:], ("low", "normal", "high"))))
     assert Admin(behind).get(f"/warmups/{held}")["repositories"][0]["state"] == "running"
     assert {r["state"] for r in Admin(behind).get(f"/warmups/{others}")["repositories"]} == {"waiting"}
     gate.open()
-    ended(behind, others)
-    order = [line["repository"] for line in warmed(behind)]
+    ended_warmup(behind, others)
+    order = [line["repository"] for line in warmed(behind, count=4)]
     assert order == [f"origin/{paths[n]}" for n in (0, 3, 2, 1)]
 
 
 def test_as_many_as_may_are_done_at_once(start, upstream, own):
     pannier = start(config={"upstreams": [{"name": "origin", "url": upstream.url}], "warm": {"parallelism": 3}})
     gate = upstream.on(for_a_pack, Gate(after=None))
-    warmup = begin(pannier, *(f"origin/{own()[0]}" for _ in range(4)))
+    warmup = begin_warmup(pannier, *(f"origin/{own()[0]}" for _ in range(4)))
     gate.wait_held(3)
     states = [r["state"] for r in Admin(pannier).get(f"/warmups/{warmup}")["repositories"]]
     assert sorted(states) == ["running"] * 3 + ["waiting"]
     gate.open()
-    assert ended(pannier, warmup)["done"] == 4
+    assert ended_warmup(pannier, warmup)["done"] == 4
 
 
 def test_nodes_share_the_work_and_know_how_far_it_is(cluster, upstream, own):
     three = cluster.nodes_up("a", "b", "c", upstream=upstream.url)
     gate = upstream.on(for_a_pack, Gate(after=None))
     paths = [own()[0] for _ in three]
-    warmup = begin(three[0], *(f"origin/{path}" for path in paths))
+    warmup = begin_warmup(three[0], *(f"origin/{path}" for path in paths))
     # All at once: each node has one of them.
     gate.wait_held(3)
     for node in three:
         assert {r["state"] for r in Admin(node).get(f"/warmups/{warmup}")["repositories"]} == {"running"}
     gate.open()
     for node in three:
-        assert ended(node, warmup)["done"] == 3
+        assert ended_warmup(node, warmup)["done"] == 3
         assert [w["id"] for w in Admin(node).get("/warmups")["warmups"]] == [warmup]
-        assert len(warmed(node)) == 1
-    assert sorted(line["repository"] for line in warmed(*three)) == sorted(f"origin/{p}" for p in paths)
+        assert len(warmed(node, count=1)) == 1
+    assert sorted(line["repository"] for line in warmed(*three, count=3)) == sorted(f"origin/{p}" for p in paths)
 
 
 def test_what_a_stopping_node_has_taken_another_one_does(cluster, upstream, own):
     a = cluster.nodes_up("a", upstream=upstream.url)[0]
     gate = upstream.on(for_a_pack, Gate(after=None), times=1)
     path, _ = own()
-    warmup = begin(a, f"origin/{path}")
+    warmup = begin_warmup(a, f"origin/{path}")
     gate.wait_held()
     b = cluster.nodes_up("b", upstream=upstream.url)[0]
     a.stop()
-    assert ended(b, warmup)["done"] == 1
-    assert warmed(a) == []
+    assert ended_warmup(b, warmup)["done"] == 1
+    assert warmed(a, count=0) == []
     gate.open()
 
 
@@ -319,13 +307,13 @@ def test_one_that_was_missed_is_made_up_for_once(start, upstream, own):
     pannier.start()
     (line,) = pannier.wait_lines(lambda line: line.get("event") == "warm-up begins")
     assert line["by"] == "schedule" and line["repositories"] == 1
-    assert ended(pannier, line["warmup"])["by"] == "schedule"
+    assert ended_warmup(pannier, line["warmup"])["by"] == "schedule"
     until(lambda: made(pannier)[0] > time.time() - YEAR, "it is noted")
     pannier.stop()
-    assert len(begun(pannier)) == 1
+    assert len(begun(pannier, count=1)) == 1
     pannier.start()
     warm(pannier, later)
-    assert [line["by"] for line in begun(pannier)] == ["api"]
+    assert [line["by"] for line in begun(pannier, count=1)] == ["api"]
 
 
 def test_another_schedule_makes_up_for_nothing(start, upstream, own):
@@ -339,7 +327,7 @@ def test_another_schedule_makes_up_for_nothing(start, upstream, own):
     pannier.start()
     until(lambda: made(pannier)[1] == "Europe/Berlin 0 0 2 1 *", "it is noted")
     warm(pannier, path)
-    assert [line["by"] for line in begun(pannier)] == ["api"]
+    assert [line["by"] for line in begun(pannier, count=1)] == ["api"]
 
 
 def test_one_of_the_nodes_makes_it(cluster, upstream, own):
@@ -352,8 +340,8 @@ def test_one_of_the_nodes_makes_it(cluster, upstream, own):
         node.start()
     for node in nodes:
         until(lambda: made(node)[0] > time.time() - YEAR, "it is made, here or there")
-    (line,) = begun(*nodes)
-    assert ended(nodes[0], line["warmup"])["done"] == 1
+    (line,) = begun(*nodes, count=1)
+    assert ended_warmup(nodes[0], line["warmup"])["done"] == 1
 
 
 def test_a_reload_takes_another_schedule_over(start, upstream, own):
@@ -365,7 +353,7 @@ def test_a_reload_takes_another_schedule_over(start, upstream, own):
     pannier.signal(signal.SIGHUP)
     pannier.wait_event("configuration reloaded")
     assert Admin(pannier).get("/warmups")["next"]
-    assert begun(pannier) == []
+    assert begun(pannier, count=0) == []
 
 
 @pytest.mark.parametrize("warm, words", [

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from .net import HOST
-from .wait import DEADLINE
+from .wait import DEADLINE, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,3 +136,23 @@ def routes():
 
     table = (ROOT / "proxy/admin/routes_table.h").read_text()
     return re.findall(r'^    X\((\w+), "([^"]+)", (\w+), \w+\)', table, re.M)
+
+
+def begin_warmup(node, *repositories, **more):
+    """POST warmups; its id."""
+    body = {**({"repositories": list(repositories)} if repositories else {}), **more}
+    answer = Admin(node).call("POST", "/api/v1/warmups", body)
+    assert answer.status == 202, answer.body
+    return answer.json["id"]
+
+
+def ended_warmup(node, warmup):
+    """What has become of it, once it has come to its end."""
+    def look():
+        said = Admin(node).get(f"/warmups/{warmup}")
+        return said["ended"] and said
+    return until(look, f"warm-up {warmup} has ended")
+
+
+def warm(node, *paths, **more):
+    return ended_warmup(node, begin_warmup(node, *(f"origin/{path}" for path in paths), **more))

@@ -3,7 +3,9 @@
 #ifndef PANNIER_TESTS_UNIT_REAL_GIT_H
 #define PANNIER_TESTS_UNIT_REAL_GIT_H
 
+#include <fcntl.h>
 #include <ftw.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,18 +21,6 @@ struct real_git {
     char dir[64]; /* a bare repository */
 };
 
-static inline void real_git_environment(const char *protocol)
-{
-    setenv("GIT_CONFIG_GLOBAL", "/dev/null", 1);
-    setenv("GIT_CONFIG_NOSYSTEM", "1", 1);
-    setenv("LC_ALL", "C", 1);
-    unsetenv("GIT_DIR");
-    if (protocol != NULL)
-        setenv("GIT_PROTOCOL", protocol, 1);
-    else
-        unsetenv("GIT_PROTOCOL");
-}
-
 static inline void slurp(FILE *f, struct bytes *out)
 {
     char buf[65536];
@@ -42,33 +32,45 @@ static inline void slurp(FILE *f, struct bytes *out)
 }
 
 /* Run a program in the repository: in is its standard input, out (may be NULL) gets its output.
- * Through files, so that no pipe can fill up.  Returns its exit status. */
+ * Through files, so that no pipe can fill up.  Returns its exit status.
+ *
+ * Spawned, not forked: between fork() and exec a child of a process with threads may not even
+ * allocate, and did hang under ASan. */
 static inline int real_git_run(const struct real_git *g, const char *protocol, const void *in,
                                size_t in_len, struct bytes *out, const char *const argv[])
 {
+    char *version = xasprintf("GIT_PROTOCOL=%s", protocol != NULL ? protocol : "");
+    const char *words[32] = {
+        "env",      "-u",   "GIT_DIR", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1",
+        "LC_ALL=C", version};
     FILE *input = tmpfile(), *output = tmpfile();
+    posix_spawn_file_actions_t actions;
+    size_t n = 7;
     int status;
     pid_t pid;
 
+    for (size_t i = 0; argv[i] != NULL; i++) {
+        assert_true(n < ARRAY_LEN(words) - 1);
+        words[n++] = argv[i];
+    }
     assert_non_null(input);
     assert_non_null(output);
     assert_int_equal(fwrite(in, 1, in_len, input), in_len);
     rewind(input);
-    pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        real_git_environment(protocol);
-        if (dup2(fileno(input), 0) < 0 || dup2(fileno(output), 1) < 0 || chdir(g->dir) != 0 ||
-            freopen("/dev/null", "w", stderr) == NULL)
-            _exit(126);
-        execvp(argv[0], (char *const *)argv);
-        _exit(127);
-    }
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, fileno(input), 0);
+    posix_spawn_file_actions_adddup2(&actions, fileno(output), 1);
+    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
+    posix_spawn_file_actions_addchdir_np(&actions, g->dir);
+    assert_int_equal(posix_spawnp(&pid, words[0], &actions, NULL, (char *const *)words, environ),
+                     0);
+    posix_spawn_file_actions_destroy(&actions);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     if (out != NULL)
         slurp(output, out);
     fclose(input);
     fclose(output);
+    free(version);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 

@@ -2,6 +2,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -31,12 +38,77 @@ static void a_step_is_never_more_than_there_is(void **state)
     assert_int_equal(sendfile_bounded(10, 100, 100), 10);
 }
 
+static void connect_two(int *from, int *to)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    socklen_t len = sizeof(at);
+
+    assert_int_equal(bind(listener, (struct sockaddr *)&at, len), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &len), 0);
+    *to = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(*to, (struct sockaddr *)&at, len), 0);
+    *from = accept(listener, NULL, NULL);
+    assert_true(*from >= 0);
+    close(listener);
+}
+
+static void set_cork(int fd, int on)
+{
+    assert_int_equal(setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on)), 0);
+}
+
+/* Until nothing has come for half of the time that the kernel holds a packet back. */
+static size_t take_what_comes(int fd, char *buf, size_t size)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    size_t got = 0;
+
+    while (poll(&p, 1, 100) == 1) {
+        ssize_t n = recv(fd, buf, size, MSG_DONTWAIT);
+
+        assert_true(n > 0);
+        got += (size_t)n;
+    }
+    return got;
+}
+
+/* As libmicrohttpd's mhd_send.c does it on a connection that stays open. */
+static void the_end_of_a_body_waits_for_nothing(void **state)
+{
+    enum { SIZE = 300001 };
+    static char buf[SIZE];
+    FILE *body = tmpfile();
+    int from, to;
+    off64_t at = 0;
+    size_t got = 0;
+
+    (void)state;
+    assert_int_equal(fwrite(buf, 1, SIZE, body), SIZE);
+    assert_int_equal(fflush(body), 0);
+    connect_two(&from, &to);
+    sendfile_body_ends(fileno(body), SIZE);
+    while (at < SIZE) {
+        size_t left = (size_t)(SIZE - at);
+
+        set_cork(from, left > WANTED);
+        assert_true(sendfile64(from, fileno(body), &at, left < WANTED ? left : WANTED) > 0);
+        got += take_what_comes(to, buf, SIZE);
+    }
+    assert_int_equal(got, SIZE);
+    close(from);
+    close(to);
+    fclose(body);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_bigger_step_leaves_the_end_to_the_library),
         cmocka_unit_test(what_the_library_takes_for_the_end_is_sent_to_the_end),
         cmocka_unit_test(a_step_is_never_more_than_there_is),
+        cmocka_unit_test(the_end_of_a_body_waits_for_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -508,6 +508,11 @@ static void what_makes_no_sense_is_refused_without_being_repeated(void **state)
     assert_int_equal(err.kind, ERR_INPUT);
 }
 
+static size_t left_of(const struct bytes *b, const char *at)
+{
+    return b->len - (size_t)(at - b->data);
+}
+
 static void commits_are_passed_over_whatever_they_hold(void **state)
 {
     static const char *const commits[] = {
@@ -545,7 +550,8 @@ static void commits_are_passed_over_whatever_they_hold(void **state)
     bytes_add_str(&body, "]}");
     assert_int_equal(parse(&github, body.data, &hook, &err), 0);
     webhook_clear(&hook);
-    for (char *c = body.data; (c = strstr(c, "commits")) != NULL;)
+    /* Not strstr(), which under ASan measures all that follows each time. */
+    for (char *c = body.data; (c = memmem(c, left_of(&body, c), "commits", 7)) != NULL;)
         *c = 'x';
     assert_int_equal(parse(&github, body.data, &hook, &err), -1);
     assert_int_equal(err.kind, ERR_LIMIT);
