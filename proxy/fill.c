@@ -345,8 +345,7 @@ static int on_delivery(void *ctx, const struct shared_answer *what, struct err *
     entry_copy(&what->entry, &d->entry);
     answer_set_source(d->fill->answer, SOURCE_SHARED);
     answer_set_digest(d->fill->answer, what->sha256);
-    answer_promise_size(d->fill->answer, (int64_t)what->entry.size);
-    stream_begin_kept(d->stream, what->entry.note_offset);
+    stream_begin_kept(d->stream, what->entry.note_offset, (int64_t)what->entry.size);
     return 0;
 }
 
@@ -398,7 +397,6 @@ static bool try_shared(struct fill *f, struct stream *s, bool *absent)
         return true;
     if (stream_restart(s)) {
         answer_set_digest(f->answer, NULL);
-        answer_promise_size(f->answer, -1);
         return false;
     }
     asker_warn(&f->asker, "the shared tier broke off", &why);
@@ -415,8 +413,7 @@ static int on_followed(void *ctx, int64_t note_offset, int64_t size, struct err 
 
     (void)err;
     answer_set_source(d->fill->answer, SOURCE_PEER);
-    answer_promise_size(d->fill->answer, size);
-    stream_begin_kept(d->stream, note_offset);
+    stream_begin_kept(d->stream, note_offset, size);
     return 0;
 }
 
@@ -451,7 +448,6 @@ static bool follow(struct fill *f, struct stream *s, const char *node, const cha
         judge_followed(f, s, sha256, kept, why) == 0)
         return true;
     if (stream_restart(s)) {
-        answer_promise_size(f->answer, -1);
         log_line(LOG_DEBUG, "another node can't be followed", "repository", LOG_STR, f->asker.name,
                  "node", LOG_STR, node, "reason", LOG_STR, why->text, NULL);
         return false;

@@ -1,7 +1,5 @@
 /* Bigger steps for libmicrohttpd's sendfile, and steps of our own.
  *
-/* Bigger steps for libmicrohttpd's sendfile, and steps of our own.
- *
  * Unless each connection has a thread it sends at most 128 KiB a call and then goes through its
  * event loop, which costs a third and more of a warm answer's processor time (docs/performance.md).
  * There is no option for that, so the program defines sendfile64() itself: the dynamic linker gives
