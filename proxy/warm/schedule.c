@@ -118,19 +118,20 @@ static int was_made(struct redis *redis, int64_t when, struct err *err)
     return rc;
 }
 
-static void note_made(struct schedule *s, struct redis *redis, int64_t when)
+static int note_made(struct schedule *s, struct redis *redis, int64_t when, struct err *err)
 {
     const char *us = nodes_id(cluster_nodes(fleet_cluster(s->proxy->fleet)));
     char ttl[REDIS_NUMBER_SIZE], *key = key_of_time(redis, when);
-    struct err ignored; /* another node makes it once more */
+    int rc = redis_ask(redis, REDIS_WORDS("SET", key, us, "EX", redis_number(MADE_TTL_S, ttl)),
+                       NULL, err);
 
-    redis_ask(redis, REDIS_WORDS("SET", key, us, "EX", redis_number(MADE_TTL_S, ttl)), NULL,
-              &ignored);
     free(key);
+    return rc;
 }
 
 /* Who dies before its jobs are in the queue has noted nothing, and soon doesn't hold the lease any
- * more; who dies between the two makes a second one of it. */
+ * more; who dies between the two makes a second one of it.  A note that can't be made says that
+ * Redis went away meanwhile, and that jobs may not have got in: it is made again, too. */
 static int make_once(struct schedule *s, int64_t when, const struct config *config, struct err *err)
 {
     struct cluster *cluster = fleet_cluster(s->proxy->fleet);
@@ -146,7 +147,7 @@ static int make_once(struct schedule *s, int64_t when, const struct config *conf
     if (rc == 0) {
         rc = make(s, config, err);
         if (rc == 0)
-            note_made(s, redis, when);
+            rc = note_made(s, redis, when, err);
     }
     lease_release(&lease);
     return rc < 0 ? -1 : 0;

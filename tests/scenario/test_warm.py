@@ -409,6 +409,23 @@ def test_one_whose_node_dies_before_it_has_begun_is_another_nodes(cluster, upstr
     assert begun(a, count=0) == [] and made(a)[0] < time.time() - YEAR
 
 
+def test_one_that_redis_goes_away_from_while_it_begins_begins_again(cluster, upstream, own):
+    """It has a record, and no job of it got into the queue."""
+    path, _ = own()
+    a = cluster.node("a", launch=False, upstream=upstream.url, warm=scheduled(upstream.url, path)["warm"])
+    a.data.mkdir(parents=True)
+    miss(a)
+    cluster.link(a).hold(b"warmup:")
+    a.start()
+    cluster.link(a).wait_held()
+    cluster.link(a).cut()
+    assert "Redis" in a.wait_event("not warmed up")["reason"]
+    cluster.link(a).heal()
+    last = begun(a, count=2)[-1]
+    assert ended_warmup(a, last["warmup"])["done"] == 1
+    until(lambda: made(a)[0] > time.time() - YEAR, "it is noted")
+
+
 def test_a_reload_takes_another_schedule_over(start, upstream, own):
     path, _ = own()
     pannier = start(config={"upstreams": [{"name": "origin", "url": upstream.url}]})
