@@ -6,12 +6,14 @@
 #include "proxy/command_line.h"
 
 int admin_cli_ls(const struct command_line *line);
+int admin_cli_refs(const struct command_line *line);
 int admin_cli_show(const struct command_line *line);
 int admin_cli_invalidate(const struct command_line *line);
 int admin_cli_refresh(const struct command_line *line);
 int admin_cli_pin(const struct command_line *line);
 int admin_cli_unpin(const struct command_line *line);
 int admin_cli_warm(const struct command_line *line);
+int admin_cli_nodes(const struct command_line *line);
 int admin_cli_stats(const struct command_line *line);
 int admin_cli_top(const struct command_line *line);
 
