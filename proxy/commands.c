@@ -54,6 +54,13 @@ static bool same_name(const struct name *a, const char *s)
            memcmp(a->host + b.host_len, b.host + b.host_len, b.len - b.host_len) == 0;
 }
 
+char *commands_repo_name(const char *typed)
+{
+    struct name n = name_of(typed);
+
+    return xstrndup(n.host, n.len);
+}
+
 bool commands_repo_matches(const char *typed, const struct entry *e)
 {
     struct name n = name_of(typed);

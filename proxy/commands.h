@@ -68,6 +68,9 @@ void commands_serve(void *cache, const char *request, size_t len, struct control
 /* The id of the repository that a person means by "<upstream>/<path>", in any of the forms that
  * commands_repo_matches() takes but the URL upstream.  False: no path is in it. */
 bool commands_repo_id(const char *typed, struct key *out);
+/* What a person typed without "http(s)://" and a credential in front, and ".git" behind.  Yours to
+ * free. */
+char *commands_repo_name(const char *typed);
 /* Does a name that a person typed mean the repository of e?  "<upstream>/<path>" or the URL
  * upstream, with or without "http(s)://" in front and ".git" behind. */
 bool commands_repo_matches(const char *typed, const struct entry *e);

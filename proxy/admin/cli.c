@@ -213,63 +213,158 @@ static bool is_unfinished(const json_t *document)
            json_is_string(json_object_get(document, "reason"));
 }
 
-/* Call, print (or print the document), be done. */
+static char *escape(const char *s)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._";
+    char *out = xmalloc(3 * strlen(s) + 1), *at = out;
+
+    for (; *s != '\0'; s++)
+        at += sprintf(at, strchr(plain, *s) != NULL ? "%c" : "%%%02X", (unsigned char)*s);
+    *at = '\0';
+    return out;
+}
+
+/* All pages of the list that is called so, at path, which has a query: the document of the last
+ * page with all of them in it. */
+static int list_all(struct client *client, const char *path, const char *name, json_t **out,
+                    struct err *err)
+{
+    json_t *all = json_array();
+    char *cursor = NULL;
+    int rc;
+
+    *out = NULL;
+    do {
+        char *at = xasprintf("%s%s%s", path, cursor != NULL ? "&cursor=" : "",
+                             cursor != NULL ? cursor : "");
+        json_t *page;
+
+        rc = call(client, "GET", at, NULL, &page, err);
+        free(at);
+        free(cursor);
+        cursor = NULL;
+        if (rc == 0) {
+            const char *next = words(page, "next", NULL);
+
+            must(json_array_extend(all, json_object_get(page, name)) == 0);
+            cursor = next != NULL ? xstrdup(next) : NULL;
+            json_decref(*out);
+            *out = page;
+        }
+    } while (rc == 0 && cursor != NULL);
+    if (rc == 0) {
+        must(json_object_set(*out, name, all) == 0 && json_object_del(*out, "next") == 0);
+    } else {
+        json_decref(*out);
+        *out = NULL;
+    }
+    json_decref(all);
+    return rc;
+}
+
 typedef void print_fn(const struct command_line *line, const json_t *document);
 
-static int run(const struct command_line *line, const char *method, const char *path, json_t *body,
-               print_fn *print)
+/* Call, print (or print the document), be done. */
+struct task {
+    const char *method, *path;
+    bool on_repository; /* path is what stands behind "/repositories/<REPO's id>" */
+    const char *list;   /* all pages of the list of this name; NULL: it has none */
+    json_t *body;       /* stolen; NULL: none */
+    print_fn *print;
+};
+
+/* Which one is meant by what was typed: one that is known by this name, or by its URL upstream;
+ * else what clients write so.  -1: there are two, or it can't be asked. */
+static int find_repository(struct client *client, const char *typed, char hex[KEY_HEX_SIZE],
+                           struct err *err)
+{
+    struct key id;
+    char *name, *value, *path;
+    const json_t *found;
+    json_t *page;
+    int rc;
+
+    if (key_from_hex(typed, &id)) {
+        key_to_hex(&id, hex);
+        return 0;
+    }
+    name = commands_repo_name(typed);
+    value = escape(name);
+    path = xasprintf("/repositories?limit=2&name=%s", value);
+    rc = call(client, "GET", path, NULL, &page, err);
+    found = json_object_get(page, "repositories");
+    if (rc != 0) {
+        ;
+    } else if (json_array_size(found) > 1) {
+        rc = err_set(err, ERR_INPUT, "%s may be %s or %s: name one of them by its id", name,
+                     words(json_array_get(found, 0), "repo", "?"),
+                     words(json_array_get(found, 1), "repo", "?"));
+    } else if (json_array_size(found) == 1) {
+        snprintf(hex, KEY_HEX_SIZE, "%s", words(json_array_get(found, 0), "id", ""));
+    } else {
+        must(commands_repo_id(typed, &id)); /* run() has looked */
+        key_to_hex(&id, hex);
+    }
+    json_decref(page);
+    free(path);
+    free(value);
+    free(name);
+    return rc;
+}
+
+/* *out: the document, yours. */
+static int do_task(const struct command_line *line, struct client *client, struct task *t,
+                   json_t **out, struct err *err)
+{
+    json_t *body = t->body;
+    char hex[KEY_HEX_SIZE];
+    char *path;
+    int rc;
+
+    t->body = NULL;
+    *out = NULL;
+    if (t->on_repository && find_repository(client, line->arguments[0], hex, err) != 0) {
+        json_decref(body);
+        return -1;
+    }
+    path = t->on_repository ? xasprintf("/repositories/%s%s", hex, t->path) : xstrdup(t->path);
+    rc = t->list != NULL ? list_all(client, path, t->list, out, err)
+                         : call(client, t->method, path, body, out, err);
+    free(path);
+    return rc;
+}
+
+static bool is_repository(const char *typed)
+{
+    struct key id;
+
+    return key_from_hex(typed, &id) || commands_repo_id(typed, &id);
+}
+
+static int run(const struct command_line *line, struct task t)
 {
     struct client *client = NULL;
     json_t *document = NULL;
     struct err why;
     int rc = EXIT_DONE;
 
-    if (open_client(line, &client, &why) != 0) {
-        json_decref(body);
-        rc = fail(line, &why);
-        /* What is wrong is said on stderr in any case when nothing was asked yet. */
-    } else if (call(client, method, path, body, &document, &why) != 0) {
+    if (t.on_repository && !is_repository(line->arguments[0])) {
+        fprintf(stderr, "pannier %s: REPO is neither <upstream>/<path> nor an id\n",
+                line->command->name);
+        rc = EXIT_USAGE;
+    } else if (open_client(line, &client, &why) != 0 ||
+               do_task(line, client, &t, &document, &why) != 0) {
         rc = fail(line, &why);
     } else if (line->json) {
         print_json(document);
     } else {
-        print(line, document);
+        t.print(line, document);
     }
     if (is_unfinished(document))
         rc = EXIT_FAILED;
+    json_decref(t.body);
     json_decref(document);
     client_free(&client);
-    return rc;
-}
-
-/* "/repositories/<id><rest>", yours; NULL: it is no repository's name, which is said. */
-static char *repository_path(const struct command_line *line, const char *rest)
-{
-    const char *typed = line->arguments[0];
-    char hex[KEY_HEX_SIZE];
-    struct key id;
-
-    if (!key_from_hex(typed, &id) && !commands_repo_id(typed, &id)) {
-        fprintf(stderr, "pannier %s: REPO is neither <upstream>/<path> nor an id\n",
-                line->command->name);
-        return NULL;
-    }
-    key_to_hex(&id, hex);
-    return xasprintf("/repositories/%s%s", hex, rest);
-}
-
-static int run_on_repository(const struct command_line *line, const char *method, const char *rest,
-                             json_t *body, print_fn *print)
-{
-    char *path = repository_path(line, rest);
-    int rc;
-
-    if (path == NULL) {
-        json_decref(body);
-        return EXIT_USAGE;
-    }
-    rc = run(line, method, path, body, print);
-    free(path);
     return rc;
 }
 
@@ -314,17 +409,6 @@ static void print_repositories(const json_t *list)
     table_free(&t);
 }
 
-static char *escape(const char *s)
-{
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._";
-    char *out = xmalloc(3 * strlen(s) + 1), *at = out;
-
-    for (; *s != '\0'; s++)
-        at += sprintf(at, strchr(plain, *s) != NULL ? "%c" : "%%%02X", (unsigned char)*s);
-    *at = '\0';
-    return out;
-}
-
 /* "/repositories?limit=...", yours. */
 static char *list_path(const struct command_line *line, unsigned limit, const char *sort)
 {
@@ -339,64 +423,6 @@ static char *list_path(const struct command_line *line, unsigned limit, const ch
     return path;
 }
 
-/* All pages of the list that is called so, at path, which has a query: the document of the last
- * page with all of them in it. */
-static int list_all(struct client *client, const char *path, const char *name, json_t **out,
-                    struct err *err)
-{
-    json_t *all = json_array();
-    char *cursor = NULL;
-    int rc;
-
-    *out = NULL;
-    do {
-        char *at = xasprintf("%s%s%s", path, cursor != NULL ? "&cursor=" : "",
-                             cursor != NULL ? cursor : "");
-        json_t *page;
-
-        rc = call(client, "GET", at, NULL, &page, err);
-        free(at);
-        free(cursor);
-        cursor = NULL;
-        if (rc == 0) {
-            const char *next = words(page, "next", NULL);
-
-            must(json_array_extend(all, json_object_get(page, name)) == 0);
-            cursor = next != NULL ? xstrdup(next) : NULL;
-            json_decref(*out);
-            *out = page;
-        }
-    } while (rc == 0 && cursor != NULL);
-    if (rc == 0) {
-        must(json_object_set(*out, name, all) == 0 && json_object_del(*out, "next") == 0);
-    } else {
-        json_decref(*out);
-        *out = NULL;
-    }
-    json_decref(all);
-    return rc;
-}
-
-/* The same, printed. */
-static int run_list(const struct command_line *line, const char *path, const char *name,
-                    print_fn *print)
-{
-    struct client *client = NULL;
-    json_t *document = NULL;
-    struct err why;
-    int rc = EXIT_DONE;
-
-    if (open_client(line, &client, &why) != 0 || list_all(client, path, name, &document, &why) != 0)
-        rc = fail(line, &why);
-    else if (line->json)
-        print_json(document);
-    else
-        print(line, document);
-    json_decref(document);
-    client_free(&client);
-    return rc;
-}
-
 static void print_list(const struct command_line *line, const json_t *document)
 {
     (void)line;
@@ -408,7 +434,7 @@ static void print_list(const struct command_line *line, const json_t *document)
 int admin_cli_ls(const struct command_line *line)
 {
     char *path = list_path(line, PAGE, line->sort);
-    int rc = run_list(line, path, "repositories", print_list);
+    int rc = run(line, (struct task){.path = path, .list = "repositories", .print = print_list});
 
     free(path);
     return rc;
@@ -522,7 +548,7 @@ static void print_repository(const struct command_line *line, const json_t *r)
 
 int admin_cli_show(const struct command_line *line)
 {
-    return run_on_repository(line, "GET", "", NULL, print_repository);
+    return run(line, (struct task){"GET", "", .on_repository = true, .print = print_repository});
 }
 
 /* ---- repo refs ---- */
@@ -554,15 +580,23 @@ static void print_refs(const struct command_line *line, const json_t *document)
 
 int admin_cli_refs(const struct command_line *line)
 {
-    char *rest = xasprintf("/refs?limit=%d", PAGE), *path = repository_path(line, rest);
-    int rc = path != NULL ? run_list(line, path, "refs", print_refs) : EXIT_USAGE;
+    char *path = xasprintf("/refs?limit=%d", PAGE);
+    int rc = run(
+        line,
+        (struct task){.path = path, .on_repository = true, .list = "refs", .print = print_refs});
 
     free(path);
-    free(rest);
     return rc;
 }
 
 /* ---- repo invalidate, refresh, pin ---- */
+
+static bool is_nothing(const json_t *said)
+{
+    const json_t *node = json_array_get(json_object_get(said, "nodes"), 0);
+
+    return number(node, "entries") == 0 && number(json_object_get(said, "shared"), "objects") == 0;
+}
 
 static void print_invalidated(const struct command_line *line, const json_t *said)
 {
@@ -585,6 +619,9 @@ static void print_invalidated(const struct command_line *line, const json_t *sai
         people_size(number(shared, "bytes"), size);
         printf("shared tier: removed %" PRIu64 " objects of %s\n", number(shared, "objects"), size);
     }
+    /* Under another name than clients write nothing goes, and no node serves that. */
+    if ((line->everything || line->object != NULL) && !line->all && is_nothing(said))
+        puts("this node had nothing of it: is it called so by clients?");
     if (line->dry_run)
         return;
     puts("what was remembered of refs and of who may see what is forgotten");
@@ -655,8 +692,8 @@ int admin_cli_invalidate(const struct command_line *line)
     set_words(body, "ref", line->ref);
     set_words(body, "object", line->object);
     set_words(body, "reason", line->reason);
-    return line->all ? run(line, "POST", "/invalidate", body, print_invalidated)
-                     : run_on_repository(line, "POST", "/invalidate", body, print_invalidated);
+    return run(line, (struct task){"POST", "/invalidate", .on_repository = !line->all, .body = body,
+                                   .print = print_invalidated});
 }
 
 static void print_refreshed(const struct command_line *line, const json_t *said)
@@ -671,7 +708,8 @@ static void print_refreshed(const struct command_line *line, const json_t *said)
 
 int admin_cli_refresh(const struct command_line *line)
 {
-    return run_on_repository(line, "POST", "/refresh", NULL, print_refreshed);
+    return run(line,
+               (struct task){"POST", "/refresh", .on_repository = true, .print = print_refreshed});
 }
 
 static void print_pinned(const struct command_line *line, const json_t *said)
@@ -682,12 +720,12 @@ static void print_pinned(const struct command_line *line, const json_t *said)
 
 int admin_cli_pin(const struct command_line *line)
 {
-    return run_on_repository(line, "POST", "/pin", NULL, print_pinned);
+    return run(line, (struct task){"POST", "/pin", .on_repository = true, .print = print_pinned});
 }
 
 int admin_cli_unpin(const struct command_line *line)
 {
-    return run_on_repository(line, "DELETE", "/pin", NULL, print_pinned);
+    return run(line, (struct task){"DELETE", "/pin", .on_repository = true, .print = print_pinned});
 }
 
 /* ---- warm ---- */
@@ -909,10 +947,10 @@ int admin_cli_nodes(const struct command_line *line)
     int rc;
 
     if (line->forget == NULL)
-        return run(line, "GET", "/nodes", NULL, print_nodes);
+        return run(line, (struct task){"GET", "/nodes", .print = print_nodes});
     name = escape(line->forget);
     path = xasprintf("/nodes/%s", name);
-    rc = run(line, "DELETE", path, NULL, print_forgotten);
+    rc = run(line, (struct task){"DELETE", path, .print = print_forgotten});
     free(path);
     free(name);
     return rc;
@@ -960,7 +998,7 @@ static void print_stats(const struct command_line *line, const json_t *s)
 
 int admin_cli_stats(const struct command_line *line)
 {
-    return run(line, "GET", "/stats", NULL, print_stats);
+    return run(line, (struct task){"GET", "/stats", .print = print_stats});
 }
 
 /* ---- top ---- */

@@ -234,7 +234,11 @@ static void reply_list(struct selection *l, const struct commands_request *reque
 {
     struct err why;
 
-    if (run(l->x, request, h, &why) == 0) {
+    if (run(l->x, request, h, &why) == 0 || why.kind == ERR_NOT_FOUND) {
+        /* None of what was asked for: an empty list, when it is known that there is none. */
+        if (h->result == NULL)
+            h->result =
+                json_pack("{s:b}", "complete", (int)local_scanned(l->x->proxy->cache.local));
         reply_page(l, name, h);
     } else {
         page_drop(&l->page);
@@ -273,11 +277,12 @@ static bool read_pinned(struct exchange *x, int *out)
 
 void admin_list_repositories(struct exchange *x)
 {
-    static const char *const names[] = {"limit", "cursor", "sort", "q", "upstream", "pinned", NULL};
+    static const char *const names[] = {"limit",    "cursor", "sort", "q",
+                                        "upstream", "pinned", "name", NULL};
     static const char *const members[] = {"size",      "stored_size",    "accessed",
                                           "accesses",  "requests",       "hit_bytes",
                                           "hit_ratio", "byte_hit_ratio", NULL};
-    const struct commands_request request = {.kind = COMMANDS_LS, .goal = UINT64_MAX};
+    struct commands_request request = {.kind = COMMANDS_LS, .goal = UINT64_MAX};
     struct selection l = {.x = x};
     struct hearing h = {.fn = list_repository, .ctx = &l};
 
@@ -285,6 +290,7 @@ void admin_list_repositories(struct exchange *x)
         return;
     l.needle = call_parameter(x, "q");
     l.upstream = call_parameter(x, "upstream");
+    request.repo = (char *)call_parameter(x, "name"); /* borrowed: the request isn't cleared */
     reply_list(&l, &request, &h, "repositories");
 }
 
@@ -324,16 +330,7 @@ void admin_list_answers(struct exchange *x)
         return;
     l.needle = call_parameter(x, "q");
     request.repo_id = (char *)repository; /* borrowed: the request isn't cleared */
-    if (run(x, &request, &h, &h.why) == 0 || h.why.kind == ERR_NOT_FOUND) {
-        /* None of this repository's: an empty list, when it is known that there is none. */
-        if (h.result == NULL)
-            h.result = json_pack("{s:b}", "complete", (int)local_scanned(x->proxy->cache.local));
-        reply_page(&l, "answers", &h);
-    } else {
-        page_drop(&l.page);
-        reply_failure(x, &h.why);
-    }
-    json_decref(h.result);
+    reply_list(&l, &request, &h, "answers");
 }
 
 /* ---- one ---- */

@@ -20,7 +20,7 @@ GOOD = {
                                                       "priority": "low"}]}),
                     ("", {"repositories": [{"repository": "{name}", "branches": None, "depth": 5}], "by": "command"})],
     "listRepositories": [("", None), ("?limit=1&sort=-size&q=own&upstream=origin&pinned=false", None),
-                         ("?sort=-hit_ratio", None), ("?sort=byte_hit_ratio", None), ("?sort=requests", None)],
+                         ("?name=origin/none", None), ("?sort=-hit_ratio", None), ("?sort=byte_hit_ratio", None), ("?sort=requests", None)],
     "listRefs": [("", None), ("?limit=1&sort=-seen&q=heads", None)],
     "invalidateAll": [("", {"everything": True, "dry_run": True, "reason": "a test"})],
     "history": [("", None), ("?step=5&since=1700000000", None)],
