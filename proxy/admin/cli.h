@@ -1,6 +1,6 @@
 /* The commands that speak the admin API of a pannier, wherever it runs.  All return the exit
- * status. REPO is "<upstream>/<path>", as for `pannier show`, or the URL upstream of one that is kept
- * there, or a repository's id. */
+ * status. REPO is "<upstream>/<path>", as for `pannier show`, or the URL upstream of one that is
+ * kept there, or a repository's id. */
 #ifndef PANNIER_PROXY_ADMIN_CLI_H
 #define PANNIER_PROXY_ADMIN_CLI_H
 
