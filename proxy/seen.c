@@ -96,7 +96,8 @@ static bool was_asked_for(const struct seen_how *how, const char *name)
 static bool has_gone(const struct seen_ref *r, const struct seen_how *how,
                      const struct seen_listing *l)
 {
-    return r->by == how->by && !how->unclear && !l->left_out && was_asked_for(how, r->name);
+    return r->by == how->by && !how->unclear && how->prefix_count <= SEEN_PREFIXES_MAX &&
+           !l->left_out && was_asked_for(how, r->name);
 }
 
 static int latest_first(const void *a, const void *b)

@@ -27,6 +27,7 @@ struct seen;
 enum {
     SEEN_REFS_MAX = 2000,      /* of one repository; some 100 bytes each */
     SEEN_NAME_MAX = 1024,      /* a longer name is left out */
+    SEEN_PREFIXES_MAX = 64,    /* a question about more drops none: each costs a look */
     SEEN_BYTES_MAX = 32 << 20, /* all together */
 };
 
@@ -56,7 +57,7 @@ struct seen_how {
     /* What was asked for: names that begin so; none: all.  Borrowed. */
     char *const *prefixes;
     size_t prefix_count;
-    bool unclear; /* asked in a way that doesn't tell what was left out */
+    bool unclear; /* asked in a way of which nobody here knows what it leaves out */
     int64_t now_s;
 };
 

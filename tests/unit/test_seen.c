@@ -120,6 +120,28 @@ static void a_question_that_is_not_understood_says_nothing_of_what_it_left_out(v
     assert_seen(*state, "a@1+c b@2+c");
 }
 
+static void a_question_about_very_much_drops_nothing(void **state)
+{
+    char *prefixes[SEEN_PREFIXES_MAX + 1];
+
+    for (size_t i = 0; i < ARRAY_LEN(prefixes); i++)
+        prefixes[i] = (char *)"a";
+    show_all(*state, SEEN_CLIENT, 1, "a b");
+    show(*state, &ONE,
+         &(struct seen_how){.by = SEEN_CLIENT,
+                            .now_s = 2,
+                            .prefixes = prefixes,
+                            .prefix_count = SEEN_PREFIXES_MAX + 1},
+         "");
+    assert_seen(*state, "a@1+c b@1+c");
+    show(
+        *state, &ONE,
+        &(struct seen_how){
+            .by = SEEN_CLIENT, .now_s = 3, .prefixes = prefixes, .prefix_count = SEEN_PREFIXES_MAX},
+        "");
+    assert_seen(*state, "b@1+c");
+}
+
 /* 'count' names from first on. */
 static void show_many(struct seen *s, const struct key *repo_id, int64_t now_s, unsigned first,
                       unsigned count, const char *end)
@@ -237,6 +259,7 @@ int main(void)
         TEST(what_a_later_listing_would_have_had_and_has_not_goes),
         TEST(what_others_were_shown_is_not_gone_as_somebody_does_not_see_it),
         TEST(a_question_that_is_not_understood_says_nothing_of_what_it_left_out),
+        TEST(a_question_about_very_much_drops_nothing),
         TEST(what_is_beyond_the_bound_is_left_out_and_that_is_told),
         TEST(who_was_not_shown_for_longest_makes_room),
         TEST(repositories_make_room_for_others),
