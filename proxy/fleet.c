@@ -14,6 +14,7 @@
 #include "proxy/decisions.h"
 #include "proxy/log.h"
 #include "proxy/refs.h"
+#include "proxy/seen.h"
 
 enum {
     TICK_MS = 1000,
@@ -52,8 +53,11 @@ struct fleet {
 
 static void describe(const struct event *e, struct invalidation *out)
 {
-    *out = (struct invalidation){
-        .scope = e->scope, .repo_id = e->repo_id, .repo = e->repo, .object = e->name};
+    *out = (struct invalidation){.scope = e->scope,
+                                 .repo_id = e->repo_id,
+                                 .repo = e->repo,
+                                 .object = e->name,
+                                 .unpin = e->unpin};
 }
 
 static void log_invalidated(const struct event *e, const struct invalidated *what)
@@ -62,7 +66,8 @@ static void log_invalidated(const struct event *e, const struct invalidated *wha
              LOG_STR, e->repo[0] != '\0' ? e->repo : NULL, "name", LOG_STR,
              e->name[0] != '\0' ? e->name : NULL, "node", LOG_STR, e->node, "reason", LOG_STR,
              e->reason[0] != '\0' ? e->reason : NULL, "answers", LOG_U64, what->answers, "mirrors",
-             LOG_U64, what->mirrors, "bytes", LOG_U64, what->bytes, NULL);
+             LOG_U64, what->mirrors, "bytes", LOG_U64, what->bytes, "unpin", LOG_STR,
+             e->unpin ? "yes" : NULL, NULL);
 }
 
 static void forget_all_refs(struct fleet *f)
@@ -85,6 +90,15 @@ static void forget_refs(struct fleet *f, const struct event *e)
     }
 }
 
+/* A push leaves it: what was seen says when. */
+static void forget_seen(struct fleet *f, const struct event *e)
+{
+    struct key repo_id;
+    bool one = key_from_hex(e->repo_id, &repo_id);
+
+    seen_forget(f->proxy->seen, one ? &repo_id : NULL);
+}
+
 static int apply_event(void *ctx, const char *id, const struct event *e, struct err *err)
 {
     struct fleet *f = ctx;
@@ -100,6 +114,7 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
         return 0;
     case EVENT_INVALIDATE:
         forget_refs(f, e);
+        forget_seen(f, e);
         if (f->proxy->cache.shared != NULL && e->scope != SCOPE_REF)
             shared_take_back(f->proxy->cache.shared, e->repo_id);
         describe(e, &what);
@@ -122,6 +137,7 @@ static int take_for_invalidated(void *ctx, const char *why, struct err *err)
     int rc;
 
     forget_all_refs(f);
+    seen_forget(f->proxy->seen, NULL);
     if (f->proxy->cache.shared != NULL)
         rc = shared_invalidations_apply(f->proxy->cache.shared, &count, err);
     else
@@ -589,7 +605,8 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
                       .repo = what->repo,
                       .name = what->name,
                       .reason = what->reason,
-                      .node = f->node};
+                      .node = f->node,
+                      .unpin = what->unpin};
     struct invalidation here;
     struct invalidated gone;
     char id[EVENT_ID_SIZE];
@@ -603,6 +620,7 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
     told = tell(f, &e, id, &why);
     if (told != 0) { /* here at least */
         forget_refs(f, &e);
+        forget_seen(f, &e);
         describe(&e, &here);
         cache_invalidate(&f->proxy->cache, &here, &gone, err);
     }
