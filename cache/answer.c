@@ -16,6 +16,10 @@ enum {
      * readers a quarter less than of small ones; bigger ones bring readers hardly anything, and the
      * kernel has to find them. */
     WRITE_SIZE = 128 * 1024,
+    /* Where it is known how much comes the file system gives its blocks ahead, so many bytes at
+     * once: asked for one by one they cost half as much as writing them.  Not all at once, as a
+     * file system in memory fills them with zeros while the first byte waits. */
+    RESERVE_SIZE = 32 << 20,
 };
 _Static_assert(ANSWER_WINDOW % WRITE_SIZE == 0, "a piece lies in the window in one piece");
 
@@ -41,6 +45,7 @@ struct answer {
     uint64_t window_start;
     bool passing;        /* nothing goes into the file: the readers make room */
     struct claim *claim; /* producer's; on what the file takes */
+    uint64_t reserved;   /* producer's; bytes that there is room for */
     bool storage_failed;
     struct err storage_why;
 
@@ -187,6 +192,28 @@ void answer_store_at(struct answer *a, const char *path, struct claim **claim)
     lock_drop(&a->lock);
 }
 
+/* Room for what ends at `end`. */
+static int reserve(struct answer *a, uint64_t end, struct err *err)
+{
+    uint64_t step = end - a->reserved;
+
+    if (end <= a->reserved)
+        return 0;
+    if (a->promised >= 0 && end < (uint64_t)a->promised) {
+        step = (uint64_t)a->promised - a->reserved;
+        step = step < RESERVE_SIZE ? step : RESERVE_SIZE;
+    }
+    if (a->claim != NULL && local_claim_grow(a->claim, step, err) != 0)
+        return -1;
+    /* Whatever else it says, the write will tell. */
+    if (a->promised >= 0 &&
+        fallocate(a->fd, FALLOC_FL_KEEP_SIZE, (off_t)a->reserved, (off_t)step) != 0 &&
+        errno == ENOSPC)
+        return err_errno(err, ERR_STORAGE, "reserve room for an answer");
+    a->reserved += step;
+    return 0;
+}
+
 /* Appends to the file what has its place at `at`; returns how much of it the disk took.  When that
  * isn't all, *why says why. */
 static size_t write_some(struct answer *a, const char *data, size_t len, uint64_t at,
@@ -194,7 +221,7 @@ static size_t write_some(struct answer *a, const char *data, size_t len, uint64_
 {
     size_t done = 0;
 
-    if (a->claim != NULL && local_claim_grow(a->claim, len, why) != 0)
+    if (reserve(a, at + len, why) != 0)
         return 0;
     while (done < len) {
         ssize_t n = pwrite(a->fd, data + done, len - done, (off_t)(at + done));

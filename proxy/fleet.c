@@ -15,6 +15,7 @@
 #include "proxy/decisions.h"
 #include "proxy/log.h"
 #include "proxy/refs.h"
+#include "proxy/seen.h"
 
 enum {
     TICK_MS = 1000,
@@ -54,8 +55,11 @@ struct fleet {
 
 static void describe(const struct event *e, struct invalidation *out)
 {
-    *out = (struct invalidation){
-        .scope = e->scope, .repo_id = e->repo_id, .repo = e->repo, .object = e->name};
+    *out = (struct invalidation){.scope = e->scope,
+                                 .repo_id = e->repo_id,
+                                 .repo = e->repo,
+                                 .object = e->name,
+                                 .unpin = e->unpin};
 }
 
 static void log_invalidated(const struct event *e, const struct invalidated *what)
@@ -64,7 +68,8 @@ static void log_invalidated(const struct event *e, const struct invalidated *wha
              LOG_STR, e->repo[0] != '\0' ? e->repo : NULL, "name", LOG_STR,
              e->name[0] != '\0' ? e->name : NULL, "node", LOG_STR, e->node, "reason", LOG_STR,
              e->reason[0] != '\0' ? e->reason : NULL, "answers", LOG_U64, what->answers, "mirrors",
-             LOG_U64, what->mirrors, "bytes", LOG_U64, what->bytes, NULL);
+             LOG_U64, what->mirrors, "bytes", LOG_U64, what->bytes, "unpin", LOG_STR,
+             e->unpin ? "yes" : NULL, NULL);
 }
 
 static void forget_all_refs(struct fleet *f)
@@ -97,6 +102,15 @@ static void refresh_own(struct fleet *f, const struct event *e)
         chores_add_refresh(f, QUEUE_NORMAL, &repo_id, e->repo);
 }
 
+/* A push leaves it: what was seen says when. */
+static void forget_seen(struct fleet *f, const struct event *e)
+{
+    struct key repo_id;
+    bool one = key_from_hex(e->repo_id, &repo_id);
+
+    seen_forget(f->proxy->seen, one ? &repo_id : NULL);
+}
+
 static int apply_event(void *ctx, const char *id, const struct event *e, struct err *err)
 {
     struct fleet *f = ctx;
@@ -114,6 +128,7 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
         return 0;
     case EVENT_INVALIDATE:
         forget_refs(f, e);
+        forget_seen(f, e);
         if (f->proxy->cache.shared != NULL && e->scope != SCOPE_REF)
             shared_take_back(f->proxy->cache.shared, e->repo_id);
         describe(e, &what);
@@ -136,6 +151,7 @@ static int take_for_invalidated(void *ctx, const char *why, struct err *err)
     int rc;
 
     forget_all_refs(f);
+    seen_forget(f->proxy->seen, NULL);
     if (f->proxy->cache.shared != NULL) {
         rc = shared_invalidations_apply(f->proxy->cache.shared, &count, err);
     } else {
@@ -616,7 +632,8 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
                       .repo = what->repo,
                       .name = what->name,
                       .reason = what->reason,
-                      .node = f->node};
+                      .node = f->node,
+                      .unpin = what->unpin};
     struct invalidation here;
     struct invalidated gone;
     char id[EVENT_ID_SIZE];
@@ -630,6 +647,7 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
     told = tell(f, &e, id, &why);
     if (told != 0) { /* here at least */
         forget_refs(f, &e);
+        forget_seen(f, &e);
         describe(&e, &here);
         cache_invalidate(&f->proxy->cache, &here, &gone, err);
     }

@@ -325,11 +325,11 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
     return 0;
 }
 
-static int on_pause(void *ctx, struct err *err)
+static int on_pause(void *ctx, uint64_t *again_ms, struct err *err)
 {
     struct following *f = ctx;
 
-    return f->sink != NULL ? gather_pause(&f->gathered, err) : 0;
+    return f->sink != NULL ? gather_pause(&f->gathered, again_ms, err) : 0;
 }
 
 static int ask(struct proxy *proxy, const char *address, const char *target, struct following *f,
