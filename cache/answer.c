@@ -16,6 +16,10 @@ enum {
      * readers a quarter less than of small ones; bigger ones bring readers hardly anything, and the
      * kernel has to find them. */
     WRITE_SIZE = 128 * 1024,
+    /* Where it is known how much comes the file system gives its blocks ahead, so many bytes at
+     * once: asked for one by one they cost half as much as writing them.  Not all at once, as a
+     * file system in memory fills them with zeros while the first byte waits. */
+    RESERVE_SIZE = 32 << 20,
 };
 _Static_assert(ANSWER_WINDOW % WRITE_SIZE == 0, "a piece lies in the window in one piece");
 
@@ -29,6 +33,7 @@ struct answer {
     enum answer_source source;
     struct err why;
     int64_t note_offset;
+    int64_t promised; /* bytes that there will be; -1: not known */
 
     /* [0, file_len) lies in the file, [window_start, total) in the window.  The file takes the
      * window's bytes as soon as they are an aligned piece. */
@@ -40,6 +45,7 @@ struct answer {
     uint64_t window_start;
     bool passing;        /* nothing goes into the file: the readers make room */
     struct claim *claim; /* producer's; on what the file takes */
+    uint64_t reserved;   /* producer's; bytes that there is room for */
     bool storage_failed;
     struct err storage_why;
 
@@ -58,7 +64,7 @@ struct answer *answer_new_filling(void)
     atomic_init(&a->refs, 1);
     lock_init(&a->lock, LOCK_ANSWER);
     lock_cond_init(&a->room);
-    a->note_offset = -1;
+    a->note_offset = a->promised = -1;
     a->fd = -1;
     return a;
 }
@@ -135,6 +141,14 @@ void answer_set_digest(struct answer *a, const uint8_t sha256[SHA256_SIZE])
         memcpy(a->known_sha256, sha256, SHA256_SIZE);
 }
 
+void answer_promise_size(struct answer *a, int64_t size)
+{
+    lock_take(&a->lock);
+    must(a->total == 0 && size >= -1);
+    a->promised = size;
+    lock_drop(&a->lock);
+}
+
 bool answer_digest_so_far(struct answer *a, uint8_t out[SHA256_SIZE])
 {
     if (a->passing || a->sha256 == NULL)
@@ -178,34 +192,88 @@ void answer_store_at(struct answer *a, const char *path, struct claim **claim)
     lock_drop(&a->lock);
 }
 
+/* Room for what ends at `end`. */
+static int reserve(struct answer *a, uint64_t end, struct err *err)
+{
+    uint64_t step = end - a->reserved;
+
+    if (end <= a->reserved)
+        return 0;
+    if (a->promised >= 0 && end < (uint64_t)a->promised) {
+        step = (uint64_t)a->promised - a->reserved;
+        step = step < RESERVE_SIZE ? step : RESERVE_SIZE;
+    }
+    if (a->claim != NULL && local_claim_grow(a->claim, step, err) != 0)
+        return -1;
+    /* Whatever else it says, the write will tell. */
+    if (a->promised >= 0 &&
+        fallocate(a->fd, FALLOC_FL_KEEP_SIZE, (off_t)a->reserved, (off_t)step) != 0 &&
+        errno == ENOSPC)
+        return err_errno(err, ERR_STORAGE, "reserve room for an answer");
+    a->reserved += step;
+    return 0;
+}
+
+/* Appends to the file what has its place at `at`; returns how much of it the disk took.  When that
+ * isn't all, *why says why. */
+static size_t write_some(struct answer *a, const char *data, size_t len, uint64_t at,
+                         struct err *why)
+{
+    size_t done = 0;
+
+    if (reserve(a, at + len, why) != 0)
+        return 0;
+    while (done < len) {
+        ssize_t n = pwrite(a->fd, data + done, len - done, (off_t)(at + done));
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            err_errno(why, ERR_STORAGE, "write an answer");
+            break;
+        }
+        done += (size_t)n;
+    }
+    return done;
+}
+
 /* What the window holds goes into the file, all of it or as much as the disk takes.  The file ends
  * at a multiple of WRITE_SIZE until the last time, so the bytes lie in one piece. */
 static void flush(struct answer *a)
 {
     uint64_t at = a->file_len;
-    const char *data = a->window + at % ANSWER_WINDOW;
+    size_t len = (size_t)(a->total - at), n;
     struct err why;
 
-    if (a->claim != NULL && local_claim_grow(a->claim, a->total - at, &why) != 0) {
-        start_passing(a, at, &why);
+    if (len == 0)
+        return;
+    n = write_some(a, a->window + at % ANSWER_WINDOW, len, at, &why);
+    if (n < len) {
+        start_passing(a, at + n, &why);
         return;
     }
-    while (at < a->total) {
-        ssize_t n = pwrite(a->fd, data, (size_t)(a->total - at), (off_t)at);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            err_errno(&why, ERR_STORAGE, "write an answer");
-            start_passing(a, at, &why);
-            return;
-        }
-        data += n;
-        at += (uint64_t)n;
-    }
     lock_take(&a->lock);
-    a->file_len = a->window_start = at;
+    a->file_len = a->window_start = at + n;
     lock_drop(&a->lock);
+}
+
+/* Of whole pieces that come in one the window would only be a detour.  Returns how much went into
+ * the file. */
+static size_t write_through(struct answer *a, const char *data, size_t len)
+{
+    uint64_t at = a->file_len;
+    struct err why;
+    size_t n;
+
+    if (a->fd < 0 || a->passing || a->total != at || at % WRITE_SIZE != 0 || len < WRITE_SIZE)
+        return 0;
+    n = write_some(a, data, WRITE_SIZE, at, &why);
+    lock_take(&a->lock);
+    a->file_len = a->window_start = a->total = at + n;
+    lock_drop(&a->lock);
+    if (n < WRITE_SIZE)
+        start_passing(a, at + n, &why);
+    return n;
 }
 
 static size_t window_copy_in_locked(struct answer *a, const char *data, size_t len)
@@ -246,37 +314,68 @@ static void give_room_back(struct answer *a)
         local_claim_free(&a->claim);
 }
 
+/* Goes on when there is room in the window, or nobody needs any.  Whoever sleeps for more of what
+ * stands there makes room by reading it. */
+static size_t wait_for_room_locked(struct answer *a)
+{
+    size_t room;
+
+    while ((room = window_room_locked(a)) == 0 && a->readers != NULL) {
+        struct answer_reader *woken = take_armed_locked(a);
+
+        if (woken == NULL) {
+            lock_wait(&a->lock, &a->room);
+            continue;
+        }
+        lock_drop(&a->lock);
+        wake_all(woken);
+        lock_take(&a->lock);
+    }
+    return room;
+}
+
+/* Returns how much of it was taken; 0: nobody reads what passes through. */
+static size_t write_into_window(struct answer *a, const char *data, size_t len)
+{
+    size_t n = 0, room;
+    bool passed;
+
+    lock_take(&a->lock);
+    room = wait_for_room_locked(a);
+    if (!a->passing || a->readers != NULL)
+        n = window_copy_in_locked(a, data, room < len ? room : len);
+    passed = file_has_passed_locked(a);
+    lock_drop(&a->lock);
+    if (n > 0 && passed)
+        give_room_back(a);
+    if (!a->passing && a->total % WRITE_SIZE == 0)
+        flush(a);
+    return n;
+}
+
 int answer_append(struct answer *a, const void *data, size_t len, struct err *err)
 {
     const char *from = data;
+    struct answer_reader *woken;
 
     must(a->state == ANSWER_FILLING);
     if (a->sha256 != NULL)
         digest_update(a->sha256, data, len);
     while (len > 0) {
-        struct answer_reader *woken;
-        size_t n, room;
-        bool passed;
+        size_t n = write_through(a, from, len);
 
-        lock_take(&a->lock);
-        while ((room = window_room_locked(a)) == 0 && a->readers != NULL)
-            lock_wait(&a->lock, &a->room);
-        if (a->passing && a->readers == NULL) {
-            lock_drop(&a->lock);
+        if (n == 0)
+            n = write_into_window(a, from, len);
+        if (n == 0)
             return err_set(err, ERR_CANCELLED, "nobody reads this any more");
-        }
-        n = window_copy_in_locked(a, from, room < len ? room : len);
-        woken = take_armed_locked(a);
-        passed = file_has_passed_locked(a);
-        lock_drop(&a->lock);
-        wake_all(woken);
-        if (passed)
-            give_room_back(a);
         from += n;
         len -= n;
-        if (!a->passing && a->total % WRITE_SIZE == 0)
-            flush(a);
     }
+    /* Once for all of it: what they do costs both sides more than a piece does. */
+    lock_take(&a->lock);
+    woken = take_armed_locked(a);
+    lock_drop(&a->lock);
+    wake_all(woken);
     return 0;
 }
 
@@ -313,6 +412,7 @@ void answer_end(struct answer *a)
 {
     if (!a->passing)
         flush(a);
+    must(a->promised < 0 || a->total == (uint64_t)a->promised);
     lock_take(&a->lock);
     if (a->passing) { /* perhaps since just now, as the disk failed */
         a->digest_known = false;
@@ -361,6 +461,16 @@ uint64_t answer_size(struct answer *a)
     total = a->total;
     lock_drop(&a->lock);
     return total;
+}
+
+int64_t answer_promised_size(struct answer *a)
+{
+    int64_t size;
+
+    lock_take(&a->lock);
+    size = a->promised;
+    lock_drop(&a->lock);
+    return size;
 }
 
 uint64_t answer_number(const struct answer *a)
@@ -413,6 +523,17 @@ int answer_dup_fd(struct answer *a)
 
     lock_take(&a->lock);
     if (a->state == ANSWER_WHOLE && !a->passing && a->fd >= 0)
+        fd = fcntl(a->fd, F_DUPFD_CLOEXEC, 0);
+    lock_drop(&a->lock);
+    return fd;
+}
+
+int answer_dup_growing_fd(struct answer *a)
+{
+    int fd = -1;
+
+    lock_take(&a->lock);
+    if (a->fd >= 0)
         fd = fcntl(a->fd, F_DUPFD_CLOEXEC, 0);
     lock_drop(&a->lock);
     return fd;
@@ -503,12 +624,12 @@ int answer_reader_open(struct answer_reader *r, struct answer *a, void (*wake)(v
     return 0;
 }
 
-static ssize_t read_from_file(struct answer_reader *r, void *buf, size_t len)
+static ssize_t read_from_file(int fd, void *buf, size_t len, uint64_t offset)
 {
     ssize_t n;
 
     do
-        n = pread(r->answer->fd, buf, len, (off_t)r->offset);
+        n = pread(fd, buf, len, (off_t)offset);
     while (n < 0 && errno == EINTR);
     return n;
 }
@@ -527,42 +648,65 @@ static size_t window_copy_out_locked(const struct answer_reader *r, char *buf, s
     return done;
 }
 
-ssize_t answer_reader_read(struct answer_reader *r, void *buf, size_t len)
+/* Whoever was told how many bytes there will be takes them for the whole when they are there: so
+ * the last one only comes when it is whole.  What comes in its place when the producer gives up is
+ * a message that may be longer. */
+static uint64_t shown_locked(const struct answer *a)
+{
+    if (a->state == ANSWER_WHOLE || a->promised <= 0 || a->total < (uint64_t)a->promised)
+        return a->total;
+    return (uint64_t)a->promised - 1;
+}
+
+ssize_t answer_reader_look(struct answer_reader *r, void *buf, size_t len, int *fd)
 {
     struct answer *a = r->answer;
-    enum answer_state state;
-    uint64_t in_file, total;
+    uint64_t shown;
     ssize_t n;
 
+    *fd = -1;
     lock_take(&a->lock);
-    state = a->state;
-    total = a->total;
-    in_file = a->file_len;
-    if (r->offset >= in_file && r->offset < total) {
-        if (len > total - r->offset)
-            len = (size_t)(total - r->offset);
-        n = (ssize_t)window_copy_out_locked(r, buf, len);
-        r->offset += (uint64_t)n;
-        pthread_cond_signal(&a->room);
-        lock_drop(&a->lock);
-        return n;
+    shown = shown_locked(a);
+    if (r->offset >= shown) {
+        n = a->state == ANSWER_FILLING ? READER_WAIT
+            : a->state == ANSWER_WHOLE ? READER_END
+                                       : READER_FAILED;
+    } else {
+        uint64_t end = r->offset < a->file_len && a->file_len < shown ? a->file_len : shown;
+
+        n = (ssize_t)(end - r->offset);
+        /* Only the producer moves file_len, and only up: this range stays readable. */
+        if (r->offset < a->file_len)
+            *fd = a->fd;
+        else
+            n = (ssize_t)window_copy_out_locked(r, buf, (size_t)n < len ? (size_t)n : len);
     }
     lock_drop(&a->lock);
-    if (r->offset >= total) {
-        if (state == ANSWER_FILLING)
-            return READER_WAIT;
-        return state == ANSWER_WHOLE ? READER_END : READER_FAILED;
-    }
-    /* Only the producer moves file_len, and only up: this range stays readable. */
-    if (len > in_file - r->offset)
-        len = (size_t)(in_file - r->offset);
-    n = read_from_file(r, buf, len);
-    if (n <= 0)
-        return READER_FAILED; /* the disk lost what it had taken */
+    return n;
+}
+
+void answer_reader_take(struct answer_reader *r, size_t len)
+{
+    struct answer *a = r->answer;
+
     lock_take(&a->lock);
-    r->offset += (uint64_t)n; /* under the lock: a producer in window mode looks at it */
+    r->offset += len; /* under the lock: a producer in window mode looks at it */
     pthread_cond_signal(&a->room);
     lock_drop(&a->lock);
+}
+
+ssize_t answer_reader_read(struct answer_reader *r, void *buf, size_t len)
+{
+    int fd;
+    ssize_t n = answer_reader_look(r, buf, len, &fd);
+
+    if (n <= 0)
+        return n;
+    if (fd >= 0)
+        n = read_from_file(fd, buf, (size_t)n < len ? (size_t)n : len, r->offset);
+    if (n <= 0)
+        return READER_FAILED; /* the disk lost what it had taken */
+    answer_reader_take(r, (size_t)n);
     return n;
 }
 
@@ -573,7 +717,7 @@ bool answer_reader_arm(struct answer_reader *r)
 
     lock_take(&a->lock);
     must(!r->armed);
-    armed = a->state == ANSWER_FILLING && r->offset >= a->total;
+    armed = a->state == ANSWER_FILLING && r->offset >= shown_locked(a);
     r->armed = armed;
     lock_drop(&a->lock);
     return armed; /* r may be woken, and used again, already */

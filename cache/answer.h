@@ -89,6 +89,10 @@ void answer_set_source(struct answer *a, enum answer_source source);
 /* Producer, before the first byte: the digest of all that will come is known, and whoever hands it
  * out sees to it that it is right.  NULL: it isn't after all. */
 void answer_set_digest(struct answer *a, const uint8_t sha256[SHA256_SIZE]);
+/* Producer, before the first byte: so many bytes will come, or -1: it isn't known after all.
+ * Readers may tell others; so they get the last byte only when the answer is WHOLE, and never that
+ * many of one that FAILED. */
+void answer_promise_size(struct answer *a, int64_t size);
 /* Complete; readers come to the end. */
 void answer_end(struct answer *a);
 /* Given up; readers get why behind the bytes that are there. */
@@ -99,6 +103,7 @@ enum answer_state answer_state(struct answer *a);
 enum answer_source answer_source(struct answer *a);
 uint64_t answer_size(struct answer *a); /* bytes so far; final once WHOLE */
 int64_t answer_note_offset(struct answer *a);
+int64_t answer_promised_size(struct answer *a);
 /* Tells it from all others of this process, also from one that takes its place. */
 uint64_t answer_number(const struct answer *a);
 bool answer_has_readers(struct answer *a);          /* open ones, now */
@@ -114,6 +119,9 @@ bool answer_digest_so_far(struct answer *a, uint8_t out[SHA256_SIZE]);
 /* A duplicate of the file's descriptor when the answer is WHOLE and lies in a file: the body is its
  * first answer_size() bytes.  -1 otherwise.  Yours to close. */
 int answer_dup_fd(struct answer *a);
+/* The same of one in whatever state, for whoever goes by answer_reader_look(): what the file holds,
+ * and whether it stays there, is not known.  -1: no file. */
+int answer_dup_growing_fd(struct answer *a);
 
 /* For cache/answers.c: the store that keeps answers by key. */
 int answer_fd(struct answer *a); /* borrowed; -1 when not (or not wholly) in a file */
@@ -143,6 +151,12 @@ int answer_reader_open(struct answer_reader *r, struct answer *a, void (*wake)(v
                        void *ctx, struct err *err);
 /* Never blocks on anything but the local disk.  READER_FAILED: answer_why() says why. */
 ssize_t answer_reader_read(struct answer_reader *r, void *buf, size_t len);
+/* In place of answer_reader_read(), in two steps, for whoever may not get rid of all.  As that, but
+ * the reader stays where it is; *fd is not -1: so many bytes, however long buf is, lie in the file
+ * behind it, from r->offset on, and were not read.  It is borrowed while the reader is open. */
+ssize_t answer_reader_look(struct answer_reader *r, void *buf, size_t len, int *fd);
+/* So many of them are done with. */
+void answer_reader_take(struct answer_reader *r, size_t len);
 bool answer_reader_arm(struct answer_reader *r);
 void answer_reader_close(struct answer_reader *r); /* must not be armed; closing twice is fine */
 

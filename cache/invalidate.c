@@ -58,12 +58,17 @@ static void remove_unborn(struct cache *c, const struct invalidation *what)
         mirrors_remove_unborn(c->mirrors, what->repo);
 }
 
+static int unpin(struct cache *c, const char *repo_id, struct err *err)
+{
+    return local_unpin(c->local, repo_id, err) == 0 || err->kind == ERR_NOT_FOUND ? 0 : -1;
+}
+
 int cache_invalidate(struct cache *c, const struct invalidation *what, struct invalidated *out,
                      struct err *err)
 {
     struct removal r = {0};
-    struct err why;
-    int rc;
+    struct err why, unpinning;
+    int rc, unpinned = 0;
 
     *out = (struct invalidated){0};
     if (!what->dry_run)
@@ -73,6 +78,8 @@ int cache_invalidate(struct cache *c, const struct invalidation *what, struct in
     if (!what->dry_run) {
         answers_let_go(c->answers);
         remove_unborn(c, what);
+        if (what->unpin)
+            unpinned = unpin(c, what->repo_id, &unpinning);
     }
     rc = what->scope == SCOPE_EVERYTHING ? local_each(c->local, collect, &r, err)
                                          : local_each_of(c->local, what->repo_id, collect, &r, err);
@@ -85,7 +92,9 @@ int cache_invalidate(struct cache *c, const struct invalidation *what, struct in
         entry_clear(&r.entries[i]);
     }
     free(r.entries);
-    return rc;
+    if (rc == 0 && unpinned != 0)
+        *err = unpinning;
+    return rc != 0 || unpinned != 0 ? -1 : 0;
 }
 
 uint64_t cache_epoch(const struct cache *c)

@@ -45,6 +45,7 @@
     X(REDIS_PLACE, "which Redis was the master last")                                              \
     X(LIBS3, "the making of a request by libs3, which uses what all threads share")                \
     X(GUARD, "whether the object store works, and how often it was asked")                         \
+    X(SEEN, "which refs upstream has shown of each repository")                                    \
     X(TRAFFIC, "what was asked of each repository")                                                \
     X(HISTORY, "what was counted lately, by time")                                                 \
     X(LISTENERS, "what happened last, for who listens")                                            \

@@ -276,10 +276,34 @@ void access_learn(const struct asker *a, const struct response_head *head)
     }
 }
 
-void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
-                       const char *content_type, const struct bytes *asked,
-                       const struct bytes *v2_body)
+/* For operators. */
+static void note_seen(const struct asker *a, const struct refs_reader *refs,
+                      const struct seen_listing *listing, const struct bytes *asked)
 {
+    struct seen_how how = {.by = a->own                     ? SEEN_OWN
+                                 : a->authorization != NULL ? SEEN_CLIENT
+                                                            : SEEN_ANONYMOUS,
+                           .algo = refs_reader_algo(refs),
+                           .now_s = time(NULL)};
+    struct fetch_request question = {0};
+    struct err ignored;
+
+    if (asked == NULL && refs_reader_version(refs) == 2)
+        return; /* capabilities, and no refs */
+    if (asked != NULL)
+        how.unclear = fetch_request_parse(2, asked->data, asked->len, &question, &ignored) != 0 ||
+                      question.unknown;
+    how.prefixes = question.ls_prefixes;
+    how.prefix_count = question.ls_prefix_count;
+    seen_note(a->proxy->seen, &a->repo_id, &how, listing);
+    fetch_request_clear(&question);
+}
+
+void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
+                       const struct seen_listing *listing, const char *content_type,
+                       const struct bytes *asked, const struct bytes *v2_body)
+{
+    note_seen(a, refs, listing, asked);
     access_show_refs(a->proxy->decisions, &a->subject, now_ms(), a->upstream->access_ttl_ms, refs,
                      content_type, asked, v2_body);
 }
@@ -336,6 +360,7 @@ struct question {
     const struct asker *asker;
     struct response_head head;
     struct refs_reader *refs;
+    struct seen_listing listing;
     struct bytes body;  /* of an advertisement, up to DECISION_ADVERT_MAX */
     struct bytes asked; /* the body of an ls-refs, in canonical form */
     refs_ref_fn *on_ref;
@@ -368,6 +393,15 @@ static int refs_data(void *ctx, const void *data, size_t len, struct err *err)
     return 0;
 }
 
+static void hear_ref(void *ctx, const char *name, size_t len, const struct oid *oid)
+{
+    struct question *q = ctx;
+
+    seen_listing_add(&q->listing, name, len, oid);
+    if (q->on_ref != NULL)
+        q->on_ref(q->ctx, name, len, oid);
+}
+
 static int ask_refs(struct question *q, struct upstream_request *r, enum refs_form form,
                     enum hash_algo algo, struct err *err)
 {
@@ -377,7 +411,8 @@ static int ask_refs(struct question *q, struct upstream_request *r, enum refs_fo
     int rc;
 
     q->refs = refs_reader_new(form, algo, REFS_BODY_OIDS_MAX);
-    refs_reader_on_ref(q->refs, q->on_ref, q->ctx);
+    refs_reader_on_ref(q->refs, hear_ref, q);
+    seen_listing_init(&q->listing);
     bytes_init(&q->body, DECISION_ADVERT_MAX);
     r->repo = form == REFS_ADVERTISEMENT ? a->wire_repo : repo;
     r->git_protocol = "version=2";
@@ -392,7 +427,7 @@ static int ask_refs(struct question *q, struct upstream_request *r, enum refs_fo
                             moved);
     if (rc == 0 && q->head.status == 200 && !q->broken &&
         refs_reader_finish(q->refs, &ignored) == 0 && refs_reader_error(q->refs) == NULL)
-        access_learn_refs(a, q->refs, response_head_get(&q->head, "content-type"),
+        access_learn_refs(a, q->refs, &q->listing, response_head_get(&q->head, "content-type"),
                           form == REFS_LS_REFS ? &q->asked : NULL,
                           form == REFS_ADVERTISEMENT ? &q->body : NULL);
     else
@@ -408,6 +443,7 @@ static void question_clear(struct question *q)
 {
     response_head_clear(&q->head);
     refs_reader_free(q->refs);
+    seen_listing_clear(&q->listing);
     fetch_response_free(q->fetched);
     bytes_clear(&q->body);
     bytes_clear(&q->asked);
@@ -463,44 +499,69 @@ int access_require(const struct asker *a, struct err *err)
     return verdict == VERDICT_ALLOWED ? 0 : -1;
 }
 
-/* Heads and tags, and head: HEAD, too.  out and fn may be NULL. */
-static int list_refs(const struct asker *a, bool head, refs_ref_fn *fn, void *ctx,
-                     struct oid_list *out, struct err *err)
+/* By protocol 2; algo: as upstream has advertised it. */
+static int ask_ls_refs(struct question *q, bool head, enum hash_algo algo, struct err *err)
 {
     static const char *const prefixes[] = {"HEAD", "refs/heads/", "refs/tags/"};
     struct fetch_request asked = {.version = 2,
                                   .command = COMMAND_LS_REFS,
+                                  .algo = algo,
+                                  .algo_named = algo != HASH_SHA1, /* else taken for granted */
                                   .ls_peel = true,
                                   .ls_prefixes = (char **)prefixes + !head,
                                   .ls_prefix_count = ARRAY_LEN(prefixes) - !head};
-    struct question q = {.asker = a, .on_ref = fn, .ctx = ctx};
     struct upstream_request r = {.method = "POST",
                                  .rest = "git-upload-pack",
                                  .content_type = content_type_request(SERVICE_UPLOAD_PACK),
                                  .accept = content_type_response(SERVICE_UPLOAD_PACK)};
+
+    bytes_init(&q->asked, SIZE_MAX / 2);
+    fetch_request_write(&asked, &q->asked);
+    r.body = q->asked.data;
+    r.body_len = q->asked.len;
+    return ask_refs(q, &r, REFS_LS_REFS, algo, err);
+}
+
+static bool speaks_v2(const struct asker *a, enum hash_algo *algo)
+{
     struct advert advert = {0};
+    bool does = decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert) &&
+                advert.version == 2;
+
+    *algo = advert.algo;
+    advert_clear(&advert);
+    return does;
+}
+
+/* Heads and tags, and head: HEAD, too.  out and fn may be NULL. */
+static int list_refs(const struct asker *a, bool head, refs_ref_fn *fn, void *ctx,
+                     struct oid_list *out, struct err *err)
+{
+    struct question q = {.asker = a, .on_ref = fn, .ctx = ctx};
+    struct upstream_request r = {.method = "GET", .rest = "info/refs?service=git-upload-pack"};
+    enum hash_algo algo;
+    bool v2 = speaks_v2(a, &algo);
     int rc = 0;
 
-    bytes_init(&q.asked, SIZE_MAX / 2);
-    if (decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert) &&
-        advert.version == 2) {
-        asked.algo = advert.algo;
-        asked.algo_named = advert.algo != HASH_SHA1; /* else it is taken for granted */
-        fetch_request_write(&asked, &q.asked);
-        r.body = q.asked.data;
-        r.body_len = q.asked.len;
-        rc = ask_refs(&q, &r, REFS_LS_REFS, advert.algo, err);
-    } else {
-        r = (struct upstream_request){.method = "GET", .rest = "info/refs?service=git-upload-pack"};
+    if (!v2) {
+        /* An older host, or what was known of it was forgotten a moment ago: somebody has pushed.
+         */
         rc = ask_refs(&q, &r, REFS_ADVERTISEMENT, HASH_SHA1, err);
+        v2 = rc == 0 && !q.broken && refs_reader_version(q.refs) == 2;
+        algo = refs_reader_algo(q.refs);
+        if (v2) {
+            question_clear(&q);
+            q = (struct question){.asker = a, .on_ref = fn, .ctx = ctx};
+        }
     }
+    if (v2)
+        rc = ask_ls_refs(&q, head, algo, err);
     if (rc == 0 && q.broken)
         rc = err_set(err, ERR_UPSTREAM, "%s did not list its refs", a->upstream->name);
     if (rc == 0 && out != NULL) {
         oid_list_copy(refs_reader_oids(q.refs), out);
         oid_list_sort(out);
     }
-    advert_clear(&advert);
     question_clear(&q);
     return rc;
 }
@@ -510,9 +571,10 @@ int access_list_refs(const struct asker *a, struct oid_list *out, struct err *er
     return list_refs(a, false, NULL, NULL, out, err);
 }
 
-int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct err *err)
+int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct oid_list *out,
+                      struct err *err)
 {
-    return list_refs(a, true, fn, ctx, NULL, err);
+    return list_refs(a, true, fn, ctx, out, err);
 }
 
 /* ---- probing ---- */

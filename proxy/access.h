@@ -6,6 +6,7 @@
 #include "protocol/refs.h"
 #include "proxy/decisions.h"
 #include "proxy/exchange.h"
+#include "proxy/seen.h"
 
 /* On whose behalf upstream is asked, and for what. */
 struct asker {
@@ -66,10 +67,11 @@ bool access_is_denial(const struct response_head *head);
 /* Upstream can't be asked now: it is down, hangs, or wants to be left alone. */
 bool access_is_outage(enum err_kind kind);
 /* And from a whole, parsed advertisement or ls-refs response.  asked: the body that asked for the
- * latter, in canonical form; NULL for an advertisement, of which v2_body then is what came. */
+ * latter, in canonical form; NULL for an advertisement, of which v2_body then is what came.
+ * listing: its refs by name. */
 void access_learn_refs(const struct asker *a, const struct refs_reader *refs,
-                       const char *content_type, const struct bytes *asked,
-                       const struct bytes *v2_body);
+                       const struct seen_listing *listing, const char *content_type,
+                       const struct bytes *asked, const struct bytes *v2_body);
 
 /* The decision, asked for if none is fresh; once for all who wait for the same.
  * VERDICT_NONE: upstream made no decision, *err says why.  VERDICT_DENIED: *denial is filled. */
@@ -88,6 +90,7 @@ bool access_probe(const struct asker *a, const struct oid_list *oids);
 int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err);
 /* The same with HEAD, by name: fn is called for each while they come, also when that fails later.
  */
-int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct err *err);
+int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct oid_list *out,
+                      struct err *err);
 
 #endif

@@ -67,7 +67,7 @@ static int run_here(const struct config *config, const struct commands_request *
     rc = cache_open(config->data, NULL, &options, &cache, err);
     if (rc == 0) {
         local_scan(cache.local, &stop); /* the index may lack what a kill left unwritten */
-        commands_run(&cache, NULL, request, &output);
+        commands_run(&cache, request, &output);
     } else if (err->kind == ERR_BUSY) {
         err_set(
             err, ERR_BUSY,
@@ -135,32 +135,6 @@ int cli_rm(const struct command_line *line)
 
     if (line->all == (line->argument_count > 0)) {
         fputs("pannier rm: needs either REPO or --all; see 'pannier rm --help'\n", stderr);
-        return EXIT_USAGE;
-    }
-    return run(line, &request);
-}
-
-int cli_nodes(const struct command_line *line)
-{
-    struct commands_request request = {
-        .kind = COMMANDS_NODES, .forget = (char *)line->forget, .goal = UINT64_MAX};
-
-    return run(line, &request);
-}
-
-int cli_invalidate(const struct command_line *line)
-{
-    struct commands_request request = {.kind = COMMANDS_INVALIDATE,
-                                       .all = line->everything,
-                                       .ref = (char *)line->ref,
-                                       .object = (char *)line->object,
-                                       .reason = (char *)line->reason,
-                                       .goal = UINT64_MAX};
-
-    if (line->everything == (line->argument_count > 0)) {
-        fputs("pannier invalidate: needs either REPO or --everything; see 'pannier invalidate "
-              "--help'\n",
-              stderr);
         return EXIT_USAGE;
     }
     return run(line, &request);

@@ -10,7 +10,5 @@ int cli_show(const struct command_line *line);
 int cli_rm(const struct command_line *line);
 int cli_verify(const struct command_line *line);
 int cli_evict(const struct command_line *line);
-int cli_nodes(const struct command_line *line);
-int cli_invalidate(const struct command_line *line);
 
 #endif

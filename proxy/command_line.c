@@ -63,14 +63,11 @@ static const struct option_row {
     {"forget", "NODE", OPTION_FORGET, OPTIONS_NODES,
      "a silent one is gone for good: wait for it no more"},
     {"refs", NULL, OPTION_REFS, OPTIONS_REPO_INVALIDATE, "only its refs, and who may see what"},
-    {"ref", "NAME", OPTION_REF, OPTIONS_INVALIDATE | OPTIONS_REPO_INVALIDATE,
-     "only what is known of this ref"},
-    {"object", "ID", OPTION_OBJECT, OPTIONS_INVALIDATE | OPTIONS_REPO_INVALIDATE,
-     "only what may hold this object"},
+    {"ref", "NAME", OPTION_REF, OPTIONS_REPO_INVALIDATE, "only what is known of this ref"},
+    {"object", "ID", OPTION_OBJECT, OPTIONS_REPO_INVALIDATE, "only what may hold this object"},
     {"everything", NULL, OPTION_EVERYTHING, OPTIONS_REPO_INVALIDATE, "all that is kept of it"},
-    {"reason", "TEXT", OPTION_REASON, OPTIONS_INVALIDATE | OPTIONS_REPO_INVALIDATE,
-     "for the logs of all nodes"},
-    {"everything", NULL, OPTION_EVERYTHING, OPTIONS_INVALIDATE, "all repositories"},
+    {"all", NULL, OPTION_ALL, OPTIONS_REPO_INVALIDATE, "everything of all repositories"},
+    {"reason", "TEXT", OPTION_REASON, OPTIONS_REPO_INVALIDATE, "for the logs of all nodes"},
     {"to", "SIZE", OPTION_TO, OPTIONS_EVICT,
      "keep at most so much, such as 20G (default: the limits of the configuration)"},
     {"admin", "URL", OPTION_ADMIN, OPTIONS_ADMIN,
@@ -78,7 +75,8 @@ static const struct option_row {
     {"token-file", "FILE", OPTION_TOKEN_FILE, OPTIONS_ADMIN,
      "the file that holds the token (default: $PANNIER_ADMIN_TOKEN is one)"},
     {"sort", "KEY", OPTION_SORT, OPTIONS_REPO_LS,
-     "name, size, stored_size, accessed or accesses; '-' before it turns the order round"},
+     "name, size, stored_size, accessed, accesses, requests, hit_bytes, hit_ratio or "
+     "byte_hit_ratio; '-' before it turns the order round"},
     {"filter", "TEXT", OPTION_FILTER, OPTIONS_REPO_LS, "only names that have this in them"},
     {"wait", NULL, OPTION_WAIT, OPTIONS_WARM, "until it is done; 1 if any of it failed"},
     {"depth", "N", OPTION_DEPTH, OPTIONS_WARM, "how deep shallow answers are (default: 1)"},
@@ -163,7 +161,7 @@ void command_line_help(const struct command *command, FILE *out)
 
         if (!takes(command, &options[i]))
             continue;
-        fprintf(out, "  --%s %-*s %s\n", options[i].name, 20 - (int)strlen(options[i].name), value,
+        fprintf(out, "  --%s %-*s %s\n", options[i].name, 21 - (int)strlen(options[i].name), value,
                 options[i].what);
     }
 }

@@ -25,11 +25,10 @@ enum option_set {
     OPTIONS_VERIFY = 32,            /* --repair */
     OPTIONS_EVICT = 64,             /* --dry-run, --to */
     OPTIONS_NODES = 128,            /* --forget */
-    OPTIONS_INVALIDATE = 256,       /* --ref, --object, --reason, --everything */
-    OPTIONS_ADMIN = 1024,           /* --admin, --token-file */
-    OPTIONS_REPO_LS = 2048,         /* --sort, --filter */
-    OPTIONS_WARM = 8192,            /* --most-used, --branch, --depth, --wait */
-    OPTIONS_REPO_INVALIDATE = 4096, /* --refs, --ref, --object, --everything, --reason, --dry-run */
+    OPTIONS_ADMIN = 256,            /* --admin, --token-file */
+    OPTIONS_REPO_LS = 512,          /* --sort, --filter */
+    OPTIONS_WARM = 1024,            /* --most-used, --branch, --depth, --wait */
+    OPTIONS_REPO_INVALIDATE = 2048, /* --all, --refs, --ref, --object, --everything, ... */
 };
 
 struct command_line;

@@ -54,6 +54,13 @@ static bool same_name(const struct name *a, const char *s)
            memcmp(a->host + b.host_len, b.host + b.host_len, b.len - b.host_len) == 0;
 }
 
+char *commands_repo_name(const char *typed)
+{
+    struct name n = name_of(typed);
+
+    return xstrndup(n.host, n.len);
+}
+
 bool commands_repo_matches(const char *typed, const struct entry *e)
 {
     struct name n = name_of(typed);
@@ -70,7 +77,6 @@ struct sums {
 
 struct run {
     struct cache *cache;
-    struct fleet *fleet; /* NULL: no process serves */
     const struct commands_request *request;
     const struct commands_output *out;
     bool gone; /* nobody listens */
@@ -493,134 +499,10 @@ static void run_evict(struct run *run)
                               number(run->request->goal), "before", number(before.total)));
 }
 
-/* ---- nodes ---- */
-
-static json_t *node_json(const struct node *n)
-{
-    if (n->silent_ms > 0)
-        return json_pack("{s:o, s:s, s:o}", "id", words(n->id), "state", "silent", "silent_ms",
-                         number(n->silent_ms));
-    return json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:I}", "id", words(n->id), "state",
-                     "alive", "address", words(n->address), "version", words(n->version),
-                     "requests", number(n->load.requests), "disk_used", number(n->load.disk_used),
-                     "disk_limit", number(n->load.disk_limit), "started", (json_int_t)n->started);
-}
-
-static bool needs_fleet(struct run *run)
-{
-    struct err why;
-
-    if (run->fleet != NULL)
-        return true;
-    err_set(&why, ERR_NOT_FOUND, "no pannier serves from this folder, so it has no part in others");
-    say_error(run, &why);
-    return false;
-}
-
-static void run_nodes(struct run *run)
-{
-    struct nodes *nodes;
-    struct node_list list;
-    struct err why;
-
-    if (!needs_fleet(run))
-        return;
-    nodes = cluster_nodes(fleet_cluster(run->fleet));
-    if ((run->request->forget != NULL && nodes_forget(nodes, run->request->forget, &why) != 0) ||
-        nodes_list(nodes, &list, &why) != 0) {
-        say_error(run, &why);
-        return;
-    }
-    for (size_t i = 0; i < list.count; i++)
-        say(run, json_pack("{s:o}", "node", node_json(&list.nodes[i])));
-    say_result(run, json_pack("{s:o, s:s, s:b}", "node_count", number(list.count), "node",
-                              nodes_id(nodes), "alone", (int)fleet_is_alone(run->fleet)));
-    node_list_clear(&list);
-}
-
-/* ---- invalidate ---- */
-
-/* What is known here by this name; else what was typed is taken for what clients write. */
-struct meant {
-    const struct run *run;
-    struct key repo_id;
-    char *repo;
-};
-
-static int find_meant(void *ctx, const struct entry *e)
-{
-    struct meant *m = ctx;
-
-    if (!wanted(m->run, e) || e->repo_id == NULL || !key_from_hex(e->repo_id, &m->repo_id))
-        return 0;
-    m->repo = xstrdup(e->repo);
-    return 1;
-}
-
-static int settle_meant(struct run *run, struct meant *m, struct err *err)
-{
-    struct name n = name_of(run->request->repo);
-
-    *m = (struct meant){.run = run};
-    if (local_each(run->cache->local, find_meant, m, err) < 0)
-        return -1;
-    if (m->repo != NULL)
-        return 0;
-    if (!commands_repo_id(run->request->repo, &m->repo_id))
-        return err_set(err, ERR_INPUT, "%s names no repository", run->request->repo);
-    m->repo = xstrndup(n.host, n.len);
-    return 0;
-}
-
-static void say_invalidated(struct run *run, const struct fleet_invalidated *done)
-{
-    for (size_t i = 0; i < done->late.count; i++)
-        say(run, json_pack("{s:o}", "late", node_json(&done->late.nodes[i])));
-    say_result(run, json_pack("{s:b, s:o, s:{s:o, s:o}}", "acknowledged", (int)done->acknowledged,
-                              "late", number(done->late.count), "shared", "objects",
-                              number(done->shared_objects), "bytes", number(done->shared_bytes)));
-}
-
-static void run_invalidate(struct run *run)
-{
-    const struct commands_request *r = run->request;
-    struct fleet_invalidated done;
-    struct meant meant = {NULL};
-    struct err why;
-    int rc = 0;
-
-    if (!needs_fleet(run))
-        return;
-    if (r->repo != NULL)
-        rc = settle_meant(run, &meant, &why);
-    if (rc == 0) {
-        const struct fleet_invalidation what = {
-            .scope = r->all              ? SCOPE_EVERYTHING
-                     : r->ref != NULL    ? SCOPE_REF
-                     : r->object != NULL ? SCOPE_OBJECT
-                                         : SCOPE_REPOSITORY,
-            .repo = meant.repo != NULL ? meant.repo : "",
-            .name = r->ref != NULL      ? r->ref
-                    : r->object != NULL ? r->object
-                                        : "",
-            .reason = r->reason != NULL ? r->reason : "",
-            .repo_id = meant.repo_id,
-        };
-
-        rc = fleet_invalidate(run->fleet, &what, &done, &why);
-        if (rc == 0)
-            say_invalidated(run, &done);
-        node_list_clear(&done.late);
-    }
-    if (rc != 0)
-        say_error(run, &why);
-    free(meant.repo);
-}
-
-void commands_run(struct cache *c, struct fleet *fleet, const struct commands_request *r,
+void commands_run(struct cache *c, const struct commands_request *r,
                   const struct commands_output *out)
 {
-    struct run run = {.cache = c, .fleet = fleet, .request = r, .out = out};
+    struct run run = {.cache = c, .request = r, .out = out};
 
     switch (r->kind) {
     case COMMANDS_LS:
@@ -633,8 +515,6 @@ void commands_run(struct cache *c, struct fleet *fleet, const struct commands_re
     case COMMANDS_RM: run_rm(&run); break;
     case COMMANDS_VERIFY: run_verify(&run); break;
     case COMMANDS_EVICT: run_evict(&run); break;
-    case COMMANDS_NODES: run_nodes(&run); break;
-    case COMMANDS_INVALIDATE: run_invalidate(&run); break;
     }
 }
 
@@ -643,9 +523,8 @@ static bool send_line(void *client, const char *line, size_t len)
     return control_send(client, line, len);
 }
 
-void commands_serve(void *proxy, const char *request, size_t len, struct control_client *client)
+void commands_serve(void *cache, const char *request, size_t len, struct control_client *client)
 {
-    struct proxy *p = proxy;
     const struct commands_output out = {.line = send_line, .ctx = client};
     struct run none = {.out = &out};
     struct commands_request r;
@@ -655,6 +534,6 @@ void commands_serve(void *proxy, const char *request, size_t len, struct control
         say_error(&none, &why);
         return;
     }
-    commands_run(&p->cache, p->fleet, &r, &out);
+    commands_run(cache, &r, &out);
     commands_request_clear(&r);
 }

@@ -1,6 +1,5 @@
-/* What `pannier ls`, `show`, `rm`, `verify`, `evict`, `nodes` and `invalidate` do with a
- * cache: in the process that serves, or in the command itself when none does.  Both speak the same
- * lines:
+/* What `pannier ls`, `show`, `rm`, `verify` and `evict` do with a cache: in the process that
+ * serves, or in the command itself when none does.  Both speak the same lines:
  *
  *     request     {"command":"ls","repo":"host/a/b","entries":true}
  *     response    {"entry":{...}}, {"repository":{...}}, {"finding":{...}}, {"progress":{...}}
@@ -19,30 +18,25 @@
 #include "protocol/bytes.h"
 #include "protocol/err.h"
 #include "proxy/control.h"
-#include "proxy/fleet.h"
 
 enum commands_kind {
-    COMMANDS_LS,         /* a line per repository, or per entry */
-    COMMANDS_SHOW,       /* every entry of one repository */
-    COMMANDS_RM,         /* remove one repository's entries, or all */
-    COMMANDS_VERIFY,     /* read all */
-    COMMANDS_EVICT,      /* make room, or only tell how */
-    COMMANDS_NODES,      /* who is there; or forget one that is gone for good */
-    COMMANDS_INVALIDATE, /* on all nodes and in the shared tier */
+    COMMANDS_LS,     /* a line per repository, or per entry */
+    COMMANDS_SHOW,   /* every entry of one repository */
+    COMMANDS_RM,     /* remove one repository's entries, or all */
+    COMMANDS_VERIFY, /* read all */
+    COMMANDS_EVICT,  /* make room, or only tell how */
 };
 
 /* Only what belongs to the command is set. */
 struct commands_request {
     enum commands_kind kind;
-    char *repo;                  /* ls (NULL: every one), show, rm, invalidate */
-    char *repo_id;               /* ls, show: in a name's place, in hex */
-    bool all;                    /* rm, invalidate: instead of a repo */
-    char *ref, *object, *reason; /* invalidate */
-    char *forget;                /* nodes */
-    bool entries;                /* ls */
-    bool repair;                 /* verify */
-    bool dry_run;                /* evict */
-    uint64_t goal;               /* evict: bytes; UINT64_MAX: the limits */
+    char *repo;    /* ls (NULL: every one), show, rm */
+    char *repo_id; /* ls, show: in a name's place, in hex */
+    bool all;      /* rm: instead of a repo */
+    bool entries;  /* ls */
+    bool repair;   /* verify */
+    bool dry_run;  /* evict */
+    uint64_t goal; /* evict: bytes; UINT64_MAX: the limits */
 };
 
 /* -1: ERR_INPUT, this is none, or more than is known here: what a newer client means by it can't be
@@ -63,18 +57,20 @@ struct commands_output {
 };
 
 /* Do it, and tell out; the last line is a result or an error unless nobody listened.  Reads and
- * removes files: no thread of HTTP's.  Any number at once.  fleet NULL: no process serves, and what
- * is about other nodes can't be done. */
-void commands_run(struct cache *c, struct fleet *fleet, const struct commands_request *r,
+ * removes files: no thread of HTTP's.  Any number at once. */
+void commands_run(struct cache *c, const struct commands_request *r,
                   const struct commands_output *out);
 
 /* The same for a request that came through the socket: a control_handler, whose ctx is the struct
- * proxy. */
-void commands_serve(void *proxy, const char *request, size_t len, struct control_client *client);
+ * cache. */
+void commands_serve(void *cache, const char *request, size_t len, struct control_client *client);
 
 /* The id of the repository that a person means by "<upstream>/<path>", in any of the forms that
  * commands_repo_matches() takes but the URL upstream.  False: no path is in it. */
 bool commands_repo_id(const char *typed, struct key *out);
+/* What a person typed without "http(s)://" and a credential in front, and ".git" behind.  Yours to
+ * free. */
+char *commands_repo_name(const char *typed);
 /* Does a name that a person typed mean the repository of e?  "<upstream>/<path>" or the URL
  * upstream, with or without "http(s)://" in front and ".git" behind. */
 bool commands_repo_matches(const char *typed, const struct entry *e);

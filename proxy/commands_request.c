@@ -12,9 +12,7 @@ enum field {
     FIELD_ENTRIES = 4,
     FIELD_REPAIR = 8,
     FIELD_EVICT = 16,
-    FIELD_WHAT = 32, /* ref, object, reason */
-    FIELD_FORGET = 64,
-    FIELD_REPO_ID = 128,
+    FIELD_REPO_ID = 32,
 };
 
 /* What a command doesn't know it refuses: `rm` must not take "dry_run" for nothing. */
@@ -27,8 +25,6 @@ static const struct {
     [COMMANDS_RM] = {"rm", FIELD_REPO | FIELD_ALL},
     [COMMANDS_VERIFY] = {"verify", FIELD_REPAIR},
     [COMMANDS_EVICT] = {"evict", FIELD_EVICT},
-    [COMMANDS_NODES] = {"nodes", FIELD_FORGET},
-    [COMMANDS_INVALIDATE] = {"invalidate", FIELD_REPO | FIELD_ALL | FIELD_WHAT},
 };
 
 /* The texts of a request. */
@@ -38,10 +34,6 @@ static const struct {
 } texts[] = {
     {"repo", offsetof(struct commands_request, repo)},
     {"repo_id", offsetof(struct commands_request, repo_id)},
-    {"ref", offsetof(struct commands_request, ref)},
-    {"object", offsetof(struct commands_request, object)},
-    {"reason", offsetof(struct commands_request, reason)},
-    {"forget", offsetof(struct commands_request, forget)},
 };
 
 static char **text_of(struct commands_request *r, size_t i)
@@ -53,10 +45,7 @@ static unsigned fields_of(const struct commands_request *r)
 {
     return (r->repo != NULL ? FIELD_REPO : 0) | (r->repo_id != NULL ? FIELD_REPO_ID : 0) |
            (r->all ? FIELD_ALL : 0) | (r->entries ? FIELD_ENTRIES : 0) |
-           (r->repair ? FIELD_REPAIR : 0) |
-           (r->dry_run || r->goal != UINT64_MAX ? FIELD_EVICT : 0) |
-           (r->ref != NULL || r->object != NULL || r->reason != NULL ? FIELD_WHAT : 0) |
-           (r->forget != NULL ? FIELD_FORGET : 0);
+           (r->repair ? FIELD_REPAIR : 0) | (r->dry_run || r->goal != UINT64_MAX ? FIELD_EVICT : 0);
 }
 
 int commands_request_check(const struct commands_request *r, struct err *err)
@@ -69,10 +58,8 @@ int commands_request_check(const struct commands_request *r, struct err *err)
         return err_set(err, ERR_INPUT, "%s takes a repository's name or its id", name);
     if (r->kind == COMMANDS_SHOW && r->repo == NULL && r->repo_id == NULL)
         return err_set(err, ERR_INPUT, "%s needs a repository", name);
-    if ((r->kind == COMMANDS_RM || r->kind == COMMANDS_INVALIDATE) && (r->repo == NULL) == !r->all)
+    if (r->kind == COMMANDS_RM && (r->repo == NULL) == !r->all)
         return err_set(err, ERR_INPUT, "%s needs a repository, or all", name);
-    if ((r->ref != NULL || r->object != NULL) && (r->all || (r->ref != NULL && r->object != NULL)))
-        return err_set(err, ERR_INPUT, "%s takes a ref or an object, of one repository", name);
     if (r->repo != NULL && r->repo[0] == '\0')
         return err_set(err, ERR_INPUT, "the repository has no name");
     return 0;
@@ -95,12 +82,10 @@ static int unpack_request(json_t *json, struct commands_request *out, struct err
     json_int_t goal = -1;
     json_error_t why;
 
-    if (json_unpack_ex(json, &why, 0,
-                       "{s:s, s?s, s?s, s?s, s?s, s?s, s?s, s?b, s?b, s?b, s?b, s?I !}", "command",
-                       &command, texts[0].name, &values[0], texts[1].name, &values[1],
-                       texts[2].name, &values[2], texts[3].name, &values[3], texts[4].name,
-                       &values[4], texts[5].name, &values[5], "all", &all, "entries", &entries,
-                       "repair", &repair, "dry_run", &dry_run, "goal", &goal) != 0)
+    if (json_unpack_ex(json, &why, 0, "{s:s, s?s, s?s, s?b, s?b, s?b, s?b, s?I !}", "command",
+                       &command, texts[0].name, &values[0], texts[1].name, &values[1], "all", &all,
+                       "entries", &entries, "repair", &repair, "dry_run", &dry_run, "goal",
+                       &goal) != 0)
         return err_set(err, ERR_INPUT, "the request makes no sense: %s", why.text);
     *out = (struct commands_request){
         .all = all != 0,

@@ -343,7 +343,7 @@ static int on_delivery(void *ctx, const struct shared_answer *what, struct err *
     entry_copy(&what->entry, &d->entry);
     answer_set_source(d->fill->answer, SOURCE_SHARED);
     answer_set_digest(d->fill->answer, what->sha256);
-    stream_begin_kept(d->stream, what->entry.note_offset);
+    stream_begin_kept(d->stream, what->entry.note_offset, (int64_t)what->entry.size);
     return 0;
 }
 
@@ -405,13 +405,13 @@ static bool try_shared(struct fill *f, struct stream *s, bool *absent)
 
 /* ---- from another node ---- */
 
-static int on_followed(void *ctx, int64_t note_offset, struct err *err)
+static int on_followed(void *ctx, int64_t note_offset, int64_t size, struct err *err)
 {
     struct delivery *d = ctx;
 
     (void)err;
     answer_set_source(d->fill->answer, SOURCE_PEER);
-    stream_begin_kept(d->stream, note_offset);
+    stream_begin_kept(d->stream, note_offset, size);
     return 0;
 }
 

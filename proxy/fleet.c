@@ -11,9 +11,11 @@
 #include "cache/lock.h"
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/chores.h"
 #include "proxy/decisions.h"
 #include "proxy/log.h"
 #include "proxy/refs.h"
+#include "proxy/seen.h"
 
 enum {
     TICK_MS = 1000,
@@ -36,6 +38,7 @@ struct held {
 struct fleet {
     struct proxy *proxy;
     struct cluster *cluster;
+    struct queue *own; /* fleet_own_jobs() */
     bool alone;
     char *node, *address;
     uint64_t node_ttl_ms;
@@ -52,8 +55,11 @@ struct fleet {
 
 static void describe(const struct event *e, struct invalidation *out)
 {
-    *out = (struct invalidation){
-        .scope = e->scope, .repo_id = e->repo_id, .repo = e->repo, .object = e->name};
+    *out = (struct invalidation){.scope = e->scope,
+                                 .repo_id = e->repo_id,
+                                 .repo = e->repo,
+                                 .object = e->name,
+                                 .unpin = e->unpin};
 }
 
 static void log_invalidated(const struct event *e, const struct invalidated *what)
@@ -62,7 +68,8 @@ static void log_invalidated(const struct event *e, const struct invalidated *wha
              LOG_STR, e->repo[0] != '\0' ? e->repo : NULL, "name", LOG_STR,
              e->name[0] != '\0' ? e->name : NULL, "node", LOG_STR, e->node, "reason", LOG_STR,
              e->reason[0] != '\0' ? e->reason : NULL, "answers", LOG_U64, what->answers, "mirrors",
-             LOG_U64, what->mirrors, "bytes", LOG_U64, what->bytes, NULL);
+             LOG_U64, what->mirrors, "bytes", LOG_U64, what->bytes, "unpin", LOG_STR,
+             e->unpin ? "yes" : NULL, NULL);
 }
 
 static void forget_all_refs(struct fleet *f)
@@ -85,6 +92,25 @@ static void forget_refs(struct fleet *f, const struct event *e)
     }
 }
 
+/* Ours were told of it by whoever has seen it here (proxy/pushes.h). */
+static void refresh_own(struct fleet *f, const struct event *e)
+{
+    struct key repo_id;
+
+    if (f->own != NULL && strcmp(e->node, f->node) != 0 && e->repo[0] != '\0' &&
+        key_from_hex(e->repo_id, &repo_id))
+        chores_add_refresh(f, QUEUE_NORMAL, &repo_id, e->repo);
+}
+
+/* A push leaves it: what was seen says when. */
+static void forget_seen(struct fleet *f, const struct event *e)
+{
+    struct key repo_id;
+    bool one = key_from_hex(e->repo_id, &repo_id);
+
+    seen_forget(f->proxy->seen, one ? &repo_id : NULL);
+}
+
 static int apply_event(void *ctx, const char *id, const struct event *e, struct err *err)
 {
     struct fleet *f = ctx;
@@ -94,11 +120,14 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
 
     switch (e->kind) {
     case EVENT_UPDATE:
-        if (e->generation == 0) /* a push: what is known of the refs is old */
+        if (e->generation == 0) { /* a push: what is known of the refs is old */
             forget_refs(f, e);
+            refresh_own(f, e);
+        }
         return 0;
     case EVENT_INVALIDATE:
         forget_refs(f, e);
+        forget_seen(f, e);
         if (f->proxy->cache.shared != NULL && e->scope != SCOPE_REF)
             shared_refuse_older(f->proxy->cache.shared, e->repo_id, id);
         describe(e, &what);
@@ -116,18 +145,22 @@ static int take_for_invalidated(void *ctx, const char *why, struct err *err)
     struct fleet *f = ctx;
     const struct invalidation everything = {
         .scope = SCOPE_EVERYTHING, .repo_id = "", .repo = "", .object = ""};
-    struct invalidated gone;
+    struct invalidated gone = {.answers = 0};
     uint64_t count = 0;
     int rc;
 
     forget_all_refs(f);
-    if (f->proxy->cache.shared != NULL)
+    seen_forget(f->proxy->seen, NULL);
+    if (f->proxy->cache.shared != NULL) {
         rc = shared_invalidations_apply(f->proxy->cache.shared, &count, err);
-    else
+    } else {
         rc = cache_invalidate(&f->proxy->cache, &everything, &gone, err);
+        count = gone.answers + gone.mirrors;
+    }
+    /* At the first start of a node there is nothing to lose. */
     if (rc == 0)
-        log_line(LOG_WARN, "events of other nodes may have been missed", "reason", LOG_STR, why,
-                 "invalidations", LOG_STR,
+        log_line(count > 0 ? LOG_WARN : LOG_INFO, "events of other nodes may have been missed",
+                 "reason", LOG_STR, why, "invalidations", LOG_STR,
                  f->proxy->cache.shared != NULL ? "those that the shared tier has"
                                                 : "everything was dropped",
                  "count", LOG_U64, count, NULL);
@@ -290,6 +323,8 @@ int fleet_new(struct proxy *p, const struct config *c, struct fleet **out, struc
 
     f->proxy = p;
     f->alone = c->redis.url == NULL;
+    if (!f->alone && c->shared.driver == SHARED_OFF)
+        f->own = queue_new(NULL, &(struct queue_config){0});
     f->node = xstrdup(c->node);
     f->node_ttl_ms = c->cluster.node_ttl_ms;
     f->address = c->cluster.listen.host == NULL ? xstrdup("")
@@ -323,6 +358,8 @@ void fleet_stop(struct fleet *f)
     f->stopping = true;
     pthread_cond_signal(&f->stop_wanted);
     lock_drop(&f->lock);
+    if (f->own != NULL)
+        queue_stop(f->own);
     if (f->started)
         cluster_stop(f->cluster);
 }
@@ -341,6 +378,7 @@ void fleet_free(struct fleet **fp)
     }
     cluster_free(&f->cluster); /* until its end events remove what is here */
     local_set_gone_listener(f->proxy->cache.local, NULL, NULL);
+    queue_free(&f->own);
     DL_FOREACH_SAFE(f->held, h, next)
     free(h);
     pthread_cond_destroy(&f->stop_wanted);
@@ -353,6 +391,11 @@ void fleet_free(struct fleet **fp)
 struct cluster *fleet_cluster(struct fleet *f)
 {
     return f->cluster;
+}
+
+struct queue *fleet_own_jobs(struct fleet *f)
+{
+    return f->own;
 }
 
 bool fleet_is_alone(struct fleet *f)
@@ -589,7 +632,8 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
                       .repo = what->repo,
                       .name = what->name,
                       .reason = what->reason,
-                      .node = f->node};
+                      .node = f->node,
+                      .unpin = what->unpin};
     struct invalidation here;
     struct invalidated gone;
     char id[EVENT_ID_SIZE];
@@ -603,6 +647,7 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
     told = tell(f, &e, id, &why);
     if (told != 0) { /* here at least */
         forget_refs(f, &e);
+        forget_seen(f, &e);
         describe(&e, &here);
         cache_invalidate(&f->proxy->cache, &here, &gone, err);
     }

@@ -5,7 +5,7 @@
 
 enum {
     GATHER_SIZE = 512 * 1024,
-    GATHER_US = 5000,
+    GATHER_MS = 5,
     BULK_AFTER = 1 << 20,
     RECEIVE_MAX = 128 * 1024, /* bytes that upstream.c hands out in one piece, at most */
 };
@@ -28,7 +28,7 @@ int gather_flush(struct gather *g, struct err *err)
     if (g->held.len > 0)
         rc = g->pass(g->ctx, g->held.data, g->held.len, err);
     g->passed += g->held.len;
-    g->passed_us = now_us();
+    g->passed_ms = now_ms();
     bytes_reset(&g->held);
     return rc;
 }
@@ -39,9 +39,13 @@ int gather_add(struct gather *g, const void *data, size_t len, struct err *err)
     return g->held.len >= GATHER_SIZE ? gather_flush(g, err) : 0;
 }
 
-int gather_pause(struct gather *g, struct err *err)
+int gather_pause(struct gather *g, uint64_t *again_ms, struct err *err)
 {
-    if (g->passed > BULK_AFTER && now_us() - g->passed_us < GATHER_US)
-        return 0;
-    return gather_flush(g, err);
+    uint64_t since_ms = now_ms() - g->passed_ms;
+
+    if (g->passed <= BULK_AFTER || since_ms >= GATHER_MS)
+        return gather_flush(g, err);
+    if (g->held.len > 0)
+        *again_ms = GATHER_MS - since_ms;
+    return 0;
 }

@@ -7,7 +7,7 @@
  *     gather_clear(&g)
  *
  * The first bytes go on at once.  Later, while much comes, a few milliseconds' worth is put
- * together; curl looks in at least once a second, so nothing waits for longer. */
+ * together; nothing waits for longer than that. */
 #ifndef PANNIER_PROXY_GATHER_H
 #define PANNIER_PROXY_GATHER_H
 
@@ -23,14 +23,15 @@ struct gather {
     void *ctx;
     struct bytes held;
     uint64_t passed;    /* bytes */
-    uint64_t passed_us; /* when */
+    uint64_t passed_ms; /* when */
 };
 
 void gather_init(struct gather *g, gather_pass_fn *pass, void *ctx);
 void gather_clear(struct gather *g);
 /* -1: what pass() said. */
 int gather_add(struct gather *g, const void *data, size_t len, struct err *err);
-int gather_pause(struct gather *g, struct err *err);
+/* *again_ms becomes less where something waits: upstream_perform()'s pause_fn. */
+int gather_pause(struct gather *g, uint64_t *again_ms, struct err *err);
 int gather_flush(struct gather *g, struct err *err);
 
 #endif

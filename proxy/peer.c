@@ -279,10 +279,18 @@ struct following {
     size_t hex_len;
 };
 
+/* -1: it isn't there, or none that makes sense. */
+static int64_t number_of(const struct response_head *head, const char *name)
+{
+    const char *value = response_head_get(head, name);
+    int64_t n = value != NULL ? strtoll(value, NULL, 10) : -1;
+
+    return n >= 0 ? n : -1;
+}
+
 static int on_head(void *ctx, const struct response_head *head, struct err *err)
 {
     struct following *f = ctx;
-    const char *offset = response_head_get(head, "x-pannier-note-offset");
     const char *which = response_head_get(head, "x-pannier-answer");
 
     f->status = head->status;
@@ -300,7 +308,8 @@ static int on_head(void *ctx, const struct response_head *head, struct err *err)
     if (f->sink == NULL)
         return 0;
     f->begun = true;
-    return f->sink->begin(f->sink->ctx, offset != NULL ? strtoll(offset, NULL, 10) : -1, err);
+    return f->sink->begin(f->sink->ctx, number_of(head, "x-pannier-note-offset"),
+                          number_of(head, "content-length"), err);
 }
 
 static int on_data(void *ctx, const void *data, size_t len, struct err *err)
@@ -316,11 +325,11 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
     return 0;
 }
 
-static int on_pause(void *ctx, struct err *err)
+static int on_pause(void *ctx, uint64_t *again_ms, struct err *err)
 {
     struct following *f = ctx;
 
-    return f->sink != NULL ? gather_pause(&f->gathered, err) : 0;
+    return f->sink != NULL ? gather_pause(&f->gathered, again_ms, err) : 0;
 }
 
 static int ask(struct proxy *proxy, const char *address, const char *target, struct following *f,

@@ -34,8 +34,9 @@ void peers_free(struct peers **p);
 struct plan peer_plan(struct exchange *x);
 
 struct peer_sink {
-    /* Once, before the first byte.  note_offset: -1, not known. */
-    int (*begin)(void *ctx, int64_t note_offset, struct err *err);
+    /* Once, before the first byte.  -1 for either: not known.  size: of the body; no more and no
+     * less comes, or peer_follow() fails. */
+    int (*begin)(void *ctx, int64_t note_offset, int64_t size, struct err *err);
     int (*data)(void *ctx, const void *data, size_t len, struct err *err);
     void *ctx;
 };

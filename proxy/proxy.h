@@ -21,6 +21,7 @@ struct peers;
 struct refs;
 struct repositories;
 struct schedule;
+struct seen;
 struct stale;
 struct server;
 struct traffic;
@@ -47,6 +48,7 @@ struct proxy {
     struct flights *flights;
     struct refs *refs;
     struct repositories *repositories;
+    struct seen *seen;   /* which refs upstream has shown, for operators */
     struct stale *stale; /* what may be shown while an upstream is down */
 
     /* Short questions (refs, access); answers being made; what is passed on at its client's pace;

@@ -38,11 +38,11 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
     return gather_add(&p->gathered, data, len, err);
 }
 
-static int on_pause(void *ctx, struct err *err)
+static int on_pause(void *ctx, uint64_t *again_ms, struct err *err)
 {
     struct pull *p = ctx;
 
-    return gather_pause(&p->gathered, err);
+    return gather_pause(&p->gathered, again_ms, err);
 }
 
 static int on_tick(void *ctx, struct err *err)

@@ -39,6 +39,7 @@ struct flight {
     bool handed_on;            /* some of the body */
     struct response_head head; /* complete before an answer's first byte or end */
     struct refs_reader *reader;
+    struct seen_listing listing;
     bool broken;       /* what came is not refs; it is passed on all the same */
     struct bytes held; /* an unfinished pkt */
     struct bytes v2_body;
@@ -98,6 +99,7 @@ static void flight_unref(struct flight *f)
     }
     asker_clear(&f->asker);
     refs_reader_free(f->reader);
+    seen_listing_clear(&f->listing);
     response_head_clear(&f->head);
     bytes_clear(&f->body);
     bytes_clear(&f->held);
@@ -265,7 +267,7 @@ static bool learn(struct flight *f, const char *moved)
     if (f->head.status != 200 || f->broken || refs_reader_finish(f->reader, &ignored) != 0 ||
         refs_reader_error(f->reader) != NULL)
         return false;
-    access_learn_refs(a, f->reader, response_head_get(&f->head, "content-type"),
+    access_learn_refs(a, f->reader, &f->listing, response_head_get(&f->head, "content-type"),
                       f->form == REFS_LS_REFS ? &f->body : NULL,
                       f->form == REFS_ADVERTISEMENT ? &f->v2_body : NULL);
     return true;
@@ -419,6 +421,7 @@ static void ask_and_hand_on(struct flight *f)
     f->asked_ms = now_ms();
     rc = ask(f, &moved, &why);
     whole = rc == 0 && learn(f, moved);
+    seen_listing_clear(&f->listing); /* the flight may be kept for long */
     finish(f, rc, &why);
     if (whole && f->seen_all && !refs_reader_overflowed(f->reader))
         f->shown = shown_new(f->form, &f->reader, response_head_get(&f->head, "content-type"),
@@ -683,6 +686,8 @@ static struct flight *flight_new(struct exchange *x, const struct asker *a, enum
     if (keep_ms(f->asker.upstream) > 0)
         add_form(f, ENCODING_IDENTITY); /* to be kept; other forms can be made of it */
     f->reader = refs_reader_new(form, algo, DECISION_OIDS_MAX);
+    seen_listing_init(&f->listing);
+    refs_reader_on_ref(f->reader, seen_listing_add, &f->listing);
     flight_key(f, &f->key);
     return f;
 }

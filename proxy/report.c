@@ -137,43 +137,6 @@ static void add_victim(struct report *r, const json_t *of)
     table_add(r->table, row);
 }
 
-static const struct table_column node_columns[] = {
-    {"NODE", false},    {"STATE", false}, {"ADDRESS", false}, {"VERSION", false},
-    {"REQUESTS", true}, {"DISK", true},   {"SINCE", false},
-};
-
-static void add_node(struct report *r, const json_t *of)
-{
-    char requests[24], disk[PEOPLE_TEXT_MAX], since[PEOPLE_TEXT_MAX];
-    bool silent = strcmp(words(of, "state", ""), "silent") == 0;
-    const char *row[] = {
-        words(of, "id", "?"),
-        words(of, "state", "?"),
-        words(of, "address", "-"),
-        words(of, "version", "-"),
-        silent ? "-" : requests,
-        silent ? "-" : disk,
-        since,
-    };
-
-    snprintf(requests, sizeof(requests), "%" PRIu64, number(of, "requests"));
-    people_size(number(of, "disk_used"), disk);
-    people_ago(silent ? time(NULL) - (int64_t)(number(of, "silent_ms") / 1000)
-                      : (int64_t)number(of, "started"),
-               time(NULL), since);
-    table_add(r->table, row);
-}
-
-static void print_late(struct report *r, const json_t *of)
-{
-    bool silent = strcmp(words(of, "state", ""), "silent") == 0;
-
-    (void)r;
-    fputs("not yet applied by ", stdout);
-    print_name(words(of, "id", "?"), stdout);
-    puts(silent ? ", which says nothing ('pannier nodes --forget' when it is gone for good)" : "");
-}
-
 static void show_size(const char *name, uint64_t bytes)
 {
     char size[PEOPLE_TEXT_MAX];
@@ -270,9 +233,7 @@ static const struct row *row_of(const struct commands_request *request)
                             blocks = {"entry", "entries", show_entry, NULL, 0},
                             removed = {"entry", "entries", NULL, NULL, 0},
                             findings = {"finding", "findings", print_finding, NULL, 0},
-                            victims = {"entry", "entries", add_victim, TABLE(victim_columns)},
-                            nodes = {"node", "nodes", add_node, TABLE(node_columns)},
-                            late = {"late", "late_nodes", print_late, NULL, 0};
+                            victims = {"entry", "entries", add_victim, TABLE(victim_columns)};
 
     switch (request->kind) {
     case COMMANDS_LS: return request->entries ? &entries : &repositories;
@@ -280,8 +241,6 @@ static const struct row *row_of(const struct commands_request *request)
     case COMMANDS_RM: return &removed;
     case COMMANDS_VERIFY: return &findings;
     case COMMANDS_EVICT: return &victims;
-    case COMMANDS_NODES: return &nodes;
-    case COMMANDS_INVALIDATE: return &late;
     }
     must(!"a command of the table");
     return NULL;
@@ -441,13 +400,6 @@ static void conclude_verify(const json_t *result)
            repaired < findings ? "; see 'pannier verify --repair'" : "");
 }
 
-static void conclude_invalidation(const json_t *result)
-{
-    print_shared(json_object_get(result, "shared"));
-    puts(is_true(result, "acknowledged") ? "no node serves it any more"
-                                         : "told, and not applied by all nodes yet");
-}
-
 /* What stands behind the rows: the result's members, or what went wrong. */
 static void print_document_end(const struct report *r)
 {
@@ -475,22 +427,14 @@ static void print_end(const struct report *r)
     case COMMANDS_RM:
     case COMMANDS_EVICT: conclude_removal(r); break;
     case COMMANDS_VERIFY: conclude_verify(r->result); break;
-    case COMMANDS_NODES:
-        if (is_true(r->result, "alone"))
-            puts("this node is alone: redis.url is not set");
-        break;
-    case COMMANDS_INVALIDATE: conclude_invalidation(r->result); break;
     }
 }
 
 /* It was done as far as it could be, and that isn't all. */
 static bool something_is_left(const struct report *r)
 {
-    switch (r->request->kind) {
-    case COMMANDS_VERIFY: return number(r->result, "count") > number(r->result, "repaired");
-    case COMMANDS_INVALIDATE: return !is_true(r->result, "acknowledged");
-    default: return false;
-    }
+    return r->request->kind == COMMANDS_VERIFY &&
+           number(r->result, "count") > number(r->result, "repaired");
 }
 
 int report_finish(struct report **rp)

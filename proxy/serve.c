@@ -32,6 +32,7 @@
 #include "proxy/server.h"
 #include "proxy/systemd.h"
 #include "proxy/tls.h"
+#include "proxy/seen.h"
 #include "proxy/traffic.h"
 #include "proxy/warm/schedule.h"
 #include "proxy/warm/warmups.h"
@@ -145,7 +146,7 @@ static void start_control(struct proxy *p, const struct config *c)
 {
     struct err why;
 
-    if (control_start(c->data, commands_serve, p, &p->control, &why) != 0)
+    if (control_start(c->data, commands_serve, &p->cache, &p->control, &why) != 0)
         log_line(LOG_WARN, "commands such as 'pannier ls' can't reach this process", "reason",
                  LOG_STR, why.text, NULL);
 }
@@ -166,6 +167,7 @@ static int build(struct proxy *p, const struct config *c, struct err *err)
     p->flights = flights_new();
     p->refs = refs_new();
     p->repositories = repositories_new();
+    p->seen = seen_new();
     p->traffic = traffic_new();
     p->queries = workers_new("query", c->limits.queries, c->limits.queue);
     p->fills = workers_new("fill", c->limits.fills, c->limits.queue);
@@ -206,6 +208,7 @@ static void tear_down(struct proxy *p)
     repositories_free(&p->repositories);
     refs_free(&p->refs);
     traffic_free(&p->traffic);
+    seen_free(&p->seen);
     flights_free(&p->flights);
     stale_free(&p->stale);
     decisions_free(&p->decisions);

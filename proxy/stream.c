@@ -1,5 +1,6 @@
 #include "proxy/stream.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -49,6 +50,8 @@ bool stream_restart(struct stream *s)
     fetch_response_free(s->watch);
     s->watch = fetch_response_new(&s->shape, on_pack, s);
     bytes_reset(&s->held);
+    if (s->kept)
+        answer_promise_size(s->answer, -1);
     /* Another source may begin with other lines in front of its pack. */
     if (s->note_set && !s->opened_early) {
         s->note_set = false;
@@ -204,10 +207,11 @@ int stream_feed(struct stream *s, const void *data, size_t len, struct err *err)
 
 /* ---- what was kept ---- */
 
-void stream_begin_kept(struct stream *s, int64_t note_offset)
+void stream_begin_kept(struct stream *s, int64_t note_offset, int64_t size)
 {
     must(!s->handed_on);
     s->kept = true;
+    answer_promise_size(s->answer, size);
     s->open_at = note_offset;
     s->note_set = note_offset >= 0;
     if (s->note_set)
@@ -265,9 +269,15 @@ int stream_feed_kept(struct stream *s, const void *data, size_t len, struct err 
 
 int stream_finish_kept(const struct stream *s, struct err *err)
 {
-    if (s->held.len == 0)
-        return 0;
-    return err_set(err, ERR_CORRUPT, "what was kept ends amid a pkt");
+    int64_t promised = answer_promised_size(s->answer);
+
+    if (s->held.len > 0)
+        return err_set(err, ERR_CORRUPT, "what was kept ends amid a pkt");
+    if (promised >= 0 && answer_size(s->answer) != (uint64_t)promised)
+        return err_set(err, ERR_CORRUPT,
+                       "what was kept has %" PRIu64 " bytes, and %" PRId64 " were promised",
+                       answer_size(s->answer), promised);
+    return 0;
 }
 
 /* Do readers stand where sideband pkts may?  Behind what was sent early they do until the

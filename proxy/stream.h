@@ -61,11 +61,11 @@ bool stream_restart(struct stream *s);
  */
 int stream_feed(struct stream *s, const void *data, size_t len, struct err *err);
 /* In place of stream_feed(): pieces of a response that was whole and right when it was kept, and
- * are known to be what was kept.  note_offset: as the answer had it.  -1 as above, or ERR_CORRUPT:
- * it isn't made of pkts. */
-void stream_begin_kept(struct stream *s, int64_t note_offset);
+ * are known to be what was kept.  note_offset: as the answer had it; size: of all, which readers
+ * are told; -1: not known.  -1 as above, or ERR_CORRUPT: it isn't made of pkts. */
+void stream_begin_kept(struct stream *s, int64_t note_offset, int64_t size);
 int stream_feed_kept(struct stream *s, const void *data, size_t len, struct err *err);
-/* All of it came.  -1: ERR_CORRUPT, it ends amid a pkt. */
+/* All of it came.  -1: ERR_CORRUPT, it ends amid a pkt, or has another size. */
 int stream_finish_kept(const struct stream *s, struct err *err);
 
 /* Nothing has come for a while; call about once a second. */

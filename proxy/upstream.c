@@ -20,14 +20,20 @@ enum {
     IDLE_ALL_MAX = 128, /* and of all origins */
     RECEIVE_SIZE = 128 * 1024,
     LOCATION_MAX = 4096,
+    LOOK_MS = 1000, /* at whether to go on, also while nothing comes */
 };
 
 /* GitHub and others choose their answer by the agent's first word. */
 static const char USER_AGENT[] = "git/2.39 (pannier/" PANNIER_VERSION ")";
 
+struct handle {
+    CURL *easy;
+    CURLM *multi; /* keeps the connection */
+};
+
 struct origin {
     char *base_url;
-    CURL *idle[IDLE_MAX]; /* each keeps its own connection; the last used is used first */
+    struct handle *idle[IDLE_MAX]; /* the last used is used first */
     size_t idle_count;
     uint64_t used_ms; /* last */
     size_t in_use;
@@ -56,6 +62,24 @@ struct origins *origins_new(void)
     return o;
 }
 
+static struct handle *handle_new(void)
+{
+    struct handle *h = xmalloc(sizeof(*h));
+
+    *h = (struct handle){curl_easy_init(), curl_multi_init()};
+    must(h->easy != NULL && h->multi != NULL);
+    return h;
+}
+
+static void handle_free(struct handle *h)
+{
+    if (h == NULL)
+        return;
+    curl_easy_cleanup(h->easy);
+    curl_multi_cleanup(h->multi);
+    free(h);
+}
+
 void origins_free(struct origins **op)
 {
     struct origins *o = *op;
@@ -69,7 +93,7 @@ void origins_free(struct origins **op)
         must(origin->in_use == 0);
         HASH_DEL(o->by_url, origin);
         for (size_t i = 0; i < origin->idle_count; i++)
-            curl_easy_cleanup(origin->idle[i]);
+            handle_free(origin->idle[i]);
         free(origin->base_url);
         free(origin);
     }
@@ -133,13 +157,13 @@ static size_t limit_for(const struct upstream_config *config, const struct upstr
     return r->share > 0 || max < 4 ? max : max - max / 4;
 }
 
-static CURL *take_handle(struct origins *o, const struct upstream_config *config,
-                         const struct upstream_request *r, struct err *err)
+static struct handle *take_handle(struct origins *o, const struct upstream_config *config,
+                                  const struct upstream_request *r, struct err *err)
 {
     uint64_t deadline = now_ms() + config->connect_timeout_ms;
     size_t limit = limit_for(config, r);
     struct origin *origin;
-    CURL *curl = NULL;
+    struct handle *handle = NULL;
     bool got;
 
     lock_take(&o->lock);
@@ -154,7 +178,7 @@ static CURL *take_handle(struct origins *o, const struct upstream_config *config
         origin->in_use++;
         origin->questions += r->share > 0;
         if (origin->idle_count > 0) {
-            curl = origin->idle[--origin->idle_count];
+            handle = origin->idle[--origin->idle_count];
             o->idle_count--;
         }
     }
@@ -163,10 +187,7 @@ static CURL *take_handle(struct origins *o, const struct upstream_config *config
         err_set(err, ERR_BUSY, "too many requests to %s are under way", config->name);
         return NULL;
     }
-    if (curl == NULL)
-        curl = curl_easy_init();
-    must(curl != NULL);
-    return curl;
+    return handle != NULL ? handle : handle_new();
 }
 
 static void drop_if_unused_locked(struct origins *o, struct origin *origin)
@@ -180,39 +201,39 @@ static void drop_if_unused_locked(struct origins *o, struct origin *origin)
 
 /* The connection that is unused for longest, of the origin that is: hosts of long ago must not hold
  * what others could use. */
-static CURL *take_oldest_idle_locked(struct origins *o)
+static struct handle *take_oldest_idle_locked(struct origins *o)
 {
     struct origin *oldest = NULL;
-    CURL *curl;
+    struct handle *handle;
 
     for (struct origin *origin = o->by_url; origin != NULL; origin = origin->hh.next)
         if (origin->idle_count > 0 && (oldest == NULL || origin->used_ms < oldest->used_ms))
             oldest = origin;
     must(oldest != NULL);
-    curl = oldest->idle[0];
+    handle = oldest->idle[0];
     oldest->idle_count--;
     memmove(oldest->idle, oldest->idle + 1, oldest->idle_count * sizeof(oldest->idle[0]));
     o->idle_count--;
     drop_if_unused_locked(o, oldest);
-    return curl;
+    return handle;
 }
 
 /* Only a connection that worked is worth keeping; and origins without one go, as clients can make
  * up hosts where the upstream is a pattern. */
-static void give_handle(struct origins *o, const struct upstream_request *r, CURL *curl,
+static void give_handle(struct origins *o, const struct upstream_request *r, struct handle *handle,
                         bool worked)
 {
     struct origin *origin;
-    CURL *unused = curl;
+    struct handle *unused = handle;
 
-    curl_easy_reset(curl); /* forgets options, keeps the connection */
+    curl_easy_reset(handle->easy);
     lock_take(&o->lock);
     origin = find_origin_locked(o, r->base_url);
     origin->in_use--;
     origin->questions -= r->share > 0;
     origin->used_ms = now_ms();
     if (worked && origin->idle_count < IDLE_MAX) {
-        origin->idle[origin->idle_count++] = curl;
+        origin->idle[origin->idle_count++] = handle;
         o->idle_count++;
         unused = o->idle_count > IDLE_ALL_MAX ? take_oldest_idle_locked(o) : NULL;
     } else {
@@ -220,8 +241,7 @@ static void give_handle(struct origins *o, const struct upstream_request *r, CUR
     }
     pthread_cond_broadcast(&o->freed); /* waiters of all origins share the condition */
     lock_drop(&o->lock);
-    if (unused != NULL)
-        curl_easy_cleanup(unused);
+    handle_free(unused);
 }
 
 /* ---- one transfer ---- */
@@ -368,9 +388,7 @@ static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t
                 (unsigned long long)(limit / 1000));
         t->stopped = true;
     }
-    if (!t->stopped && r->pause_fn != NULL)
-        t->stopped = r->pause_fn(r->ctx, t->err) != 0;
-    if (!t->stopped && r->tick_fn != NULL && now - t->last_tick_ms >= 1000) {
+    if (!t->stopped && r->tick_fn != NULL && now - t->last_tick_ms >= LOOK_MS) {
         t->last_tick_ms = now;
         t->stopped = r->tick_fn(r->ctx, t->err) != 0;
     }
@@ -453,8 +471,38 @@ static int explain(CURLcode code, const char *words, const struct transfer *t)
     }
 }
 
-static int run(CURL *curl, struct transfer *t, const char *url)
+/* As curl_easy_perform(), which would come back to our functions only once a second while nothing
+ * comes. */
+static CURLcode perform(struct handle *h, struct transfer *t)
 {
+    const struct upstream_request *r = t->request;
+    CURLcode code = CURLE_ABORTED_BY_CALLBACK;
+    uint64_t again_ms;
+    CURLMsg *message;
+    int running, left;
+
+    must(curl_multi_add_handle(h->multi, h->easy) == CURLM_OK);
+    for (;;) {
+        must(curl_multi_perform(h->multi, &running) == CURLM_OK);
+        again_ms = LOOK_MS;
+        if (running == 0 || t->stopped)
+            break;
+        if (r->pause_fn != NULL && r->pause_fn(r->ctx, &again_ms, t->err) != 0) {
+            t->stopped = true;
+            break;
+        }
+        must(curl_multi_poll(h->multi, NULL, 0, (int)again_ms, NULL) == CURLM_OK);
+    }
+    message = curl_multi_info_read(h->multi, &left);
+    if (message != NULL)
+        code = message->data.result;
+    curl_multi_remove_handle(h->multi, h->easy);
+    return code;
+}
+
+static int run(struct handle *h, struct transfer *t, const char *url)
+{
+    CURL *curl = h->easy;
     const struct upstream_request *r = t->request;
     struct curl_slist *headers = request_headers(r);
     char words[CURL_ERROR_SIZE] = "";
@@ -487,7 +535,7 @@ static int run(CURL *curl, struct transfer *t, const char *url)
         curl_easy_setopt(curl, CURLOPT_CAINFO, t->config->ca_file);
     set_body(curl, t);
     t->last_progress_ms = t->last_tick_ms = now_ms();
-    code = curl_easy_perform(curl);
+    code = perform(h, t);
     curl_slist_free_all(headers);
     /* curl takes a head that is cut off for a response without a body. */
     if (code == CURLE_OK && !t->head_done)
@@ -604,7 +652,7 @@ int upstream_perform(struct origins *o, const struct upstream_config *config,
     struct manners_who who = who_asks(config, r);
     char *repo = NULL;
     int rc = -1;
-    CURL *curl;
+    struct handle *handle;
 
     if (moved_repo != NULL)
         *moved_repo = NULL;
@@ -612,8 +660,8 @@ int upstream_perform(struct origins *o, const struct upstream_config *config,
         *r->status = 0;
     if (manners_admit(o->manners, &who, r->need, now_ms(), err) != 0)
         return -1;
-    curl = take_handle(o, config, r, err);
-    if (curl == NULL) {
+    handle = take_handle(o, config, r, err);
+    if (handle == NULL) {
         metrics_upstream_failure(config->name, err->kind);
         return -1;
     }
@@ -624,7 +672,7 @@ int upstream_perform(struct origins *o, const struct upstream_config *config,
         char *next = NULL;
 
         bytes_init(&t.refusal, 2 * THROTTLE_TEXT_MAX);
-        rc = run(curl, &t, url);
+        rc = run(handle, &t, url);
         count_transfer(&t, rc, now_us() - started);
         free(url);
         hear(o, r, &t);
@@ -645,9 +693,9 @@ int upstream_perform(struct origins *o, const struct upstream_config *config,
         }
         free(repo);
         repo = next;
-        curl_easy_reset(curl);
+        curl_easy_reset(handle->easy);
     }
-    give_handle(o, r, curl, rc == 0);
+    give_handle(o, r, handle, rc == 0);
     if (moved_repo != NULL && rc == 0)
         *moved_repo = repo;
     else

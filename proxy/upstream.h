@@ -93,8 +93,9 @@ struct upstream_request {
     /* Bytes of the body of any status. */
     int (*data_fn)(void *ctx, const void *data, size_t len, struct err *err);
     /* All that could be read for now has gone to data_fn: the time to pass on what was gathered,
-     * as curl hands bytes out in pieces of at most 16 KiB.  May be NULL. */
-    int (*pause_fn)(void *ctx, struct err *err);
+     * as curl hands bytes out in pieces of at most 16 KiB.  Comes again when more has been read, or
+     * after *again_ms, which may be made less.  May be NULL. */
+    int (*pause_fn)(void *ctx, uint64_t *again_ms, struct err *err);
     /* About once a second, also while nothing comes.  May be NULL. */
     int (*tick_fn)(void *ctx, struct err *err);
     void *ctx;

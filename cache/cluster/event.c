@@ -72,6 +72,7 @@ size_t event_write(const struct event *e, const char **words, size_t n,
     n = put_word(words, n, "name", e->name);
     if (e->generation != 0)
         n = put_word(words, n, "generation", redis_number(e->generation, generation));
+    n = put_word(words, n, "unpin", e->unpin ? "1" : "");
     return put_word(words, n, "reason", e->reason);
 }
 
@@ -128,6 +129,8 @@ int event_read(const struct redis_reply *fields, struct event *out, struct err *
     out->kind = (enum event_kind)kind;
     if (out->kind == EVENT_INVALIDATE)
         out->scope = scope < ARRAY_LEN(scopes) ? (enum event_scope)scope : SCOPE_EVERYTHING;
+    out->unpin = out->kind == EVENT_INVALIDATE && out->scope == SCOPE_REPOSITORY &&
+                 field(fields, "unpin")[0] != '\0';
     if (!copy_hex(fields, "repo_id", out->repo_id) ||
         !read_generation(field(fields, "generation"), &out->generation))
         return err_set(err, ERR_CORRUPT, "an event has a field that is too long, or no number");

@@ -3,6 +3,7 @@
 #ifndef PANNIER_CACHE_CLUSTER_EVENT_H
 #define PANNIER_CACHE_CLUSTER_EVENT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,6 +37,7 @@ struct event {
     enum event_scope scope;     /* EVENT_INVALIDATE */
     char repo_id[KEY_HEX_SIZE]; /* hex; "": none */
     uint64_t generation;        /* EVENT_UPDATE: of the mirror in the shared tier; 0: not said */
+    bool unpin;                 /* SCOPE_REPOSITORY: its pin goes, too */
     const char *repo;           /* as clients write it, for people; "": none */
     const char *name;           /* of the ref or object; "": none */
     const char *reason;         /* the operator's, or which webhook; "": none */

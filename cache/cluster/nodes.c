@@ -69,6 +69,9 @@ static const char LIST[] =
         "  end\n"
         "end\n"
         "return {now - since, out}\n";
+/* 2: it is alive; 1: forgotten; 0: unknown. */
+static const char FORGET[] = "if redis.call('EXISTS', KEYS[1]) == 1 then return 2 end\n"
+                             "return redis.call('HDEL', KEYS[2], ARGV[1])\n";
 
 struct nodes {
     struct redis *redis; /* NULL: alone */
@@ -77,7 +80,7 @@ struct nodes {
     int64_t started;
     uint64_t heartbeat_ms, ttl_ms, remember_ms;
     char *key, *set_key, *since_key, *prefix, *channel;
-    struct redis_script beat, applied, leave, list, remind;
+    struct redis_script beat, applied, leave, list, remind, forget;
     pthread_t thread;
     bool threaded;
 
@@ -406,14 +409,27 @@ int nodes_list(struct nodes *n, struct node_list *out, struct err *err)
 int nodes_forget(struct nodes *n, const char *id, struct err *err)
 {
     struct redis_reply *reply = NULL;
-    bool known;
+    bool known, alive;
+    char *key;
+    int rc;
 
-    if (n->redis == NULL)
-        return err_set(err, ERR_NOT_FOUND, "this node is alone");
-    if (redis_ask(n->redis, REDIS_WORDS("HDEL", n->set_key, id), &reply, err) != 0)
-        return -1;
-    known = reply->integer > 0;
-    redis_reply_free(&reply);
+    if (n->redis == NULL) {
+        alive = strcmp(id, n->id) == 0;
+        known = alive;
+    } else {
+        key = xasprintf("%s%s", n->prefix, id);
+        rc = redis_run(n->redis, &n->forget, REDIS_WORDS(key, n->set_key), REDIS_WORDS(id), &reply,
+                       err);
+        free(key);
+        if (rc != 0)
+            return -1;
+        alive = reply->integer == 2;
+        known = reply->integer != 0;
+        redis_reply_free(&reply);
+    }
+    if (alive)
+        return err_set(err, ERR_CONFLICT, "node %s is alive: stop it, and it is gone by itself",
+                       id);
     return known ? 0 : err_set(err, ERR_NOT_FOUND, "there is no node %s", id);
 }
 
@@ -437,6 +453,7 @@ static void prepare_redis(struct nodes *n)
     redis_script_init(&n->leave, LEAVE);
     redis_script_init(&n->list, LIST);
     redis_script_init(&n->remind, REMIND);
+    redis_script_init(&n->forget, FORGET);
     redis_watch(n->redis, hear_change, n);
     n->beat_at_ms = UINT64_MAX; /* until it is up */
     must(pthread_create(&n->thread, NULL, beat_main, n) == 0);

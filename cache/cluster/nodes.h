@@ -84,8 +84,8 @@ bool nodes_has(struct nodes *n, const char *id);
  * redis_ask().  Worker threads. */
 int nodes_list(struct nodes *n, struct node_list *out, struct err *err);
 void node_list_clear(struct node_list *l);
-/* A silent one is gone for good: nobody waits for it any more.  (One that lives is listed again at
- * its next heartbeat.)  -1: ERR_NOT_FOUND; or as redis_ask(). */
+/* A silent one is gone for good: nobody waits for it any more.  -1: ERR_CONFLICT, it is alive;
+ * ERR_NOT_FOUND; or as redis_ask().  Worker threads. */
 int nodes_forget(struct nodes *n, const char *id, struct err *err);
 
 #endif

@@ -113,6 +113,8 @@ struct object_store_config {
     uint64_t connect_timeout_ms, stall_timeout_ms;
     uint64_t deadline_ms; /* for one request with all its retries; a transfer that moves goes on */
     unsigned parallel;    /* parts or ranges of one object at once */
+    /* A connection that brings so many MB/s reads an object without the others.  0: as tried. */
+    uint64_t alone_rate_mb;
 };
 
 /* Checks the configuration, connects to nothing.  -1: ERR_INPUT with one clear sentence. */

@@ -15,6 +15,7 @@ enum {
     STALL_TIMEOUT_MS = 30 * 1000,
     DEADLINE_MS = 60 * 1000,
     PARALLEL = 4,
+    ALONE_RATE_MB = 400,
     BACKOFF_MS = 50, /* doubles with every try */
     BACKOFF_MAX_MS = 5000,
     BACKOFF_LOOK_MS = 100, /* a transfer that was stopped doesn't wait longer */
@@ -440,6 +441,7 @@ int object_store_open_s3(const struct object_store_config *config, struct object
     set_address(s, c.virtual_host);
     s->deadline_ms = or_else(c.deadline_ms, DEADLINE_MS);
     s->parallel = c.parallel > 0 ? c.parallel : PARALLEL;
+    s->alone_rate = or_else(c.alone_rate_mb, ALONE_RATE_MB);
     s->http = s3_http_new(c.ca_file, or_else(c.connect_timeout_ms, CONNECT_TIMEOUT_MS),
                           or_else(c.stall_timeout_ms, STALL_TIMEOUT_MS));
     if (s3_credentials_open(&c, s->http, &s->credentials, err) != 0) {

@@ -32,6 +32,7 @@ struct s3 {
     char *server_side_encryption, *kms_key;
     uint64_t deadline_ms;
     unsigned parallel;
+    uint64_t alone_rate;
     struct s3_http *http;
     struct s3_credentials *credentials;
     /* Learnt as we go. */

@@ -1,6 +1,11 @@
 /* Reading.  The first range goes to the sink as it comes; if the object goes on behind it, other
  * threads read the ranges that follow, each into a slot of its own, and this one hands them out in
- * their order, also as they come.  What is held never passes the slots. */
+ * their order, also as they come.  What is held never passes the slots.
+ *
+ * Several connections are for what one can't bring: a network that takes its time, a server that
+ * gives each its share.  Where the first range shows that one brings as much as can be used, it
+ * reads the rest as well: slots, threads and the pause before each range cost more than they bring.
+ */
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +18,11 @@
 enum {
     RANGE_SIZE = 8 * 1024 * 1024,
     RANGE_TEXT_SIZE = 64,
+    JUDGED_SIZE = 2 * 1024 * 1024, /* by the first bytes */
+    /* What is handed out at once while much comes: a thread that is woken for each piece that curl
+     * has costs more than what it does with it. */
+    HAND_OUT_SIZE = 4 * 1024 * 1024,
+    HAND_OUT_MS = 20,
 };
 
 /* One range, however many tries it takes. */
@@ -146,6 +156,9 @@ struct download {
     struct slot slots[S3_PARALLEL_MAX];
     unsigned slot_count;
     unsigned range_count; /* the first is number 0 */
+    uint64_t alone;       /* bytes that came by the only connection */
+    uint64_t alone_us;    /* since when */
+    bool judged;
     atomic_bool stop;
 
     struct lock lock;
@@ -176,6 +189,9 @@ static size_t range_length(const struct download *d, unsigned number)
 struct filling {
     struct download *download;
     struct slot *slot;
+    size_t length; /* of the range */
+    size_t came;   /* in the slot; slot->filled is what the others know of */
+    uint64_t told_ms;
 };
 
 static int fill_slot(void *ctx, const void *data, size_t len, struct err *err)
@@ -183,10 +199,15 @@ static int fill_slot(void *ctx, const void *data, size_t len, struct err *err)
     struct filling *f = ctx;
 
     (void)err;
-    must(len <= RANGE_SIZE - f->slot->filled);
-    memcpy(f->slot->buf + f->slot->filled, data, len); /* behind what others read */
+    must(len <= RANGE_SIZE - f->came);
+    memcpy(f->slot->buf + f->came, data, len); /* behind what others read */
+    f->came += len;
+    if (f->came < f->length && f->came - f->slot->filled < HAND_OUT_SIZE &&
+        now_ms() - f->told_ms < HAND_OUT_MS)
+        return 0;
+    f->told_ms = now_ms();
     lock_take(&f->download->lock);
-    f->slot->filled += len;
+    f->slot->filled = f->came;
     pthread_cond_signal(&f->download->arrived);
     lock_drop(&f->download->lock);
     return 0;
@@ -220,7 +241,7 @@ static void *read_ranges(void *ctx)
     unsigned number;
 
     while ((slot = take_slot(d, &number)) != NULL) {
-        struct filling filling = {d, slot};
+        struct filling filling = {d, slot, range_length(d, number), 0, now_ms()};
         struct range r = {.s = d->s,
                           .key = d->key,
                           .first = range_begin(d, number),
@@ -248,7 +269,7 @@ static void *read_ranges(void *ctx)
 }
 
 /* The first range's head is here: now it's known what there is to read behind it. */
-static int start_others(struct range *r, struct err *err)
+static int learn(struct range *r, struct err *err)
 {
     struct download *d = r->ctx;
     uint64_t length;
@@ -265,20 +286,63 @@ static int start_others(struct range *r, struct err *err)
         d->range_count = 1;
         r->length = length;
     }
-    while (d->range_count > 1 && d->thread_count < d->slot_count &&
-           d->thread_count < d->range_count - 1 &&
+    d->alone_us = now_us();
+    return 0;
+}
+
+static int start_others(struct download *d, struct err *err)
+{
+    while (d->thread_count < d->slot_count && d->thread_count < d->range_count - 1 &&
            pthread_create(&d->threads[d->thread_count], NULL, read_ranges, d) == 0)
         d->thread_count++;
-    if (d->thread_count == 0 && d->range_count > 1)
+    if (d->thread_count == 0)
         return err_set(err, ERR_BUSY, "no thread could be started to read an object");
     return 0;
+}
+
+/* One byte a microsecond is 1 MB/s. */
+static bool is_fast(const struct download *d, uint64_t bytes)
+{
+    return bytes >= (now_us() - d->alone_us) * d->s->alone_rate;
+}
+
+/* As soon as the first bytes are late the others start. */
+static int judge(struct download *d, struct err *err)
+{
+    bool fast = is_fast(d, JUDGED_SIZE);
+
+    if (fast && d->alone < JUDGED_SIZE)
+        return 0;
+    d->judged = true;
+    return fast ? 0 : start_others(d, err);
 }
 
 static int pass_on(void *ctx, const void *data, size_t len, struct err *err)
 {
     struct download *d = ctx;
 
-    return d->fn(d->ctx, data, len, err);
+    if (d->fn(d->ctx, data, len, err) != 0)
+        return -1;
+    d->alone += len;
+    return d->judged || d->range_count == 1 ? 0 : judge(d, err);
+}
+
+/* All that stands behind the first range, if that was fast to its end. */
+static int go_on(struct download *d, struct err *err)
+{
+    struct range rest = {.s = d->s,
+                         .key = d->key,
+                         .first = d->first + RANGE_SIZE,
+                         .length = d->end - d->first - RANGE_SIZE,
+                         .info = d->info,
+                         .known = true,
+                         .fn = pass_on,
+                         .ctx = d};
+
+    if (!is_fast(d, RANGE_SIZE))
+        return start_others(d, err);
+    d->range_count = 1;
+    return read_range(&rest, err);
 }
 
 /* More bytes of a range than there were, or -1 and its failure. */
@@ -373,13 +437,15 @@ int s3_get(void *self, const char *key, uint64_t offset, uint64_t length, struct
                           .length = s->parallel > 1 && length > RANGE_SIZE ? RANGE_SIZE : length,
                           .fn = pass_on,
                           .ctx = &d,
-                          .head_fn = start_others};
+                          .head_fn = learn};
     int rc;
 
     lock_init(&d.lock, LOCK_S3_TRANSFER);
     lock_cond_init(&d.arrived);
     lock_cond_init(&d.freed);
     rc = read_range(&first, err);
+    if (rc == 0 && d.range_count > 1 && d.thread_count == 0)
+        rc = go_on(&d, err);
     for (unsigned number = 1; rc == 0 && number < d.range_count; number++) {
         want(&d, number);
         rc = hand_out(&d, number, err);

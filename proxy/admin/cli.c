@@ -166,6 +166,7 @@ static int problem(int status, const json_t *json, struct err *err)
     enum err_kind kind = status == 400                    ? ERR_INPUT
                          : status == 404                  ? ERR_NOT_FOUND
                          : status == 401 || status == 403 ? ERR_DENIED
+                         : status == 409                  ? ERR_CONFLICT
                          : status == 503                  ? ERR_BUSY
                                                           : ERR_UPSTREAM;
 
@@ -204,70 +205,166 @@ static int call(struct client *c, const char *method, const char *path, json_t *
     return rc;
 }
 
-/* It was told, and is not in force everywhere yet. */
+/* It was told, and is not in force everywhere yet; or the other nodes can't be listed. */
 static bool is_unfinished(const json_t *document)
 {
-    return json_is_false(json_object_get(document, "acknowledged")) &&
-           json_is_false(json_object_get(document, "dry_run"));
+    return (json_is_false(json_object_get(document, "acknowledged")) &&
+            json_is_false(json_object_get(document, "dry_run"))) ||
+           json_is_string(json_object_get(document, "reason"));
 }
 
-/* Call, print (or print the document), be done. */
+static char *escape(const char *s)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._";
+    char *out = xmalloc(3 * strlen(s) + 1), *at = out;
+
+    for (; *s != '\0'; s++)
+        at += sprintf(at, strchr(plain, *s) != NULL ? "%c" : "%%%02X", (unsigned char)*s);
+    *at = '\0';
+    return out;
+}
+
+/* All pages of the list that is called so, at path, which has a query: the document of the last
+ * page with all of them in it. */
+static int list_all(struct client *client, const char *path, const char *name, json_t **out,
+                    struct err *err)
+{
+    json_t *all = json_array();
+    char *cursor = NULL;
+    int rc;
+
+    *out = NULL;
+    do {
+        char *at = xasprintf("%s%s%s", path, cursor != NULL ? "&cursor=" : "",
+                             cursor != NULL ? cursor : "");
+        json_t *page;
+
+        rc = call(client, "GET", at, NULL, &page, err);
+        free(at);
+        free(cursor);
+        cursor = NULL;
+        if (rc == 0) {
+            const char *next = words(page, "next", NULL);
+
+            must(json_array_extend(all, json_object_get(page, name)) == 0);
+            cursor = next != NULL ? xstrdup(next) : NULL;
+            json_decref(*out);
+            *out = page;
+        }
+    } while (rc == 0 && cursor != NULL);
+    if (rc == 0) {
+        must(json_object_set(*out, name, all) == 0 && json_object_del(*out, "next") == 0);
+    } else {
+        json_decref(*out);
+        *out = NULL;
+    }
+    json_decref(all);
+    return rc;
+}
+
 typedef void print_fn(const struct command_line *line, const json_t *document);
 
-static int run(const struct command_line *line, const char *method, const char *path, json_t *body,
-               print_fn *print)
+/* Call, print (or print the document), be done. */
+struct task {
+    const char *method, *path;
+    bool on_repository; /* path is what stands behind "/repositories/<REPO's id>" */
+    const char *list;   /* all pages of the list of this name; NULL: it has none */
+    json_t *body;       /* stolen; NULL: none */
+    print_fn *print;
+};
+
+/* Which one is meant by what was typed: one that is known by this name, or by its URL upstream;
+ * else what clients write so.  -1: there are two, or it can't be asked. */
+static int find_repository(struct client *client, const char *typed, char hex[KEY_HEX_SIZE],
+                           struct err *err)
+{
+    struct key id;
+    char *name, *value, *path;
+    const json_t *found;
+    json_t *page;
+    int rc;
+
+    if (key_from_hex(typed, &id)) {
+        key_to_hex(&id, hex);
+        return 0;
+    }
+    name = commands_repo_name(typed);
+    value = escape(name);
+    path = xasprintf("/repositories?limit=2&name=%s", value);
+    rc = call(client, "GET", path, NULL, &page, err);
+    found = json_object_get(page, "repositories");
+    if (rc != 0) {
+        ;
+    } else if (json_array_size(found) > 1) {
+        rc = err_set(err, ERR_INPUT, "%s may be %s or %s: name one of them by its id", name,
+                     words(json_array_get(found, 0), "repo", "?"),
+                     words(json_array_get(found, 1), "repo", "?"));
+    } else if (json_array_size(found) == 1) {
+        snprintf(hex, KEY_HEX_SIZE, "%s", words(json_array_get(found, 0), "id", ""));
+    } else {
+        must(commands_repo_id(typed, &id)); /* run() has looked */
+        key_to_hex(&id, hex);
+    }
+    json_decref(page);
+    free(path);
+    free(value);
+    free(name);
+    return rc;
+}
+
+/* *out: the document, yours. */
+static int do_task(const struct command_line *line, struct client *client, struct task *t,
+                   json_t **out, struct err *err)
+{
+    json_t *body = t->body;
+    char hex[KEY_HEX_SIZE];
+    char *path;
+    int rc;
+
+    t->body = NULL;
+    *out = NULL;
+    if (t->on_repository && find_repository(client, line->arguments[0], hex, err) != 0) {
+        json_decref(body);
+        return -1;
+    }
+    path = t->on_repository ? xasprintf("/repositories/%s%s", hex, t->path) : xstrdup(t->path);
+    rc = t->list != NULL ? list_all(client, path, t->list, out, err)
+                         : call(client, t->method, path, body, out, err);
+    free(path);
+    return rc;
+}
+
+static bool is_repository(const char *typed)
+{
+    struct key id;
+
+    return key_from_hex(typed, &id) || commands_repo_id(typed, &id);
+}
+
+static int run(const struct command_line *line, struct task t)
 {
     struct client *client = NULL;
     json_t *document = NULL;
     struct err why;
     int rc = EXIT_DONE;
 
-    if (open_client(line, &client, &why) != 0) {
-        json_decref(body);
-        rc = fail(line, &why);
-        /* What is wrong is said on stderr in any case when nothing was asked yet. */
-    } else if (call(client, method, path, body, &document, &why) != 0) {
+    if (t.on_repository && !is_repository(line->arguments[0])) {
+        fprintf(stderr, "pannier %s: REPO is neither <upstream>/<path> nor an id\n",
+                line->command->name);
+        rc = EXIT_USAGE;
+    } else if (open_client(line, &client, &why) != 0 ||
+               do_task(line, client, &t, &document, &why) != 0) {
         rc = fail(line, &why);
     } else if (line->json) {
         print_json(document);
     } else {
-        print(line, document);
+        t.print(line, document);
     }
     if (is_unfinished(document))
         rc = EXIT_FAILED;
+    json_decref(t.body);
     json_decref(document);
     client_free(&client);
-    return rc;
-}
-
-/* "/repositories/<id><rest>", yours; NULL: it is no repository's name, which is said. */
-static char *repository_path(const struct command_line *line, const char *rest)
-{
-    const char *typed = line->arguments[0];
-    char hex[KEY_HEX_SIZE];
-    struct key id;
-
-    if (!key_from_hex(typed, &id) && !commands_repo_id(typed, &id)) {
-        fprintf(stderr, "pannier %s: REPO is neither <upstream>/<path> nor an id\n",
-                line->command->name);
-        return NULL;
-    }
-    key_to_hex(&id, hex);
-    return xasprintf("/repositories/%s%s", hex, rest);
-}
-
-static int run_on_repository(const struct command_line *line, const char *method, const char *rest,
-                             json_t *body, print_fn *print)
-{
-    char *path = repository_path(line, rest);
-    int rc;
-
-    if (path == NULL) {
-        json_decref(body);
-        return EXIT_USAGE;
-    }
-    rc = run(line, method, path, body, print);
-    free(path);
     return rc;
 }
 
@@ -312,83 +409,34 @@ static void print_repositories(const json_t *list)
     table_free(&t);
 }
 
-static char *escape(const char *s)
-{
-    char *out = xmalloc(3 * strlen(s) + 1), *at = out;
-
-    for (; *s != '\0'; s++)
-        at += sprintf(at, "%%%02X", (unsigned char)*s);
-    *at = '\0';
-    return out;
-}
-
 /* "/repositories?limit=...", yours. */
-static char *list_path(const struct command_line *line, unsigned limit, const char *sort,
-                       const char *cursor)
+static char *list_path(const struct command_line *line, unsigned limit, const char *sort)
 {
     char *filter = line->filter != NULL ? escape(line->filter) : NULL;
     char *order = sort != NULL ? escape(sort) : NULL;
-    char *path = xasprintf("/repositories?limit=%u%s%s%s%s%s%s", limit,
-                           cursor != NULL ? "&cursor=" : "", cursor != NULL ? cursor : "",
-                           filter != NULL ? "&q=" : "", filter != NULL ? filter : "",
-                           order != NULL ? "&sort=" : "", order != NULL ? order : "");
+    char *path = xasprintf("/repositories?limit=%u%s%s%s%s", limit, filter != NULL ? "&q=" : "",
+                           filter != NULL ? filter : "", order != NULL ? "&sort=" : "",
+                           order != NULL ? order : "");
 
     free(order);
     free(filter);
     return path;
 }
 
-/* All pages, as one list. */
-static int list_all(const struct command_line *line, struct client *client, json_t *all,
-                    bool *complete, struct err *err)
+static void print_list(const struct command_line *line, const json_t *document)
 {
-    char *cursor = NULL;
-    int rc = 0;
-
-    *complete = true;
-    do {
-        char *path = list_path(line, PAGE, line->sort, cursor);
-        json_t *page;
-
-        rc = call(client, "GET", path, NULL, &page, err);
-        free(path);
-        free(cursor);
-        cursor = NULL;
-        if (rc == 0) {
-            const char *next = words(page, "next", NULL);
-
-            must(json_array_extend(all, json_object_get(page, "repositories")) == 0);
-            *complete = json_is_true(json_object_get(page, "complete"));
-            cursor = next != NULL ? xstrdup(next) : NULL;
-        }
-        json_decref(page);
-    } while (rc == 0 && cursor != NULL);
-    return rc;
+    (void)line;
+    print_repositories(json_object_get(document, "repositories"));
+    if (!json_is_true(json_object_get(document, "complete")))
+        print_failure("the folder is still being read; there may be more");
 }
 
 int admin_cli_ls(const struct command_line *line)
 {
-    json_t *all = json_array();
-    struct client *client = NULL;
-    bool complete;
-    struct err why;
-    int rc = EXIT_DONE;
+    char *path = list_path(line, PAGE, line->sort);
+    int rc = run(line, (struct task){.path = path, .list = "repositories", .print = print_list});
 
-    if (open_client(line, &client, &why) != 0 ||
-        list_all(line, client, all, &complete, &why) != 0) {
-        rc = fail(line, &why);
-    } else if (line->json) {
-        json_t *json = json_pack("{s:O, s:b}", "repositories", all, "complete", (int)complete);
-
-        print_json(json);
-        json_decref(json);
-    } else {
-        print_repositories(all);
-        if (!complete)
-            print_failure("the folder is still being read; there may be more");
-    }
-    json_decref(all);
-    client_free(&client);
+    free(path);
     return rc;
 }
 
@@ -441,6 +489,31 @@ static void print_errors(const json_t *errors)
     }
 }
 
+static const char *shown_to(const json_t *object)
+{
+    const char *word = words(object, "shown_to", "?");
+
+    return strcmp(word, "anonymous") == 0 ? "a client without a credential"
+           : strcmp(word, "client") == 0  ? "a client with its own credential"
+           : strcmp(word, "own") == 0     ? "pannier with its own credential"
+                                          : word;
+}
+
+static void show_refs_seen(const json_t *seen)
+{
+    char listed[PEOPLE_TEXT_MAX];
+
+    if (!json_is_object(seen)) {
+        print_field("refs seen", "none since the start");
+        return;
+    }
+    people_time((int64_t)number(seen, "listed"), listed);
+    printf("  %-14s%" PRIu64 "%s; last at %s by ", "refs seen", number(seen, "count"),
+           json_is_true(json_object_get(seen, "complete")) ? "" : " and more", listed);
+    print_name(shown_to(seen), stdout);
+    putchar('\n');
+}
+
 static void print_repository(const struct command_line *line, const json_t *r)
 {
     const json_t *traffic = json_object_get(r, "traffic"), *errors = json_object_get(r, "errors");
@@ -466,6 +539,7 @@ static void print_repository(const struct command_line *line, const json_t *r)
     show_ratio("hit ratio", traffic, "hit_ratio");
     show_ratio("by bytes", traffic, "byte_hit_ratio");
     show_size("sent", number(traffic, "bytes"));
+    show_refs_seen(json_object_get(r, "refs_seen"));
     if (json_array_size(errors) > 0) {
         puts("latest errors");
         print_errors(errors);
@@ -474,10 +548,55 @@ static void print_repository(const struct command_line *line, const json_t *r)
 
 int admin_cli_show(const struct command_line *line)
 {
-    return run_on_repository(line, "GET", "", NULL, print_repository);
+    return run(line, (struct task){"GET", "", .on_repository = true, .print = print_repository});
+}
+
+/* ---- repo refs ---- */
+
+static const struct table_column ref_columns[] = {
+    {"REF", false}, {"OBJECT", false}, {"SEEN", false}, {"SHOWN TO", false}};
+
+static void print_refs(const struct command_line *line, const json_t *document)
+{
+    struct table *t = table_new(ref_columns, ARRAY_LEN(ref_columns));
+    const json_t *seen = json_object_get(document, "seen"), *r;
+    char when[PEOPLE_TEXT_MAX];
+    size_t i;
+
+    (void)line;
+    json_array_foreach(json_object_get(document, "refs"), i, r)
+    {
+        people_ago((int64_t)number(r, "seen"), time(NULL), when);
+        table_add(t, (const char *const[]){words(r, "name", "?"), words(r, "object", "?"), when,
+                                           words(r, "shown_to", "?")});
+    }
+    table_print(t, stdout);
+    table_free(&t);
+    if (!json_is_object(seen))
+        puts("upstream has shown none since the start");
+    else if (!json_is_true(json_object_get(seen, "complete")))
+        puts("it has shown more than are remembered");
+}
+
+int admin_cli_refs(const struct command_line *line)
+{
+    char *path = xasprintf("/refs?limit=%d", PAGE);
+    int rc = run(
+        line,
+        (struct task){.path = path, .on_repository = true, .list = "refs", .print = print_refs});
+
+    free(path);
+    return rc;
 }
 
 /* ---- repo invalidate, refresh, pin ---- */
+
+static bool is_nothing(const json_t *said)
+{
+    const json_t *node = json_array_get(json_object_get(said, "nodes"), 0);
+
+    return number(node, "entries") == 0 && number(json_object_get(said, "shared"), "objects") == 0;
+}
 
 static void print_invalidated(const struct command_line *line, const json_t *said)
 {
@@ -500,13 +619,17 @@ static void print_invalidated(const struct command_line *line, const json_t *sai
         people_size(number(shared, "bytes"), size);
         printf("shared tier: removed %" PRIu64 " objects of %s\n", number(shared, "objects"), size);
     }
+    /* Under another name than clients write nothing goes, and no node serves that. */
+    if ((line->everything || line->object != NULL) && !line->all && is_nothing(said))
+        puts("this node had nothing of it: is it called so by clients?");
     if (line->dry_run)
         return;
     puts("what was remembered of refs and of who may see what is forgotten");
     json_array_foreach(json_object_get(said, "late"), i, node)
     {
         print_name(json_string_value(node), stdout);
-        puts(" has not said that it has done so");
+        puts(" has not said that it has done so ('pannier nodes --forget' when it is gone for "
+             "good)");
     }
     puts(json_is_true(json_object_get(said, "acknowledged"))
              ? "no node serves it any more"
@@ -534,28 +657,43 @@ static bool is_utf8(const char *s)
     return is;
 }
 
+/* NULL: what was typed makes sense. */
+static const char *invalidation_fault(const struct command_line *line)
+{
+    bool some = line->refs || line->ref != NULL || line->object != NULL;
+
+    if (line->all == (line->argument_count > 0))
+        return "needs either REPO or --all";
+    if (line->all && some)
+        return "--all is everything of all repositories, and takes none of --refs, --ref and "
+               "--object";
+    if (!line->all &&
+        line->refs + line->everything + (line->ref != NULL) + (line->object != NULL) != 1)
+        return "needs one of --refs, --ref, --object and --everything";
+    if (!is_utf8(line->ref) || !is_utf8(line->object) || !is_utf8(line->reason))
+        return "a value is not UTF-8";
+    return NULL;
+}
+
 int admin_cli_invalidate(const struct command_line *line)
 {
+    const char *fault = invalidation_fault(line);
     json_t *body;
 
-    if (line->refs + line->everything + (line->ref != NULL) + (line->object != NULL) != 1) {
-        fputs("pannier repo invalidate: needs one of --refs, --ref, --object and --everything; see "
-              "'pannier repo invalidate --help'\n",
-              stderr);
-        return EXIT_USAGE;
-    }
-    if (!is_utf8(line->ref) || !is_utf8(line->object) || !is_utf8(line->reason)) {
-        fputs("pannier repo invalidate: a value is not UTF-8\n", stderr);
+    if (fault != NULL) {
+        fprintf(stderr, "pannier repo invalidate: %s; see 'pannier repo invalidate --help'\n",
+                fault);
         return EXIT_USAGE;
     }
     body = json_object();
     set_true(body, "refs", line->refs);
-    set_true(body, "everything", line->everything);
+    set_true(body, "everything", line->everything || line->all);
     set_true(body, "dry_run", line->dry_run);
     set_words(body, "ref", line->ref);
     set_words(body, "object", line->object);
     set_words(body, "reason", line->reason);
-    return run_on_repository(line, "POST", "/invalidate", body, print_invalidated);
+    return run(line, (struct task){"POST", "/invalidate", .on_repository = !line->all, .body = body,
+                                   .print = print_invalidated});
 }
 
 static void print_refreshed(const struct command_line *line, const json_t *said)
@@ -570,7 +708,8 @@ static void print_refreshed(const struct command_line *line, const json_t *said)
 
 int admin_cli_refresh(const struct command_line *line)
 {
-    return run_on_repository(line, "POST", "/refresh", NULL, print_refreshed);
+    return run(line,
+               (struct task){"POST", "/refresh", .on_repository = true, .print = print_refreshed});
 }
 
 static void print_pinned(const struct command_line *line, const json_t *said)
@@ -581,12 +720,12 @@ static void print_pinned(const struct command_line *line, const json_t *said)
 
 int admin_cli_pin(const struct command_line *line)
 {
-    return run_on_repository(line, "POST", "/pin", NULL, print_pinned);
+    return run(line, (struct task){"POST", "/pin", .on_repository = true, .print = print_pinned});
 }
 
 int admin_cli_unpin(const struct command_line *line)
 {
-    return run_on_repository(line, "DELETE", "/pin", NULL, print_pinned);
+    return run(line, (struct task){"DELETE", "/pin", .on_repository = true, .print = print_pinned});
 }
 
 /* ---- warm ---- */
@@ -748,6 +887,75 @@ int admin_cli_warm(const struct command_line *line)
     return rc;
 }
 
+/* ---- nodes ---- */
+
+static const struct table_column node_columns[] = {
+    {"NODE", false},    {"STATE", false}, {"ADDRESS", false}, {"VERSION", false},
+    {"REQUESTS", true}, {"DISK", true},   {"SINCE", false},
+};
+
+static void add_node(struct table *t, const json_t *n)
+{
+    char requests[24], disk[PEOPLE_TEXT_MAX], since[PEOPLE_TEXT_MAX];
+    bool silent = strcmp(words(n, "state", ""), "silent") == 0;
+    int64_t now_s = time(NULL);
+    const char *cells[] = {
+        words(n, "name", "?"),
+        words(n, "state", "?"),
+        words(n, "peer_address", "-"),
+        words(n, "version", "-"),
+        silent ? "-" : requests,
+        silent ? "-" : disk,
+        since,
+    };
+
+    snprintf(requests, sizeof(requests), "%" PRIu64, number(n, "requests"));
+    people_size(number(n, "disk_used"), disk);
+    people_ago(silent ? now_s - (int64_t)(number(n, "silent_ms") / 1000)
+                      : (int64_t)number(n, "started"),
+               now_s, since);
+    table_add(t, cells);
+}
+
+static void print_nodes(const struct command_line *line, const json_t *said)
+{
+    struct table *t = table_new(node_columns, ARRAY_LEN(node_columns));
+    const char *reason = words(said, "reason", NULL);
+    const json_t *n;
+    size_t i;
+
+    (void)line;
+    json_array_foreach(json_object_get(said, "nodes"), i, n) add_node(t, n);
+    table_print(t, stdout);
+    table_free(&t);
+    if (json_is_true(json_object_get(said, "alone")))
+        puts("this node is alone: redis.url is not set");
+    if (reason != NULL)
+        print_failure(reason);
+}
+
+static void print_forgotten(const struct command_line *line, const json_t *said)
+{
+    (void)line;
+    print_name(words(said, "forgotten", "?"), stdout);
+    puts(": nobody waits for it any more");
+}
+
+int admin_cli_nodes(const struct command_line *line)
+{
+    char *name, *path;
+    int rc;
+
+    if (line->forget == NULL)
+        return run(line, (struct task){"GET", "/nodes", .print = print_nodes});
+    name = escape(line->forget);
+    path = xasprintf("/nodes/%s", name);
+    rc = run(line, (struct task){"DELETE", path, .print = print_forgotten});
+    free(path);
+    free(name);
+    return rc;
+}
+
 /* ---- stats ---- */
 
 static void print_stats(const struct command_line *line, const json_t *s)
@@ -790,7 +998,7 @@ static void print_stats(const struct command_line *line, const json_t *s)
 
 int admin_cli_stats(const struct command_line *line)
 {
-    return run(line, "GET", "/stats", NULL, print_stats);
+    return run(line, (struct task){"GET", "/stats", .print = print_stats});
 }
 
 /* ---- top ---- */
@@ -798,7 +1006,7 @@ int admin_cli_stats(const struct command_line *line)
 static int look(const struct command_line *line, struct client *client, bool screen,
                 struct err *err)
 {
-    char *path = list_path(line, TOP_ROWS, "-accessed", NULL);
+    char *path = list_path(line, TOP_ROWS, "-accessed");
     json_t *stats = NULL, *page = NULL;
     int rc = call(client, "GET", "/stats", NULL, &stats, err);
 

@@ -18,7 +18,9 @@ void admin_history(struct exchange *x);
 void admin_list_repositories(struct exchange *x);
 void admin_show_repository(struct exchange *x);
 void admin_remove_repository(struct exchange *x);
+void admin_list_refs(struct exchange *x);
 void admin_invalidate(struct exchange *x);
+void admin_invalidate_all(struct exchange *x);
 void admin_refresh(struct exchange *x);
 void admin_pin(struct exchange *x);
 void admin_unpin(struct exchange *x);
@@ -29,6 +31,7 @@ void admin_show_warmup(struct exchange *x);
 
 void admin_list_answers(struct exchange *x);
 void admin_list_nodes(struct exchange *x);
+void admin_forget_node(struct exchange *x);
 void admin_stats(struct exchange *x);
 void admin_events(struct exchange *x);
 void admin_get_log_level(struct exchange *x);

@@ -94,6 +94,14 @@ json_t *page_end(struct page *p, char **next)
     return list;
 }
 
+void page_drop(struct page *p)
+{
+    char *ignored;
+
+    json_decref(page_end(p, &ignored));
+    free(ignored);
+}
+
 void page_number(uint64_t n, bool descending, char out[24])
 {
     snprintf(out, 24, "%020" PRIu64, descending ? UINT64_MAX - n : n);

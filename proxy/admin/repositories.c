@@ -13,6 +13,7 @@
 #include "proxy/fleet.h"
 #include "proxy/log.h"
 #include "proxy/mirroring.h"
+#include "proxy/seen.h"
 #include "proxy/traffic.h"
 
 enum { SHOWN_ANSWERS_MAX = 100 }; /* with a repository; GET answers has all */
@@ -67,7 +68,7 @@ static int run(struct exchange *x, const struct commands_request *request, struc
 {
     const struct commands_output out = {.line = hear, .ctx = h};
 
-    commands_run(&x->proxy->cache, x->proxy->fleet, request, &out);
+    commands_run(&x->proxy->cache, request, &out);
     *err = h->why;
     return h->why.kind == ERR_NONE ? 0 : -1;
 }
@@ -127,6 +128,9 @@ struct order {
     bool descending;
 };
 
+/* Ratios as numbers that sort: nobody can tell finer ones apart. */
+enum { RATIO_STEPS = 1000000000 };
+
 /* "name", "size", "-size".  False: answered. */
 static bool read_order(struct exchange *x, const char *const *members, struct order *out)
 {
@@ -154,13 +158,34 @@ struct selection {
     int pinned; /* -1: whichever */
 };
 
+/* What object is sorted by, also among its traffic.  False: it has no such number. */
+static bool sort_value(const json_t *object, const char *member, uint64_t *out)
+{
+    const json_t *traffic = json_object_get(object, "traffic");
+    const json_t *value = json_object_get(object, member);
+
+    if (value == NULL)
+        value = json_object_get(traffic, member);
+    if (strcmp(member, "requests") == 0)
+        *out = (uint64_t)(json_integer_value(json_object_get(traffic, "hits")) +
+                          json_integer_value(json_object_get(traffic, "misses")) +
+                          json_integer_value(json_object_get(traffic, "passes")));
+    else if (json_is_integer(value))
+        *out = (uint64_t)json_integer_value(value);
+    else if (json_is_real(value))
+        *out = (uint64_t)(json_real_value(value) * RATIO_STEPS);
+    else
+        return false;
+    return true;
+}
+
 static void offer(struct selection *l, json_t *object, const char *name, const char *id)
 {
-    char number[24];
+    char number[24] = PAGE_LAST;
+    uint64_t value;
 
-    if (l->order.member != NULL)
-        page_number((uint64_t)json_integer_value(json_object_get(object, l->order.member)),
-                    l->order.descending, number);
+    if (l->order.member != NULL && sort_value(object, l->order.member, &value))
+        page_number(value, l->order.descending, number);
     page_offer(&l->page, l->order.member != NULL ? number : name, id, json_incref(object));
 }
 
@@ -207,14 +232,16 @@ static void reply_page(struct selection *l, const char *name, struct hearing *h)
 static void reply_list(struct selection *l, const struct commands_request *request,
                        struct hearing *h, const char *name)
 {
-    char *ignored;
     struct err why;
 
-    if (run(l->x, request, h, &why) == 0) {
+    if (run(l->x, request, h, &why) == 0 || why.kind == ERR_NOT_FOUND) {
+        /* None of what was asked for: an empty list, when it is known that there is none. */
+        if (h->result == NULL)
+            h->result =
+                json_pack("{s:b}", "complete", (int)local_scanned(l->x->proxy->cache.local));
         reply_page(l, name, h);
     } else {
-        json_decref(page_end(&l->page, &ignored));
-        free(ignored);
+        page_drop(&l->page);
         reply_failure(l->x, &why);
     }
     json_decref(h->result);
@@ -250,9 +277,12 @@ static bool read_pinned(struct exchange *x, int *out)
 
 void admin_list_repositories(struct exchange *x)
 {
-    static const char *const names[] = {"limit", "cursor", "sort", "q", "upstream", "pinned", NULL};
-    static const char *const members[] = {"size", "stored_size", "accessed", "accesses", NULL};
-    const struct commands_request request = {.kind = COMMANDS_LS, .goal = UINT64_MAX};
+    static const char *const names[] = {"limit",    "cursor", "sort", "q",
+                                        "upstream", "pinned", "name", NULL};
+    static const char *const members[] = {"size",      "stored_size",    "accessed",
+                                          "accesses",  "requests",       "hit_bytes",
+                                          "hit_ratio", "byte_hit_ratio", NULL};
+    struct commands_request request = {.kind = COMMANDS_LS, .goal = UINT64_MAX};
     struct selection l = {.x = x};
     struct hearing h = {.fn = list_repository, .ctx = &l};
 
@@ -260,6 +290,7 @@ void admin_list_repositories(struct exchange *x)
         return;
     l.needle = call_parameter(x, "q");
     l.upstream = call_parameter(x, "upstream");
+    request.repo = (char *)call_parameter(x, "name"); /* borrowed: the request isn't cleared */
     reply_list(&l, &request, &h, "repositories");
 }
 
@@ -299,19 +330,7 @@ void admin_list_answers(struct exchange *x)
         return;
     l.needle = call_parameter(x, "q");
     request.repo_id = (char *)repository; /* borrowed: the request isn't cleared */
-    if (run(x, &request, &h, &h.why) == 0 || h.why.kind == ERR_NOT_FOUND) {
-        /* None of this repository's: an empty list, when it is known that there is none. */
-        if (h.result == NULL)
-            h.result = json_pack("{s:b}", "complete", (int)local_scanned(x->proxy->cache.local));
-        reply_page(&l, "answers", &h);
-    } else {
-        char *ignored;
-
-        json_decref(page_end(&l.page, &ignored));
-        free(ignored);
-        reply_failure(x, &h.why);
-    }
-    json_decref(h.result);
+    reply_list(&l, &request, &h, "answers");
 }
 
 /* ---- one ---- */
@@ -393,9 +412,79 @@ static json_t *shared_mirror_json(struct exchange *x, const struct key *id)
     return json;
 }
 
+/* ---- its refs ---- */
+
+/* null: upstream has shown none since the start. */
+static json_t *seen_json(const struct seen_view *v)
+{
+    if (v->listed_s == 0)
+        return json_null();
+    return json_pack("{s:o, s:I, s:s, s:b}", "count", json_number(v->count), "listed",
+                     (json_int_t)v->listed_s, "shown_to", seen_by_name(v->by), "complete",
+                     (int)v->complete);
+}
+
+static void offer_ref(struct selection *l, const struct seen_ref *r)
+{
+    char object[OID_HEX_SIZE], id[KEY_HEX_SIZE];
+    struct key key;
+    json_t *json;
+
+    oid_to_hex(r->algo, &r->oid, object);
+    json = json_pack("{s:o, s:s, s:I, s:s}", "name", json_words(r->name), "object", object, "seen",
+                     (json_int_t)r->seen_s, "shown_to", seen_by_name(r->by));
+    must(json != NULL);
+    /* Long names may be alike as far as a page looks. */
+    key_of(r->name, strlen(r->name), &key);
+    key_to_hex(&key, id);
+    offer(l, json, r->name, id);
+    json_decref(json);
+}
+
+static void reply_refs(struct selection *l, const struct seen_view *v)
+{
+    json_t *list;
+    char *next;
+
+    for (size_t i = 0; i < v->count; i++)
+        if (l->needle == NULL || strstr(v->refs[i].name, l->needle) != NULL)
+            offer_ref(l, &v->refs[i]);
+    list = page_end(&l->page, &next);
+    reply_json(
+        l->x, 200,
+        json_pack("{s:o, s:o, s:o}", "refs", list, "next", json_words(next), "seen", seen_json(v)));
+    free(next);
+}
+
+void admin_list_refs(struct exchange *x)
+{
+    static const char *const names[] = {"limit", "cursor", "sort", "q", NULL};
+    static const char *const members[] = {"seen", NULL};
+    struct selection l = {.x = x};
+    struct seen_view v = {0};
+    struct known k = {0};
+    struct key id;
+    struct err why;
+
+    if (!call_repository(x, &id) || !begin_list(&l, names, members))
+        return;
+    l.needle = call_parameter(x, "q");
+    if (seen_get(x->proxy->seen, &id, &v) || look_up(x, false, &k, &why) == 0) {
+        reply_refs(&l, &v);
+    } else {
+        page_drop(&l.page);
+        reply_failure(x, &why);
+    }
+    known_clear(&k);
+    seen_view_clear(&v);
+}
+
+/* ---- all of it ---- */
+
 void admin_show_repository(struct exchange *x)
 {
     struct traffic_view traffic;
+    struct seen_view seen;
     struct known k;
     struct key id;
     struct err why;
@@ -413,6 +502,9 @@ void admin_show_repository(struct exchange *x)
                                  k.mirror != NULL ? json_incref(k.mirror) : json_null()) == 0);
         must(json_object_set_new(k.repository, "shared_mirror", shared_mirror_json(x, &id)) == 0);
         must(json_object_set(k.repository, "answer_entries", k.answers) == 0);
+        seen_get(x->proxy->seen, &id, &seen);
+        must(json_object_set_new(k.repository, "refs_seen", seen_json(&seen)) == 0);
+        seen_view_clear(&seen);
         reply_json(x, 200, json_incref(k.repository));
     }
     known_clear(&k);
@@ -465,7 +557,7 @@ static int count_here(struct exchange *x, const struct going *g, struct invalida
 {
     const struct invalidation here = {
         .scope = g->what.scope,
-        .repo_id = call_of(x)->id,
+        .repo_id = g->what.scope == SCOPE_EVERYTHING ? "" : call_of(x)->id,
         .repo = g->what.repo,
         .object = g->what.name,
         .dry_run = true,
@@ -520,13 +612,10 @@ static bool must_be_known(struct exchange *x, struct going *g)
 
 void admin_remove_repository(struct exchange *x)
 {
-    struct going g = {.what = {.scope = SCOPE_REPOSITORY, .name = "", .reason = ""}};
-    struct err ignored;
+    struct going g = {.what = {.scope = SCOPE_REPOSITORY, .name = "", .reason = "", .unpin = true}};
 
-    if (names_only_a_repository(x, &g.what.repo_id) && must_be_known(x, &g)) {
-        local_unpin(x->proxy->cache.local, call_of(x)->id, &ignored);
+    if (names_only_a_repository(x, &g.what.repo_id) && must_be_known(x, &g))
         invalidate(x, &g);
-    }
     known_clear(&g.known);
 }
 
@@ -582,6 +671,23 @@ void admin_invalidate(struct exchange *x)
         call_repository(x, &g.what.repo_id) && read_what(x, &g) && must_be_known(x, &g))
         invalidate(x, &g);
     known_clear(&g.known);
+}
+
+void admin_invalidate_all(struct exchange *x)
+{
+    static const char *const names[] = {"everything", "dry_run", "reason", NULL};
+    struct going g = {.what = {.scope = SCOPE_EVERYTHING, .repo = "", .name = "", .reason = ""}};
+    bool everything = false;
+
+    if (!call_knows(x, no_names) || call_body(x) == NULL || !call_body_knows(x, names) ||
+        !call_bool(x, "everything", &everything) || !call_bool(x, "dry_run", &g.dry_run) ||
+        !call_string(x, "reason", &g.what.reason))
+        return;
+    /* So much isn't meant by an empty body. */
+    if (everything)
+        invalidate(x, &g);
+    else
+        reply_problem(x, 400, "everything", "write true: all that is kept of all repositories");
 }
 
 /* ---- staying ---- */

@@ -23,11 +23,14 @@
     X(POST, "/api/v1/repositories/{id}/refresh", OPERATE, admin_refresh)                           \
     X(POST, "/api/v1/repositories/{id}/pin", OPERATE, admin_pin)                                   \
     X(DELETE, "/api/v1/repositories/{id}/pin", OPERATE, admin_unpin)                               \
+    X(GET, "/api/v1/repositories/{id}/refs", READ, admin_list_refs)                                \
+    X(POST, "/api/v1/invalidate", OPERATE, admin_invalidate_all)                                   \
     X(GET, "/api/v1/answers", READ, admin_list_answers)                                            \
     X(POST, "/api/v1/warmups", OPERATE, admin_begin_warmup)                                        \
     X(GET, "/api/v1/warmups", READ, admin_list_warmups)                                            \
     X(GET, "/api/v1/warmups/{id}", READ, admin_show_warmup)                                        \
     X(GET, "/api/v1/nodes", READ, admin_list_nodes)                                                \
+    X(DELETE, "/api/v1/nodes/{id}", OPERATE, admin_forget_node)                                    \
     X(GET, "/api/v1/stats", READ, admin_stats)                                                     \
     X(GET, "/api/v1/events", READ, admin_events)                                                   \
     X(GET, "/api/v1/log/level", READ, admin_get_log_level)                                         \

@@ -212,6 +212,23 @@ void admin_list_nodes(struct exchange *x)
         node_list_clear(&list);
 }
 
+void admin_forget_node(struct exchange *x)
+{
+    struct nodes *nodes = cluster_nodes(fleet_cluster(x->proxy->fleet));
+    const char *name = call_of(x)->id;
+    struct err why;
+
+    if (!call_knows(x, no_names) || call_body(x) == NULL || !call_body_knows(x, no_names))
+        return;
+    if (nodes_forget(nodes, name, &why) != 0) {
+        reply_failure(x, &why);
+        return;
+    }
+    log_line(LOG_INFO, "node forgotten", "node", LOG_STR, name, "who", LOG_STR,
+             call_of(x)->who[0] != '\0' ? call_of(x)->who : NULL, NULL);
+    reply_json(x, 200, json_pack("{s:o}", "forgotten", json_words(name)));
+}
+
 /* ---- the log ---- */
 
 void admin_get_log_level(struct exchange *x)

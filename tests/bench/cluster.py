@@ -10,7 +10,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from figures import alternate, median, ratios
+from figures import alternate, cpu_seconds, median, ratios, touch_memory
 from support.faulty import Faulty, Gate
 from support.gitclient import Git
 from support.net import HOST, free_port
@@ -19,7 +19,9 @@ from support.redis_server import RedisServer
 from support.wait import until
 from table import Row
 
-REST = 4096  # what upstream holds back of an answer that grows
+TOUCHED = 1 << 30
+TEN_GIGABIT = 1.25e9
+REST = 64 * 1024  # what upstream holds back of an answer that grows
 
 
 # A lease --------------------------------------------------------------------------------------------
@@ -71,8 +73,8 @@ class Nodes:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def gigabytes_per_second(bench, asked, node, size):
-    """Until so many bytes of the response are here."""
+def gigabytes_per_second(bench, asked, node, size, rate=None):
+    """Until so many bytes of the response are here; read no faster than rate (bytes a second)."""
     data = bench.request_file(asked, node.port, "origin").read_bytes()
     room = memoryview(bytearray(1 << 20))
     with socket.create_connection((HOST, node.port), timeout=120) as s:
@@ -83,20 +85,37 @@ def gigabytes_per_second(bench, asked, node, size):
             n = s.recv_into(room)
             assert n > 0, f"closed {left} bytes before {size}"
             left -= n
+            early = rate and (size - left) / rate - (time.monotonic() - started)
+            if early and early > 0.001:
+                time.sleep(early)
         return size / 1e9 / (time.monotonic() - started)
 
 
-def through_another(bench, nodes, asked, size):
+def costing(nodes, size, read):
+    """(GB/s, CPU s per GB of these nodes)"""
+    touch_memory(TOUCHED)
+    pids = [n.process.pid for n in nodes]
+    before = cpu_seconds(pids)
+    speed = read()
+    return speed, (cpu_seconds(pids) - before) / (size / 1e9)
+
+
+def through_another(bench, nodes, a, asked, size, rate):
     with nodes.node("b") as b:
-        return gigabytes_per_second(bench, asked, b, size)
+        return costing((a, b), size, lambda: gigabytes_per_second(bench, asked, b, size, rate))
 
 
-def compare(bench, what, nodes, a, asked, local, size, goal=0.8):
+def compare(bench, what, nodes, a, asked, local, size, goal=0.8, rate=None):
     """asked, local: the requests through the other node, and at a itself."""
-    here, there = alternate(bench.options.rounds, lambda: gigabytes_per_second(bench, local, a, size),
-                            lambda: through_another(bench, nodes, asked, size))
-    bench.rows.append(Row(f"{what}: throughput, through another node / here", ratios(there, here), goal=goal,
-                          at_least=goal is not None, note=f"{median(there):.2f} / {median(here):.2f} GB/s"))
+    here, there = alternate(
+        bench.options.rounds,
+        lambda: costing((a,), size, lambda: gigabytes_per_second(bench, local, a, size, rate)),
+        lambda: through_another(bench, nodes, a, asked, size, rate))
+    (there, there_cpu), (here, here_cpu) = zip(*there), zip(*here)
+    bench.rows.append(Row(
+        f"{what}: throughput, through another node / here", ratios(there, here), goal=goal,
+        at_least=goal is not None, note=f"{median(there):.2f} / {median(here):.2f} GB/s; CPU of both nodes / "
+        f"of the one {median(there_cpu):.2f} / {median(here_cpu):.2f} s per GB"))
 
 
 def measure_following(bench, say, redis):
@@ -112,13 +131,18 @@ def measure_following(bench, say, redis):
             first.sendall(bench.request_file(request, a.port, "origin").read_bytes())
             until(lambda: gate.held, "all but the end is there", 300)
             # One that reads has it all from the file; what stands last is on its way yet.
-            compare(bench, "an answer that grows", nodes, a, request, request, size - 2 * REST)
+            grows = "an answer that grows"
+            compare(bench, grows, nodes, a, request, request, size - 2 * REST)
+            compare(bench, f"{grows}, read at 10 Gbit/s", nodes, a, request, request, size - 2 * REST,
+                    rate=TEN_GIGABIT)
             gate.open()
             first.close()
             a.wait_answers()
             say("following what is whole")
             compare(bench, "a whole answer, read as one with a note in it", nodes, a, request, shown, size - REST)
             compare(bench, "a whole answer, sent by sendfile", nodes, a, request, request, size - REST, goal=None)
+            compare(bench, "a whole answer, read at 10 Gbit/s", nodes, a, request, request, size - REST,
+                    rate=TEN_GIGABIT)
             assert len(faulty.requests("fetch")) == 1, "the other nodes took it from the first one"
     finally:
         gate.open()

@@ -29,3 +29,10 @@ def alternate(rounds, *sides):
 
 def ratios(a, b):
     return [x / y for x, y in zip(a, b)]
+
+
+def touch_memory(size):
+    """A virtual machine that hands free memory back to its host pays for each page anew, up to seconds
+    for a GB, and by chance: so what is about to be written is touched before, by somebody else."""
+    pages = bytearray(b"\1") * size
+    del pages

@@ -165,7 +165,7 @@ class Bench:
         command = [self.load_client, "--port", port, "--request", request, "--readers", readers]
         command += ["--repeat", repeat]
         for name, value in options.items():
-            command += [f"--{name}", value]
+            command += [f"--{name}"] + ([] if value is True else [value])
         process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
         try:
             while watch and process.poll() is None:

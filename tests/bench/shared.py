@@ -12,7 +12,7 @@ import time
 import urllib.parse
 
 import repository
-from figures import alternate, cpu_seconds, median, ratios
+from figures import alternate, cpu_seconds, median, ratios, touch_memory
 from support.faulty_s3 import FaultyS3
 from support.gitclient import Git
 from support.net import HOST
@@ -25,6 +25,7 @@ from table import Row
 MB = 1000 * 1000
 LARGE = "public/large"
 GROWN = 1_000_000  # bytes of the new pack
+TOUCHED = 3 << 30  # of an answer, its mirror, and what else is in between
 
 
 class Tier:
@@ -75,6 +76,7 @@ def fill(bench, tier, asked):
 
 def curl(url):
     """GB/s"""
+    touch_memory(TOUCHED)
     done = subprocess.run(["curl", "-sS", "-f", "-o", "/dev/null", "-w", "%{json}", url],
                           capture_output=True, text=True, check=True)
     said = json.loads(done.stdout)
@@ -86,8 +88,10 @@ def through(bench, tier, asked, **cache):
     with bench.pannier(bench.origin(), tier.config(**cache)) as node:
         wait_usable(node)
         ask_refs(bench, node)
+        touch_memory(TOUCHED)
         before = cpu_seconds([node.process.pid])
-        result = bench.load(node.port, bench.request_file(asked, node.port, "origin"), seconds=600)
+        # As curl does, its client reads what comes.
+        result = bench.load(node.port, bench.request_file(asked, node.port, "origin"), seconds=600, copy=True)
         gb = result["bytes"] / 1e9
         cpu = cpu_seconds([node.process.pid]) - before
         assert node.packs(1) == ["hit, shared"], node.packs(1)

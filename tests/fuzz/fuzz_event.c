@@ -40,6 +40,7 @@ static void check_again(const struct event *e)
         lines_add(&l, (char *)words[i]);
     must(event_read(&l.array, &again, &err) == 0);
     must(again.kind == e->kind && again.scope == e->scope && again.generation == e->generation);
+    must(again.unpin == e->unpin);
     must(strcmp(again.repo_id, e->repo_id) == 0);
     must(strcmp(again.name, e->name) == 0 && strcmp(again.reason, e->reason) == 0);
     must(strcmp(again.repo, e->repo) == 0 && strcmp(again.node, e->node) == 0);

@@ -31,6 +31,7 @@ def test_repositories_are_listed_for_people_and_for_programs(cli):
     assert document["complete"] is True and document["repositories"][0]["repo"] == REPO
     assert cli.document("repo ls", "--filter", "no such")["repositories"] == []
     assert cli.document("repo ls", "--sort", "-size")["repositories"] == document["repositories"]
+    assert cli.document("repo ls", "--sort", "-hit_ratio")["repositories"] == document["repositories"]
     assert cli.fails("repo ls", "--sort", "colour", status=2).startswith("sort: ")
 
 
@@ -38,8 +39,10 @@ def test_one_is_shown_by_any_of_its_names(cli):
     text = cli.done("repo show", REPO)
     assert text.startswith(REPO + "\n") and re.search(r"^  hit ratio +50\.0 %$", text, re.M)
     document = cli.document("repo show", REPO)
-    for name in (f"{REPO}.git", f"https://{REPO}", document["id"]):
+    upstream = document["url"].partition("://")[2]
+    for name in (f"{REPO}.git", f"https://{REPO}", document["id"], document["url"], f"http://me:s3cret@{upstream}.git"):
         assert cli.document("repo show", name) == document
+    assert "s3cret" not in cli.pannier.output()
     assert "nothing is kept of" in cli.fails("repo show", "origin/no/such")
     result = cli.run("repo show", "origin/no/such", "--json")
     assert result.returncode == 1 and json.loads(result.stdout)["error"]["kind"] == "not-found"
@@ -50,10 +53,62 @@ def test_what_is_invalidated_is_told(cli):
     assert "removed 0 entries" in cli.done("repo invalidate", REPO, "--refs")
     said = cli.done("repo invalidate", REPO, "--object", "ab" * 20, "--reason", "a leak")
     assert "removed 1 entry of" in said and "the mirror" not in said
+    assert "this node had nothing of it" not in said
     document = cli.document("repo invalidate", REPO, "--everything")
     assert document["nodes"][0]["entries"] == 1 and document["nodes"][0]["mirror"] is True
     assert cli.fails("repo invalidate", REPO, "--object", "zz", status=2).startswith("object: ")
     assert cli.pannier.wait_event("invalidated", scope="object")["reason"] == "a leak"
+
+
+def test_what_is_meant_by_the_url_upstream_is_what_goes(cli):
+    url = cli.document("repo show", REPO)["url"]
+    assert "removed 2 entries" in cli.done("repo invalidate", url, "--everything")
+    # And what nobody knows is told to be nothing, not to be gone.
+    said = cli.run("repo invalidate", REPO, "--everything")
+    assert said.returncode == 0 and "this node had nothing of it: is it called so by clients?" in said.stdout
+    assert "nothing is kept of" in cli.fails("repo invalidate", "elsewhere.example/a", "--everything")
+
+
+def test_two_that_are_one_upstream_are_told_apart_by_their_ids(start, origin, git, simple):
+    pannier = start(**{"one": origin.url, "two": origin.url})
+    for name in ("one", "two"):
+        git.clone(f"{pannier.url}/{name}/public/simple.git", "--mirror")
+    cli = Cli(pannier)
+    listed = until(lambda: len(r := cli.document("repo ls")["repositories"]) == 2 and r, "both are kept")
+    said = cli.fails("repo pin", listed[0]["url"], status=2)
+    assert "one/public/simple or two/public/simple" in said
+    cli.done("repo pin", listed[1]["id"])
+    assert [r["pinned"] for r in cli.document("repo ls")["repositories"]] == [False, True]
+
+
+def test_all_repositories_are_invalidated_where_that_is_said(cli):
+    assert "would remove 2 entries" in cli.done("repo invalidate", "--all", "--dry-run")
+    said = cli.done("repo invalidate", "--all", "--reason", "a leak")
+    assert "removed 2 entries" in said and "the mirror among them" in said and "no node serves it any more" in said
+    assert cli.document("repo ls")["repositories"] == []
+    assert cli.pannier.wait_event("invalidated", scope="everything")["reason"] == "a leak"
+
+
+def test_refs_that_were_seen_are_listed(cli, simple):
+    lines = cli.done("repo refs", REPO).splitlines()
+    assert lines[0].split() == ["REF", "OBJECT", "SEEN", "SHOWN", "TO"]
+    assert any(re.fullmatch(rf"refs/heads/main +{simple.oid()} +.+ +anonymous", line) for line in lines)
+    document = cli.document("repo refs", REPO)
+    assert len(document["refs"]) == document["seen"]["count"] == len(lines) - 1
+    assert re.search(rf"^  refs seen +{len(lines) - 1}; last at .+ by a client without a credential$",
+                     cli.done("repo show", REPO), re.M)
+    cli.done("repo invalidate", REPO, "--refs")
+    assert cli.done("repo refs", REPO) == "upstream has shown none since the start\n"
+    assert "nothing is kept of" in cli.fails("repo refs", "origin/no/such")
+
+
+def test_nodes_are_listed_and_one_that_is_alive_is_not_forgotten(cli):
+    title, row, alone = cli.done("nodes").splitlines()
+    (node,) = cli.document("nodes")["nodes"]
+    assert title.split()[0] == "NODE" and row.split()[:2] == [node["name"], "ready"]
+    assert alone == "this node is alone: redis.url is not set"
+    assert "is alive" in cli.fails("nodes", "--forget", node["name"])
+    assert "no node" in cli.fails("nodes", "--forget", "x/../y")
 
 
 def test_it_is_pinned_and_refreshed(cli):

@@ -1,4 +1,5 @@
 """The API at its work: what it says is so, and what it says is gone is gone."""
+import json
 import threading
 import time
 
@@ -8,7 +9,8 @@ from support import pktline, repos
 from support.admin import Admin, tokens_file
 from support.faulty import Gate, cut
 from support.faulty_s3 import refused
-from support.gitclient import Reader, same_objects
+from support.gitclient import Reader, ask, same_objects
+from support.origin import PASSWORDS
 from support.wait import until
 
 PUBLIC = "origin/public/simple"
@@ -82,12 +84,121 @@ def test_lists_have_pages_an_order_and_filters(admin, git, own):
         walked = walk(admin, f"/repositories?limit=2&sort={sort}", "repositories")
         numbers = [r[sort.lstrip("-")] for r in walked]
         assert numbers == sorted(numbers, reverse=sort[0] == "-") and len(walked) == 5
+    # Each was asked for once; now two of them are hit, as often as no other, and one passes on.
+    for path, clones in ((paths[1], 3), (paths[3], 1)):
+        for _ in range(clones):
+            git.clone(admin.pannier.url_of(path), "--mirror")
+    total = {paths[1]: 4, paths[3]: 2}
+    until(lambda: [t["hits"] + t["misses"] + t["passes"] for t in
+                   (kept(admin)[f"origin/{path}"]["traffic"] for path in paths)] == [total.get(p, 1) for p in paths],
+          "all are counted")
+    for sort, number in (("hit_ratio", lambda t: t["hit_ratio"]), ("byte_hit_ratio", lambda t: t["byte_hit_ratio"]),
+                         ("hit_bytes", lambda t: t["hit_bytes"]),
+                         ("requests", lambda t: t["hits"] + t["misses"] + t["passes"])):
+        for turned in ("", "-"):
+            walked = walk(admin, f"/repositories?limit=2&sort={turned}{sort}", "repositories")
+            numbers = [number(r["traffic"]) for r in walked]
+            assert numbers == sorted(numbers, reverse=turned == "-") and len({r["id"] for r in walked}) == 5
+            assert max(numbers) > min(numbers), sort
+    assert admin.get("/repositories?limit=1&sort=-hit_ratio")["repositories"][0]["repo"] == f"origin/{paths[1]}"
     last = paths[-1].rpartition("/")[2]
     assert [r["repo"] for r in admin.get(f"/repositories?q={last}")["repositories"]] == [names[-1]]
     assert admin.get("/repositories?upstream=other")["repositories"] == []
     assert len(admin.get("/repositories?upstream=origin")["repositories"]) == 5
     answers = walk(admin, "/answers?limit=2&sort=-created", "answers")
     assert len(answers) == 5 and {a["repo"] for a in answers} == set(names)
+
+
+def test_what_was_not_asked_for_has_no_ratio_and_comes_last(admin, git, own):
+    paths = [own()[0] for _ in range(3)]
+    fill(admin.pannier, git, *paths)
+    admin.pannier.stop()
+    admin.pannier.start()
+    git.clone(admin.pannier.url_of(paths[1]), "--mirror")
+    admin.pannier.packs(1)
+    until(lambda: kept(admin)[f"origin/{paths[1]}"]["traffic"]["hits"] == 1, "it is counted")
+    for sort in ("hit_ratio", "-hit_ratio"):
+        ratios = [r["traffic"]["hit_ratio"] for r in walk(admin, f"/repositories?limit=2&sort={sort}", "repositories")]
+        assert ratios == [1.0, None, None]
+
+
+def refs_of(admin, name, query=""):
+    page = admin.get(f"/repositories/{admin.repository(name)}/refs{query}")
+    return {r["name"]: r["object"] for r in page["refs"]}, page
+
+
+def all_refs(repo):
+    refs = dict(reversed(line.split(" ", 1)) for line in
+                repo.git("for-each-ref", "--format=%(objectname) %(refname)").splitlines())
+    return {"HEAD": repo.oid(), **refs}
+
+
+def test_refs_that_upstream_has_shown_are_seen(admin, git, own):
+    path, repo = own()
+    name = f"origin/{path}"
+    repository = admin.repository(name)
+    admin.refused(404, "GET", f"/repositories/{repository}/refs")
+    git.run("ls-remote", admin.pannier.url_of(path))
+    before, page = refs_of(admin, name)
+    assert before == all_refs(repo) and list(before) == sorted(before)
+    assert page["seen"]["count"] == len(before) and page["seen"]["complete"] is True and page["next"] is None
+    assert {r["shown_to"] for r in page["refs"]} == {page["seen"]["shown_to"]} == {"anonymous"}
+    admin.refused(404, "GET", f"/repositories/{repository}")  # nothing is kept of it
+
+    repo.git("branch", "newer")
+    new = repo.commit(text="more")
+    assert ask(admin.pannier.url_of(path), pktline.ls_refs(prefixes=["refs/heads/main"])).status == 200
+    # Only that one was asked for.
+    assert refs_of(admin, name)[0] == {**before, "refs/heads/main": new}
+    repo.git("tag", "-d", "light")
+    git.run("ls-remote", admin.pannier.url_of(path))
+    after = refs_of(admin, name)[0]
+    assert after == all_refs(repo) and "refs/heads/newer" in after and "refs/tags/light" not in after
+
+    assert list(refs_of(admin, name, "?limit=1&q=newer")[0]) == ["refs/heads/newer"]
+    git.clone(admin.pannier.url_of(path))
+    until(lambda: name in kept(admin), "something is kept")
+    assert admin.get(f"/repositories/{repository}")["refs_seen"] == refs_of(admin, name)[1]["seen"]
+    pages, cursor = [], ""
+    while cursor is not None:
+        page = refs_of(admin, name, f"?limit=2&sort=-seen{cursor and '&cursor=' + cursor}")[1]
+        pages.append([r["name"] for r in page["refs"]])
+        cursor = page["next"]
+    assert sorted(sum(pages, [])) == sorted(after) and max(map(len, pages)) == 2
+    # What is invalidated was never seen.
+    admin.post(f"/repositories/{repository}/invalidate", {"refs": True})
+    assert refs_of(admin, name)[1] == {"refs": [], "next": None, "seen": None}
+
+
+def test_refs_say_what_kind_of_asker_they_were_shown_to(pannier, private, person):
+    path, repo = private(read=["alice"])
+    admin = Admin(pannier)
+    person("alice").run("ls-remote", pannier.url_of(path))
+    names, page = refs_of(admin, f"origin/{path}")
+    assert names["refs/heads/main"] == repo.oid() and page["seen"]["shown_to"] == "client"
+    assert PASSWORDS["alice"] not in json.dumps(page) and "alice" not in json.dumps(page)
+    # Who is refused is shown nothing, and changes nothing.
+    person("bob").fails("ls-remote", pannier.url_of(path))
+    assert refs_of(admin, f"origin/{path}")[1] == page
+
+
+def test_all_is_invalidated_where_that_is_said(admin, git, simple, own):
+    path, _ = own()
+    fill(admin.pannier, git, "public/simple", path)
+    admin.refused(400, "POST", "/invalidate", {})
+    said = admin.post("/invalidate", {"everything": True, "dry_run": True})
+    assert said["nodes"][0]["entries"] == 4 and len(kept(admin)) == 2
+    said = admin.post("/invalidate", {"everything": True, "reason": "a test"})
+    assert said["acknowledged"] is True and said["nodes"][0]["entries"] == 4
+    assert kept(admin) == {} and admin.pannier.answers() == []
+    line = admin.pannier.wait_event("invalidated")
+    assert line["scope"] == "everything" and line["reason"] == "a test"
+
+
+def test_a_node_that_is_alive_is_not_forgotten(admin):
+    (node,) = admin.get("/nodes")["nodes"]
+    assert "is alive" in admin.refused(409, "DELETE", f"/nodes/{node['name']}")["detail"]
+    assert "no node" in admin.refused(404, "DELETE", "/nodes/other")["detail"]
 
 
 def test_errors_of_a_repository_are_shown(behind, upstream, git, simple):

@@ -4,6 +4,7 @@ import subprocess
 import pytest
 
 from support import pktline
+from support.admin import Admin
 from support.gitclient import advertisement, ask, call
 from support.own import Guarded, login, token_hash
 from support.pannier import binary
@@ -79,6 +80,17 @@ def test_a_client_s_token_opens_its_repositories_and_no_other(known, host, priva
         assert closed(answer)
     assert set(host.seen()) == {login("x-access-token", OWN)}
     assert pannier.requests(1, **{"as": "ci", "status": 200})
+    no_secret_was_told(pannier)
+
+
+def test_refs_of_a_private_repository_are_seen_as_shown_to_pannier(known, private):
+    path, repo = private()
+    pannier = known({"name": "ci", "repositories": [f"origin/{path}"]})
+    assert ask(pannier.url_of(path), pktline.ls_refs(), headers=show("ci")).status == 200
+    admin = Admin(pannier)
+    page = admin.get(f"/repositories/{admin.repository(f'origin/{path}')}/refs")
+    assert {r["shown_to"] for r in page["refs"]} == {page["seen"]["shown_to"]} == {"own"}
+    assert {"name": "refs/heads/main", "object": repo.oid()}.items() <= [r for r in page["refs"] if r["name"] == "refs/heads/main"][0].items()
     no_secret_was_told(pannier)
 
 

@@ -216,8 +216,9 @@ def test_nodes_are_seen_to_join_and_to_leave(cluster):
     for node in (a, b, c):
         who = cluster.who(node)
         assert sorted(who) == ["a", "b", "c"]
-        assert {n["state"] for n in who.values()} == {"alive"}
-        assert all(n["version"] and n["address"] for n in who.values())
+        assert {name: n["state"] for name, n in who.items()} == {
+            name: "ready" if name == node.name else "alive" for name in "abc"}
+        assert all(n["version"] and n["peer_address"] for n in who.values())
     shown = command(a, "nodes")
     assert shown.status == 0 and all(name in shown.out for name in "abc"), shown
     # Whoever is asked to go says so; nobody has to wait for its time to pass.
@@ -239,8 +240,13 @@ def test_with_serve_a_killed_node_is_remembered_until_it_is_forgotten(cluster, s
     until(lambda: cluster.who(a)["b"]["state"] == "silent", "it is missed", 2 * DEADLINE)
     said = cluster.invalidate(a, NAME)
     assert said.status == 1 and "b" in said.out + said.err, said
-    assert command(a, "nodes", "--forget", "nobody").status == 1
-    assert command(a, "nodes", "--forget", "b").status == 0
+    for name, why in (("nobody", "there is no node nobody"), ("a", "node a is alive"), ("no/name", "there is no node")):
+        said = command(a, "nodes", "--forget", name)
+        assert said.status == 1 and why in said.err, said
+    assert [n["state"] for n in cluster.who(a).values()] == ["ready", "silent"]
+    said = command(a, "nodes", "--forget", "b")
+    assert said.status == 0 and said.out.startswith("b: "), said
+    assert a.wait_event("node forgotten")["node"] == "b"
     assert sorted(cluster.who(a)) == ["a"]
     assert cluster.invalidate(a, NAME).status == 0
 
@@ -452,6 +458,24 @@ def test_the_api_invalidates_everywhere_and_shows_the_same_nodes(cluster, own, g
     assert cluster.tier.answers() == []
 
 
+def test_a_repository_that_is_removed_is_pinned_nowhere_any_more(cluster, own, git):
+    path, _ = own()
+    a, b = cluster.nodes_up("a", "b")
+    stock(cluster, (a, b), path, git)
+    repository = Admin(a).repository(f"origin/{path}")
+    for node in (a, b):
+        assert Admin(node).post(f"/repositories/{repository}/pin")["pinned"] is True
+    # An invalidation leaves pins, for what comes next.
+    assert cluster.invalidate(a, f"origin/{path}").status == 0
+    assert [node.data.joinpath("pins").read_text().split()[0] for node in (a, b)] == [repository] * 2
+    stock(cluster, (a, b), path, git)
+    assert Admin(a).done("DELETE", f"/repositories/{repository}")["acknowledged"] is True
+    assert [node.data.joinpath("pins").read_text() for node in (a, b)] == ["", ""]
+    for node in (a, b):
+        assert node.wait_event("invalidated", unpin="yes")["repository"] == f"origin/{path}"
+        assert Admin(node).get("/stats")["local"]["pinned"] == 0
+
+
 def test_the_api_says_which_node_has_not_heard_of_an_invalidation(cluster, own, git):
     path, _ = own()
     a, b = cluster.nodes_up("a", "b", when_away="serve")
@@ -468,7 +492,11 @@ def test_everything_is_invalidated(cluster, own, git):
     a, b = cluster.nodes_up("a", "b")
     for path in paths:
         stock(cluster, (a, b), path, git)
-    assert cluster.invalidate(a, "--everything").status == 0
+    said = command(a, "repo", "invalidate", "--all", "--dry-run")
+    assert said.status == 0 and "would remove 4 entries" in said.out, said
+    assert len(b.answers()) == 2
+    said = command(a, "repo", "invalidate", "--all", "--reason", "a secret, somewhere")
+    assert said.status == 0 and "no node serves it" in said.out, said
     for node in (a, b):
         assert node.answers() == []
         for path in paths:
@@ -485,9 +513,9 @@ def test_an_invalidation_takes_effect_at_once(cluster, own, git, record_property
         stock(cluster, nodes, path, git)
         before = [len(node.wait_lines(is_invalidated, 0)) for node in nodes]
         started = time.time()
-        said = cluster.tell(nodes[n % 3], command="invalidate", repo=f"origin/{path}")
+        said = cluster.invalidate_by_hand(nodes[n % 3], f"origin/{path}")
         acknowledged.append(time.time() - started)
-        assert said["result"]["acknowledged"], said
+        assert said.status == 200, said.body
         for node, seen in zip(nodes, before):
             line = node.wait_lines(is_invalidated, seen + 1)[seen]
             took.append(datetime.datetime.fromisoformat(line["time"]).timestamp() - started)

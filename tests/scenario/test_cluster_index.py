@@ -10,7 +10,7 @@ import pytest
 
 from support import pktline
 from support.admin import Admin
-from support.cluster import SECRET, command
+from support.cluster import SECRET, folder_command
 from support.faulty import Gate as UpstreamGate
 from support.faulty import packs_asked
 from support.faulty_s3 import Gate, asks, refused
@@ -127,7 +127,7 @@ def test_who_lets_go_of_an_answer_takes_its_record_back(two, simple, index):
     get(a, simple.oid())
     a.wait_answers()
     index.wait_where(("local", "a"))
-    assert command(a, "rm", NAME).status == 0
+    assert folder_command(a, "rm", NAME).status == 0
     index.wait_where()
 
 

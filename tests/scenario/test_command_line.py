@@ -9,8 +9,8 @@ import pytest
 from support.pannier import binary
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ["serve", "ls", "show", "rm", "verify", "evict", "repo ls", "repo show", "repo invalidate",
-            "repo refresh", "repo pin", "repo unpin", "stats", "top", "config check", "config show",
+COMMANDS = ["serve", "ls", "show", "rm", "verify", "evict", "repo ls", "repo show", "repo refs",
+            "repo invalidate", "repo refresh", "repo pin", "repo unpin", "nodes", "stats", "top", "config check", "config show",
             "config describe", "metrics describe", "version", "help"]
 
 
@@ -82,9 +82,10 @@ def test_a_command_names_its_own_options_and_no_others(run, command, own):
 
 
 @pytest.mark.parametrize("command, own", [
-    ("repo ls", ["--sort KEY", "--filter TEXT", "--json"]), ("repo show", ["--json"]),
-    ("repo invalidate", ["--refs", "--ref NAME", "--object ID", "--everything", "--reason TEXT", "--dry-run",
+    ("repo ls", ["--sort KEY", "--filter TEXT", "--json"]), ("repo show", ["--json"]), ("repo refs", ["--json"]),
+    ("repo invalidate", ["--all", "--refs", "--ref NAME", "--object ID", "--everything", "--reason TEXT", "--dry-run",
                          "--json"]),
+    ("nodes", ["--forget NODE", "--json"]),
     ("repo refresh", ["--json"]), ("repo pin", ["--json"]), ("repo unpin", ["--json"]), ("stats", ["--json"]),
     ("top", []),
 ])
@@ -136,6 +137,15 @@ def test_the_version_is_one_line(run, arguments):
     (["repo", "invalidate", "a/b", "--refs", "--everything"],
      "pannier repo invalidate: needs one of --refs, --ref, --object and --everything; see "
      "'pannier repo invalidate --help'"),
+    (["repo", "invalidate"],
+     "pannier repo invalidate: needs either REPO or --all; see 'pannier repo invalidate --help'"),
+    (["repo", "invalidate", "a/b", "--all"],
+     "pannier repo invalidate: needs either REPO or --all; see 'pannier repo invalidate --help'"),
+    (["repo", "invalidate", "--all", "--refs"],
+     "pannier repo invalidate: --all is everything of all repositories, and takes none of --refs, --ref and --object; "
+     "see 'pannier repo invalidate --help'"),
+    (["invalidate", "a/b"], "pannier: 'invalidate' is no command; see 'pannier help'"),
+    (["nodes", "--forget"], "pannier nodes: --forget needs a value; see 'pannier nodes --help'"),
     (["stats", "--admin", "localhost:1"],
      "pannier: --admin is not a URL of http or https; write for instance http://127.0.0.1:8081"),
     (["stats", "--token-file", "none"], "pannier: read none: No such file or directory"),

@@ -105,9 +105,38 @@ def test_repositories_are_found_sorted_and_turned_over(pannier, origin, git, sim
     page.wait_text("Page 2")
     page.click("button", "Previous")
     until(lambda: len(page.rows("Repositories")) == 50, "the first page again")
+    # Two of them are hit: one each time but the first, the other half of the times.
+    for n, times in ((7, 2), (40, 1)):
+        for _ in range(times):
+            reader = Reader(pannier.port).post(f"/origin/public/many/r{n:02}.git/git-upload-pack",
+                                               pktline.fetch([simple.oid()], extra=["deepen 1"]))
+            reader.read_response()
+            reader.leave()
+    for title, descending in (("Hit ratio", ["66.7 %", "50 %", "0 %"]), ("Requests", ["3", "2", "1"])):
+        column = [th.text for th in page.driver.find_elements("css selector", "th")].index(title)
+        page.click("th button", title)
+        until(lambda: [row[column] for row in page.rows("Repositories")][:3] == descending, f"the first by {title}")
+        assert [row[0][-3:] for row in page.rows("Repositories")][:2] == ["r07", "r40"]
+        assert page.has('th[aria-sort="descending"]')
+        page.click("th button", title)
+        until(lambda: page.has('th[aria-sort="ascending"]'), "it is turned round")
+        until(lambda: page.rows("Repositories")[0][column] == descending[2], f"the last by {title}")
     page.find("#q").send_keys("many/r33")
     until(lambda: [row[0] for row in page.rows("Repositories")] == ["origin/public/many/r33"], "the one that was looked for")
     page.wait_text("1 repository")
+
+
+def test_refs_that_were_seen_are_shown_with_a_repository(pannier, git, simple, page):
+    fill(pannier, git)
+    page = page(pannier, view_of(NAME))
+    rows = until(lambda: page.rows("Refs seen"), "they are there")
+    assert ["refs/heads/main", simple.oid()[:12]] in [row[:2] for row in rows]
+    assert {row[3] for row in rows} == {"a client without a credential"}
+    page.wait_text(f"Upstream has shown {len(rows)} refs; some of them last ", "main")
+    page.click("button", "Invalidate…")
+    page.click("dialog button", "See what would go")
+    page.click("dialog button", "Invalidate")
+    page.wait_text("Upstream has shown none since the start.")
 
 
 def test_nodes_warm_ups_and_events_are_seen(pannier, git, simple, page):

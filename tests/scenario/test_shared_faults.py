@@ -1,4 +1,5 @@
 """The shared tier away, slow, lying, or cut off: clones are served; nothing half is seen; it heals."""
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +8,7 @@ import pytest
 from support import pktline, repos
 from support.faulty_s3 import (Gate, asks, bucket_missing, cut, flipped, never, refused, slow_down, stall,
                                wrong_clock)
-from support.gitclient import ask, fsck, same_objects
+from support.gitclient import Reader, ask, fsck, same_objects
 from support.rgw import ACCESS_KEY
 from support.wait import DEADLINE, until
 
@@ -160,6 +161,28 @@ def test_a_damaged_later_piece_breaks_off_and_the_next_try_succeeds(tier, stocke
     three = tier.node("three")
     same_objects(git.clone(three.url_of(MEDIUM), "--mirror"), medium.path)
     assert three.packs(1) == ["hit, shared"]
+
+
+def test_who_was_told_a_length_gets_it_or_sees_that_it_broke_off(tier, medium):
+    body, target = pktline.fetch([medium.oid()]), f"/origin/{MEDIUM}.git/git-upload-pack"
+    one = tier.node("one")
+    ask(one.url_of(MEDIUM), body)
+    tier.wait_up(one)
+    one.stop()
+    [key] = tier.answers()
+    gate = tier.front.on(asks("get", "answers/"), Gate(after=1 << 20))
+    reader = Reader(tier.node("two").port).post(target, body)
+    head = reader.read_until(b"PACK").partition(b"\r\n\r\n")[0]
+    length = int(re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)[1])
+    gate.wait_held()  # it is known before it has come
+    gate.open()
+    status, got = reader.read_response()
+    assert status == 200 and len(got) == length and pktline.pack_is_whole(got)
+    tier.front.behave()
+    tier.objects.damage(key, -100)
+    head, _, got = Reader(tier.node("three").port).post(target, body).read_all().partition(b"\r\n\r\n")
+    assert b"\r\nContent-Length: %d" % length in head
+    assert len(got) < length and b"pannier: " in got[-1000:]
 
 
 def test_another_ones_answer_under_this_key_is_not_served(tier, own, simple, git):

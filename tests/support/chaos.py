@@ -14,6 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPException
 
 from . import pktline, repos
 from .gitclient import ask, fsck
@@ -414,11 +415,11 @@ class Chaos:
         with self.lock:
             over = [a for a in fresh.asked if not a.flying]
         try:
-            said = self.cluster.tell(node, command="invalidate", repo=u.name)
-        except OSError:
+            said = self.cluster.invalidate_by_hand(node, u.name)
+        except (OSError, HTTPException):
             return  # it was killed
-        done = said.get("result", {}).get("acknowledged", False)
-        self.log[-1] += f": {'acknowledged' if done else said}"
+        done = said.status == 200
+        self.log[-1] += f": {'acknowledged' if done else said.body}"
         self.count("acknowledged" if done else "not acknowledged")
         if done:
             with self.lock:
@@ -531,8 +532,8 @@ class Chaos:
                 u.set_readers(PASSWORDS)
         threading.Event().wait(2 * ACCESS_TTL)  # what was denied before is forgotten
         for u in self.upstreams:
-            until(lambda: self.cluster.tell(self.nodes[0], command="invalidate", repo=u.name)
-                  .get("result", {}).get("acknowledged"), f"{u.path} is invalidated", 4 * DEADLINE)
+            until(lambda: self.cluster.invalidate_by_hand(self.nodes[0], u.name).status == 200,
+                  f"{u.path} is invalidated", 4 * DEADLINE)
             self.fresh[u.name] = Fresh(invalidated=1)  # nothing is flying
             for node in self.nodes:
                 q = Question(u, "full", "alice", (u.refs.now["refs/heads/main"],))

@@ -2,16 +2,15 @@
 
     a, b, c = cluster.nodes_up("a", "b", "c")       started, and each knows of the others
     cluster.link(a).cut()
-    cluster.invalidate(a, "origin/public/simple")   `pannier invalidate`; how it ended
-    cluster.who(a)                                  {id: what `pannier nodes --json` says of it}
+    cluster.invalidate(a, "origin/public/simple")   `pannier repo invalidate --everything`; how it ended
+    cluster.who(a)                                  {name: what `pannier nodes --json` says of it}
 """
 import json
-import os
-import socket
 import subprocess
 import time
 import uuid
 
+from .admin import Admin
 from .net import HOST, free_port
 from .pannier import SANITIZER, binary
 from .redis_server import Link
@@ -34,13 +33,22 @@ class Ended:
         return f"status {self.status} after {self.seconds:.2f} s\n{self.out}{self.err}"
 
 
-def command(node, *arguments):
-    """A command to the process that serves, through its data folder."""
+def run(*arguments):
     started = time.monotonic()
-    done = subprocess.run([binary(), *map(str, arguments), "--data", str(node.data)],
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=4 * DEADLINE)
+    done = subprocess.run([binary(), *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          timeout=4 * DEADLINE)
     assert not SANITIZER.search(done.stderr), done.stderr
     return Ended(done, time.monotonic() - started)
+
+
+def command(node, *arguments):
+    """A command to the node's admin listener."""
+    return run(*arguments, "--admin", f"http://{HOST}:{node.admin_port}")
+
+
+def folder_command(node, *arguments):
+    """A command to the process that serves from the node's data folder."""
+    return run(*arguments, "--data", node.data)
 
 
 class Cluster:
@@ -142,28 +150,17 @@ class Cluster:
     def who(node):
         said = command(node, "nodes", "--json")
         assert said.status == 0, said
-        return {n["id"]: n for n in json.loads(said.out)["nodes"]}
+        return {n["name"]: n for n in json.loads(said.out)["nodes"]}
 
     @staticmethod
-    def invalidate(node, *what):
-        return command(node, "invalidate", *what)
+    def invalidate(node, repo, *more):
+        return command(node, "repo", "invalidate", repo, "--everything", *more)
 
     @staticmethod
-    def tell(node, **request):
-        """The same by hand, for those who measure: the last line of what the process says."""
-        with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(4 * DEADLINE)
-            # The path of a unix socket is short; pytest's folders are not.
-            folder = os.open(node.data, os.O_PATH)
-            try:
-                s.connect(f"/proc/self/fd/{folder}/control")
-            finally:
-                os.close(folder)
-            s.sendall(json.dumps(request).encode() + b"\n")
-            said = b""
-            while data := s.recv(65536):
-                said += data
-        return json.loads(said.strip().split(b"\n")[-1])
+    def invalidate_by_hand(node, repo):
+        """The same without a process of its own, for those who measure and for many: what the API answers."""
+        admin = Admin(node)
+        return admin.call("POST", f"/api/v1/repositories/{admin.repository(repo)}/invalidate", {"everything": True})
 
     @staticmethod
     def results(*nodes):

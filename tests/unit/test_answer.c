@@ -124,7 +124,7 @@ static void append_pattern(struct answer *a, size_t len)
 static void append_in_pieces(struct answer *a, uint64_t total, unsigned seed)
 {
     while (total > 0) {
-        size_t len = 1 + (size_t)rand_r(&seed) % 70000;
+        size_t len = 1 + (size_t)rand_r(&seed) % 300000;
 
         if (len > total)
             len = (size_t)total;
@@ -740,6 +740,103 @@ static void a_verified_file_makes_an_answer_whole_at_once(void **state)
     scratch_clear(&scratch);
 }
 
+/* How many bytes can be read now; *last is what is said behind them. */
+static size_t read_what_is_shown(struct answer_reader *r, ssize_t *last)
+{
+    char block[4];
+    size_t n = 0;
+
+    while ((*last = answer_reader_read(r, block, sizeof(block))) > 0)
+        n += (size_t)*last;
+    return n;
+}
+
+static void the_last_of_the_promised_bytes_comes_when_the_answer_is_whole(void **state)
+{
+    struct answer *a = answer_new_passing();
+    struct follower f;
+    ssize_t last;
+
+    (void)state;
+    assert_int_equal(answer_promised_size(a), -1);
+    answer_promise_size(a, 10);
+    assert_int_equal(answer_promised_size(a), 10);
+    follower_init(&f, a, 1);
+    append_pattern(a, 10);
+    assert_int_equal(read_what_is_shown(&f.reader, &last), 9);
+    assert_int_equal(last, READER_WAIT);
+    assert_true(answer_reader_arm(&f.reader)); /* no other than the end wakes it */
+    assert_int_equal(f.wakes, 0);
+    answer_end(a);
+    assert_int_equal(f.wakes, 1);
+    assert_int_equal(read_what_is_shown(&f.reader, &last), 1);
+    assert_int_equal(last, READER_END);
+    follower_clear(&f);
+    answer_unref(&a);
+}
+
+static void a_failed_answer_never_has_as_many_bytes_as_were_promised(void **state)
+{
+    const struct err why = {ERR_UPSTREAM, "it broke off"};
+    struct answer *a = answer_new_passing();
+    struct follower f;
+    ssize_t last;
+
+    (void)state;
+    answer_promise_size(a, 10);
+    follower_init(&f, a, 1);
+    append_pattern(a, 8);
+    assert_int_equal(read_what_is_shown(&f.reader, &last), 8);
+    append_pattern(a, 8); /* a message that is longer than what was to come */
+    assert_int_equal(read_what_is_shown(&f.reader, &last), 1);
+    assert_int_equal(last, READER_WAIT);
+    answer_fail(a, &why);
+    assert_int_equal(read_what_is_shown(&f.reader, &last), 0);
+    assert_int_equal(last, READER_FAILED);
+    follower_clear(&f);
+    answer_unref(&a);
+}
+
+static void who_looks_is_told_what_lies_in_the_file_and_gets_the_rest(void **state)
+{
+    enum { IN_FILE = 256 * 1024, REST = 100 };
+    char *expected = pattern(IN_FILE, REST);
+    struct scratch scratch;
+    struct follower f;
+    struct answer *a;
+    char block[1000];
+    int fd, own;
+
+    (void)state;
+    scratch_init(&scratch);
+    a = stored_answer(&scratch);
+    follower_init(&f, a, 1);
+    append_pattern(a, IN_FILE + REST);
+    assert_int_equal(answer_dup_fd(a), -1);
+    own = answer_dup_growing_fd(a);
+    assert_true(own >= 0);
+    close(own);
+    assert_int_equal(answer_reader_look(&f.reader, block, sizeof(block), &fd), IN_FILE);
+    assert_int_equal(fd, answer_fd(a));
+    answer_reader_take(&f.reader, 1000);
+    assert_int_equal(answer_reader_look(&f.reader, block, sizeof(block), &fd), IN_FILE - 1000);
+    answer_reader_take(&f.reader, IN_FILE - 1000);
+    for (int i = 0; i < 2; i++) { /* it stays where it is */
+        assert_int_equal(answer_reader_look(&f.reader, block, sizeof(block), &fd), REST);
+        assert_int_equal(fd, -1);
+        assert_memory_equal(block, expected, REST);
+    }
+    assert_int_equal(answer_reader_look(&f.reader, block, 7, &fd), 7);
+    answer_reader_take(&f.reader, REST);
+    assert_int_equal(answer_reader_look(&f.reader, block, sizeof(block), &fd), READER_WAIT);
+    answer_end(a);
+    assert_int_equal(answer_reader_look(&f.reader, block, sizeof(block), &fd), READER_END);
+    follower_clear(&f);
+    free(expected);
+    answer_unref(&a);
+    scratch_clear(&scratch);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -765,6 +862,9 @@ int main(void)
         cmocka_unit_test(a_failure_stands_behind_the_bytes),
         cmocka_unit_test(a_file_that_was_cut_under_its_readers_fails_them),
         cmocka_unit_test(a_verified_file_makes_an_answer_whole_at_once),
+        cmocka_unit_test(the_last_of_the_promised_bytes_comes_when_the_answer_is_whole),
+        cmocka_unit_test(a_failed_answer_never_has_as_many_bytes_as_were_promised),
+        cmocka_unit_test(who_looks_is_told_what_lies_in_the_file_and_gets_the_rest),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

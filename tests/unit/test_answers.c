@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -875,6 +876,57 @@ static void room_for_the_unpacked_is_claimed_until_it_is_closed(void **state)
     free(path);
 }
 
+static uint64_t blocks_of(struct answer *a)
+{
+    struct stat st;
+
+    assert_int_equal(fstat(answer_fd(a), &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+static void room_for_what_was_promised_is_taken_ahead_of_it(void **state)
+{
+    enum { PROMISED = 3 << 20, PIECE = 200 * 1000 };
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *a = lead(f, &key);
+
+    answers_begin(f->answers, &key, a);
+    answer_promise_size(a, PROMISED);
+    assert_int_equal(filling_bytes(f), 0);
+    append(a, PIECE);
+    assert_int_equal(filling_bytes(f), PROMISED);
+    assert_in_range(blocks_of(a), PROMISED, 2 * PROMISED);
+    append(a, PROMISED - PIECE);
+    assert_int_equal(filling_bytes(f), PROMISED);
+    assert_true(keep(f, &key, a));
+    answer_unref(&a);
+    restart(f);
+    a = lead(f, &key);
+    assert_true(answers_find_local(f->answers, &key, a)); /* no more and no less than that */
+    assert_int_equal(answer_size(a), PROMISED);
+    answer_unref(&a);
+}
+
+static void a_message_behind_what_was_promised_has_room_of_its_own(void **state)
+{
+    enum { PROMISED = 1 << 20 };
+    const struct err why = {ERR_CORRUPT, "it lied"};
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *a = lead(f, &key);
+
+    answers_begin(f->answers, &key, a);
+    answer_promise_size(a, PROMISED);
+    append(a, PROMISED / 2);
+    assert_int_equal(filling_bytes(f), PROMISED);
+    append(a, 2 * PROMISED);
+    assert_int_equal(filling_bytes(f), 5 * PROMISED / 2);
+    answers_fail(f->answers, &key, a, &why);
+    answer_unref(&a);
+    assert_int_equal(filling_bytes(f), 0);
+}
+
 static void what_is_too_large_gives_its_room_back_while_it_passes(void **state)
 {
     enum { PIECE = ANSWER_WINDOW / 2 };
@@ -1206,6 +1258,8 @@ int main(void)
         TEST(what_does_not_shrink_lies_as_it_is),
         TEST(what_lies_packed_is_read_whatever_is_set_now),
         TEST(room_for_the_unpacked_is_claimed_until_it_is_closed),
+        TEST(room_for_what_was_promised_is_taken_ahead_of_it),
+        TEST(a_message_behind_what_was_promised_has_room_of_its_own),
         TEST(what_is_too_large_gives_its_room_back_while_it_passes),
         TEST(only_a_few_stay_open_unpacked),
         TEST(without_room_to_unpack_it_stays_where_it_is),

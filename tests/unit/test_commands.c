@@ -261,7 +261,7 @@ static void run(struct fixture *f, struct commands_request r)
 
     r.goal = UINT64_MAX;
     f->lines = 0;
-    commands_run(&f->cache, NULL, &r, &out);
+    commands_run(&f->cache, &r, &out);
 }
 
 static uint64_t entries_left(struct fixture *f)

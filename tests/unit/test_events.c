@@ -249,6 +249,41 @@ static void what_is_written_is_read(void **state)
     redis_reply_free(&fields);
 }
 
+static void a_removal_takes_pins_along_and_nothing_else_does(void **state)
+{
+    struct event e = {.kind = EVENT_INVALIDATE,
+                      .scope = SCOPE_REPOSITORY,
+                      .repo_id = REPO,
+                      .repo = "github.com/a/b",
+                      .name = "",
+                      .reason = "",
+                      .node = "n1",
+                      .unpin = true},
+                 out;
+    const char *words[EVENT_WORDS_MAX];
+    char generation[REDIS_NUMBER_SIZE];
+    struct redis_reply *fields;
+    struct err err;
+
+    (void)state;
+    fields = make_fields(words, event_write(&e, words, 0, generation, &err));
+    assert_int_equal(event_read(fields, &out, &err), 0);
+    assert_true(out.unpin);
+    redis_reply_free(&fields);
+    e.unpin = false;
+    fields = make_fields(words, event_write(&e, words, 0, generation, &err));
+    assert_int_equal(event_read(fields, &out, &err), 0);
+    assert_false(out.unpin);
+    redis_reply_free(&fields);
+    e.unpin = true;
+    e.scope = SCOPE_REF;
+    e.name = "refs/heads/main";
+    fields = make_fields(words, event_write(&e, words, 0, generation, &err));
+    assert_int_equal(event_read(fields, &out, &err), 0);
+    assert_false(out.unpin);
+    redis_reply_free(&fields);
+}
+
 static void what_lacks_something_is_not_sent(void **state)
 {
     const struct event bad[] = {
@@ -788,6 +823,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(a_removal_takes_pins_along_and_nothing_else_does),
         cmocka_unit_test(what_lacks_something_is_not_sent),
         cmocka_unit_test(a_scope_of_later_versions_is_everything),
         cmocka_unit_test(ids_are_compared_as_numbers),

@@ -160,6 +160,28 @@ static void everything_goes(void **state)
     assert_false(have(f, 3));
 }
 
+static void a_pin_goes_only_when_that_is_said(void **state)
+{
+    struct fixture *f = *state;
+    struct invalidation what = {
+        .scope = SCOPE_REPOSITORY, .repo_id = REPO_A, .repo = "", .object = ""};
+    struct invalidated out;
+    struct err err;
+    int64_t since_s;
+
+    assert_int_equal(local_pin(f->cache.local, REPO_A, 5, &err), 0);
+    invalidate(f, SCOPE_REPOSITORY, REPO_A, "");
+    invalidate(f, SCOPE_EVERYTHING, "", "");
+    what.unpin = what.dry_run = true;
+    assert_int_equal(cache_invalidate(&f->cache, &what, &out, &err), 0);
+    assert_true(local_is_pinned(f->cache.local, REPO_A, &since_s));
+    what.dry_run = false;
+    assert_int_equal(cache_invalidate(&f->cache, &what, &out, &err), 0);
+    assert_false(local_is_pinned(f->cache.local, REPO_A, &since_s));
+    /* It was not pinned: that is no trouble. */
+    assert_int_equal(cache_invalidate(&f->cache, &what, &out, &err), 0);
+}
+
 /* Nobody finds it in the index, but who makes it has a handle. */
 static void a_mirror_that_is_being_made_is_not_published(void **state)
 {
@@ -280,6 +302,7 @@ int main(void)
         TEST(an_object_takes_all_answers_of_its_repository),
         TEST(a_ref_takes_nothing_that_is_kept_by_ids),
         TEST(everything_goes),
+        TEST(a_pin_goes_only_when_that_is_said),
         TEST(a_mirror_that_is_being_made_is_not_published),
         TEST(a_mirror_without_the_object_stays),
     };

@@ -95,6 +95,10 @@ static void alone_we_are_the_list(void **state)
     assert_string_equal(list.nodes[0].id, "solo");
     assert_string_equal(list.nodes[0].applied, "5-0");
     node_list_clear(&list);
+    assert_int_equal(nodes_forget(m.nodes, "solo", &err), -1);
+    assert_int_equal(err.kind, ERR_CONFLICT);
+    assert_int_equal(nodes_forget(m.nodes, "other", &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
     member_clear(&m);
 }
 
@@ -211,6 +215,11 @@ static void who_fell_silent_is_remembered_also_by_a_redis_that_came_back_empty(v
     AWAIT(is_alive(&a)); /* it has looked since, at its heartbeat */
     real_redis_restart_empty(&s);
     AWAIT(is_silent(&a, "b"));
+    /* Who is alive isn't gone, whatever somebody says. */
+    assert_int_equal(nodes_forget(a.nodes, "a", &err), -1);
+    assert_int_equal(err.kind, ERR_CONFLICT);
+    assert_int_equal(nodes_forget(a.nodes, "nobody", &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
     /* Until somebody says that it is gone; and the next server hears nothing of it. */
     assert_int_equal(nodes_forget(a.nodes, "b", &err), 0);
     AWAIT(is_complete(&a));

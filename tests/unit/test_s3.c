@@ -71,6 +71,7 @@ static int set_up(void **state)
         .stall_timeout_ms = 20000,
         .deadline_ms = 20000,
         .parallel = 4,
+        .alone_rate_mb = UINT32_MAX, /* no connection is that fast */
     };
     *state = b;
     return 0;
@@ -278,6 +279,33 @@ static void ranges_that_are_cut_still_come_in_their_order(void **state)
     assert_int_equal(b->got.len, size);
     assert_memory_equal(b->got.data, object, size);
     assert_true(odd_s3_count(&b->odd, "GET /b/k") >= 7 + 9);
+}
+
+static void a_connection_that_is_fast_enough_reads_all_by_itself(void **state)
+{
+    struct bench *b = *state;
+    size_t size = 40 * MIB + 1;
+    char *object = b->object = make_object(size);
+
+    b->config.alone_rate_mb = 1;
+    b->config.stall_timeout_ms = b->config.deadline_ms = 60 * 1000;
+    odd_add(&b->odd, &(struct odd_rule){.when = "range: bytes=8388608-",
+                                        .object = object,
+                                        .size = size,
+                                        .etag = "v1",
+                                        .cut_after = 20 * MIB,
+                                        .times = 1});
+    odd_add(&b->odd,
+            &(struct odd_rule){
+                .when = "GET /b/k", .object = object, .size = size, .etag = "v1", .times = ALWAYS});
+    open_store(b);
+    assert_int_equal(get_all(b, "k"), 0);
+    assert_int_equal(b->got.len, size);
+    assert_memory_equal(b->got.data, object, size);
+    assert_int_equal(odd_s3_count(&b->odd, "range: bytes=0-8388607"), 1);
+    assert_int_equal(odd_s3_count(&b->odd, "range: bytes=8388608-41943040"), 1);
+    assert_int_equal(odd_s3_count(&b->odd, "range: bytes=29360128-41943040"), 1);
+    assert_int_equal(odd_s3_count(&b->odd, "GET /b/k"), 3);
 }
 
 static void one_range_that_fails_fails_all(void **state)
@@ -1015,6 +1043,7 @@ int main(void)
         TEST(a_connection_that_closes_in_the_head_is_tried_again),
         TEST(a_cut_body_goes_on_where_it_ended),
         TEST(ranges_that_are_cut_still_come_in_their_order),
+        TEST(a_connection_that_is_fast_enough_reads_all_by_itself),
         TEST(one_range_that_fails_fails_all),
         TEST(an_object_that_is_replaced_while_it_is_read_is_a_conflict),
         TEST(who_ignores_the_condition_is_caught_by_the_etag),

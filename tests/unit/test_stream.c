@@ -746,7 +746,7 @@ static void what_was_kept_goes_through_in_pieces_of_any_size(void **state)
         struct err err;
 
         rig_init(&r, &V2);
-        stream_begin_kept(&r.stream, 13);
+        stream_begin_kept(&r.stream, 13, -1);
         assert_int_equal(answer_note_offset(r.answer), 13);
         for (size_t at = 0; at < body.len; at += sizes[i]) {
             size_t n = body.len - at < sizes[i] ? body.len - at : sizes[i];
@@ -779,7 +779,7 @@ static void a_break_amid_what_was_kept_is_told_by_the_sideband(void **state)
         struct err err;
 
         rig_init(&r, &V2);
-        stream_begin_kept(&r.stream, 13);
+        stream_begin_kept(&r.stream, 13, -1);
         assert_int_equal(stream_feed_kept(&r.stream, body.data, cut, &err), 0);
         stream_break(&r.stream, &why);
         out = read_out(&r);
@@ -802,7 +802,7 @@ static void what_was_kept_and_ends_amid_a_pkt_is_not_whole(void **state)
 
     (void)state;
     rig_init(&r, &V2);
-    stream_begin_kept(&r.stream, -1);
+    stream_begin_kept(&r.stream, -1, -1);
     assert_int_equal(stream_feed_kept(&r.stream, "000dpackfi", 10, &err), 0);
     assert_int_equal(stream_finish_kept(&r.stream, &err), -1);
     assert_int_equal(err.kind, ERR_CORRUPT);
@@ -813,6 +813,43 @@ static void what_was_kept_and_ends_amid_a_pkt_is_not_whole(void **state)
     assert_text(&r, "000dpackfile\n");
     assert_int_equal(stream_feed_kept(&r.stream, "zzzz", 4, &err), -1);
     assert_int_equal(err.kind, ERR_CORRUPT);
+    rig_clear(&r);
+}
+
+/* Whoever was told a length goes by it, so what has another one is never whole. */
+static void what_was_kept_and_has_another_size_than_promised_is_not_whole(void **state)
+{
+    static const struct err why = {ERR_CORRUPT, "it lies"};
+    static const int64_t promised[] = {12, 14};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(promised); i++) {
+        struct rig r;
+        struct err err;
+
+        rig_init(&r, &V2);
+        stream_begin_kept(&r.stream, -1, promised[i]);
+        assert_int_equal(answer_promised_size(r.answer), promised[i]);
+        assert_int_equal(stream_feed_kept(&r.stream, "000dpackfile\n", 13, &err), 0);
+        assert_int_equal(stream_finish_kept(&r.stream, &err), -1);
+        assert_int_equal(err.kind, ERR_CORRUPT);
+        answer_fail(r.answer, &why);
+        assert_true(read_out(&r)->len < (size_t)promised[i]);
+        rig_clear(&r);
+    }
+}
+
+static void another_source_takes_over_without_the_promise(void **state)
+{
+    struct rig r;
+    struct err err;
+
+    (void)state;
+    rig_init(&r, &V2);
+    stream_begin_kept(&r.stream, -1, 4000);
+    assert_int_equal(stream_feed_kept(&r.stream, "000dpackfi", 10, &err), 0);
+    assert_true(stream_restart(&r.stream));
+    assert_int_equal(answer_promised_size(r.answer), -1);
     rig_clear(&r);
 }
 
@@ -827,7 +864,7 @@ static void the_note_goes_where_the_source_that_took_over_has_room_for_it(void *
     bytes_init(&body, 1 << 20);
     add_body(&body, &V0, 3);
     rig_init(&r, &V0);
-    stream_begin_kept(&r.stream, 100);
+    stream_begin_kept(&r.stream, 100, -1);
     assert_true(stream_restart(&r.stream));
     assert_int_equal(answer_note_offset(r.answer), -1);
     feed_pieces(&r, &body, body.len);
@@ -865,6 +902,8 @@ int main(void)
         cmocka_unit_test(what_was_kept_goes_through_in_pieces_of_any_size),
         cmocka_unit_test(a_break_amid_what_was_kept_is_told_by_the_sideband),
         cmocka_unit_test(what_was_kept_and_ends_amid_a_pkt_is_not_whole),
+        cmocka_unit_test(what_was_kept_and_has_another_size_than_promised_is_not_whole),
+        cmocka_unit_test(another_source_takes_over_without_the_promise),
         cmocka_unit_test(the_note_goes_where_the_source_that_took_over_has_room_for_it),
     };
 

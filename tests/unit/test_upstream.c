@@ -737,7 +737,7 @@ static void silence_in_the_middle_has_an_end_of_its_own(void **state)
 
 struct canceller {
     struct client client;
-    unsigned ticks;
+    unsigned ticks, pauses;
 };
 
 static int cancel_on_tick(void *ctx, struct err *err)
@@ -784,6 +784,44 @@ static void a_tick_may_end_it(void **state)
     assert_int_equal(perform(&c, &r), -1);
     assert_string_equal(c.err.text, "nobody waits");
     client_clear(&c);
+}
+
+enum { PAUSE_MS = 2, PAUSES = 20 };
+
+static int ask_to_be_called_again(void *ctx, uint64_t *again_ms, struct err *err)
+{
+    struct canceller *k = ctx;
+
+    *again_ms = PAUSE_MS;
+    return ++k->pauses < PAUSES ? 0 : err_set(err, ERR_CANCELLED, "enough");
+}
+
+static int count_tick(void *ctx, struct err *err)
+{
+    struct canceller *k = ctx;
+
+    (void)err;
+    k->ticks++;
+    return 0;
+}
+
+/* The ticks are the clock, a second each. */
+static void what_was_gathered_does_not_wait_for_the_tick(void **state)
+{
+    struct canceller k = {.ticks = 0};
+    struct upstream_request r;
+
+    (void)state;
+    CLIENT_INIT(&k.client, SAYS_NOTHING);
+    r = get(&k.client);
+    r.tick_fn = count_tick;
+    r.pause_fn = ask_to_be_called_again;
+    r.ctx = &k;
+    assert_int_equal(perform(&k.client, &r), -1);
+    assert_string_equal(k.client.err.text, "enough");
+    assert_int_equal(k.pauses, PAUSES);
+    assert_true(k.ticks < PAUSES / 4);
+    client_clear(&k.client);
 }
 
 /* ---- bounds ---- */
@@ -869,6 +907,7 @@ int main(void)
         cmocka_unit_test(silence_in_the_middle_has_an_end_of_its_own),
         cmocka_unit_test(ticks_come_in_silence_and_all_can_be_cancelled),
         cmocka_unit_test(a_tick_may_end_it),
+        cmocka_unit_test(what_was_gathered_does_not_wait_for_the_tick),
         cmocka_unit_test(connections_to_a_host_are_bounded),
         cmocka_unit_test(questions_have_a_share_and_are_refused_at_once_beyond_it),
     };

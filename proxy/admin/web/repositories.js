@@ -19,9 +19,9 @@ const kept = (r) => [many(r.answers, "answer"), r.mirror && "mirror", r.pinned &
 export function repositories(main) {
   const table = new Table("Repositories", [
     {title: "Repository", sort: "name", text: (r) => r.repo, link: (r) => `#/repositories/${r.id}`},
-    {title: "Hit ratio", number: true, text: (r) => percent(r.traffic.hit_ratio)},
-    {title: "Requests", number: true, text: (r) => count(asked(r.traffic))},
-    {title: "From here", number: true, text: (r) => bytes(r.traffic.hit_bytes)},
+    {title: "Hit ratio", number: true, sort: "hit_ratio", text: (r) => percent(r.traffic.hit_ratio)},
+    {title: "Requests", number: true, sort: "requests", text: (r) => count(asked(r.traffic))},
+    {title: "From here", number: true, sort: "hit_bytes", text: (r) => bytes(r.traffic.hit_bytes)},
     {title: "On disk", number: true, sort: "stored_size", text: (r) => bytes(r.stored_size)},
     {title: "Kept", text: kept},
     {title: "Accesses", number: true, sort: "accesses", text: (r) => count(r.accesses)},
@@ -31,6 +31,8 @@ export function repositories(main) {
   const pinned = el("input", {id: "pinned", type: "checkbox"});
   const order = el("select", {id: "order"}, ...Object.entries({
     "name": "name", "-accessed": "last access", "-stored_size": "size on disk", "-accesses": "accesses",
+    "-requests": "requests", "-hit_ratio": "best hit ratio", "hit_ratio": "worst hit ratio",
+    "-hit_bytes": "bytes from here",
   }).map(([value, title]) => el("option", {value}, title)));
   const back = button("Previous", () => turn(-1)), on = button("Next", () => turn(1));
   const place = el("span", {class: "quiet", role: "status"});

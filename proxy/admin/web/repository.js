@@ -5,6 +5,10 @@ import {busy, button, el, facts, outcome, section, setName, setText, Table} from
 import {asked} from "./repositories.js";
 import {ago, bytes, count, many, percent, when} from "./words.js";
 
+const REFS = 100; // shown of those that were seen
+const SHOWN_TO = {anonymous: "a client without a credential", client: "a client with its own credential",
+  own: "pannier with its own credential"};
+
 const short = (commit) => commit ? commit.slice(0, 12) : "–";
 
 export function repository(main, me, id) {
@@ -26,6 +30,13 @@ export function repository(main, me, id) {
     {title: "Last access", text: (a) => ago(a.accessed)},
     {title: "Key", text: (a) => short(a.path?.split("/").pop())},
   ], {key: (a) => a.path, empty: "No answer is kept."});
+  const refs = new Table("Refs seen", [
+    {title: "Ref", text: (r) => r.name},
+    {title: "Object", text: (r) => short(r.object)},
+    {title: "Seen", text: (r) => ago(r.seen)},
+    {title: "Shown to", text: (r) => SHOWN_TO[r.shown_to] ?? r.shown_to},
+  ], {key: (r) => r.name, empty: "Upstream has shown none since the start."});
+  const refsSaid = el("p", {class: "quiet"});
   const errors = new Table("Latest errors", [
     {title: "When", text: (e) => when(e.time)},
     {title: "What", text: (e) => e.event},
@@ -33,7 +44,8 @@ export function repository(main, me, id) {
   ], {key: (e) => `${e.time} ${e.event} ${e.text}`, empty: "None since the start."});
   const body = el("div", {hidden: true},
     el("div", {class: "columns"}, section("Asked for", traffic.node), section("Kept", here.node)),
-    mirrorPart, section("Answers", answers.node), section("Latest errors", errors.node));
+    mirrorPart, section("Answers", answers.node), section("Refs seen", refsSaid, refs.node),
+    section("Latest errors", errors.node));
   let now = null;
 
   const refreshIt = button("Refresh", () => act(() => change("POST", `${path}/refresh`), (r) => {
@@ -54,6 +66,14 @@ export function repository(main, me, id) {
       told.done(say(r));
       return view.refresh();
     }).catch((problem) => told.failed(problem));
+  }
+
+  function showRefs(page) {
+    const {seen} = page;
+    const all = seen && `${seen.complete ? "" : "more than "}${many(seen.count, "ref")}`;
+    refs.set(page.refs);
+    setText(refsSaid, !seen ? "" : `Upstream has shown ${all}; some of them last ${ago(seen.listed)}, to ` +
+      `${SHOWN_TO[seen.shown_to] ?? seen.shown_to}.${page.next ? ` The first ${REFS} are here.` : ""}`);
   }
 
   function show(r) {
@@ -79,7 +99,9 @@ export function repository(main, me, id) {
     every: 3000,
     async refresh() {
       try {
-        show(await get(path));
+        const [r, seen] = await Promise.all([get(path), get(`${path}/refs?limit=${REFS}`)]);
+        show(r);
+        showRefs(seen);
         body.hidden = buttons.hidden = false;
       } catch (problem) {
         if (problem.status !== 404) throw problem;
