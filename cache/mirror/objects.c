@@ -85,6 +85,8 @@ void mirror_missing(struct mirror *m, const struct oid_list *oids, struct oid_li
 {
     struct view v;
 
+    if (oids->count == 0)
+        return;
     open_mirror(&v, m);
     for (size_t i = 0; i < oids->count; i++)
         if (!is_here(&v, &oids->items[i]))
