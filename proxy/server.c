@@ -105,8 +105,7 @@ struct server_part {
     struct bytes note; /* as a pkt */
     int64_t note_offset;
     size_t note_sent;
-    atomic_uint_fast64_t body_sent; /* others look at it, and at file, meanwhile */
-    atomic_int file;                /* goes out by sendfile; -1: nothing does */
+    atomic_uint_fast64_t body_sent; /* others look at it meanwhile */
 
     struct server_part *prev, *next;
 };
@@ -217,7 +216,6 @@ static void *on_request_line(void *cls, const char *target, struct MHD_Connectio
     p->connection = connection;
     p->started_us = now_us();
     p->note_offset = -1;
-    atomic_init(&p->file, -1);
     bytes_init(&p->note, 4 * NOTE_MAX);
     p->x.proxy = s->proxy;
     p->x.server = p;
@@ -677,29 +675,10 @@ static ssize_t on_sendfile(void *cls, int to, size_t wanted)
     return -1;
 }
 
-static struct MHD_Response *response_of_file(struct server_part *p, uint64_t size)
+/* Where the file still grows the body goes out behind whoever writes it. */
+static struct MHD_Response *response_by_sendfile(struct server_part *p, uint64_t size)
 {
     int fd = answer_dup_fd(p->reader.answer);
-    struct MHD_Response *r;
-
-    if (fd < 0)
-        return NULL;
-    sendfile_body_ends(fd, size);
-    r = MHD_create_response_from_fd_at_offset64(size, fd, 0);
-    if (r == NULL) {
-        close(fd);
-        return NULL;
-    }
-    atomic_store(&p->file, fd);
-    p->stream = false; /* its bytes are counted at the end */
-    p->body_len = size;
-    return r;
-}
-
-/* The body goes out behind whoever writes it, and with the note in it. */
-static struct MHD_Response *response_by_steps(struct server_part *p, uint64_t size)
-{
-    int fd = answer_dup_growing_fd(p->reader.answer);
     struct MHD_Response *r;
 
     if (fd < 0)
@@ -732,7 +711,7 @@ static struct MHD_Response *response_for_stream(struct server_part *p)
         bytes_reset(&p->note); /* no sideband: nowhere to put it */
     /* What TLS has to encrypt can't go by sendfile. */
     if (known && !p->server->tls)
-        r = whole && p->note.len == 0 ? response_of_file(p, size) : response_by_steps(p, size);
+        r = response_by_sendfile(p, size);
     if (r != NULL)
         return r;
     return MHD_create_response_from_callback(known ? size + p->note.len : MHD_SIZE_UNKNOWN,
@@ -1376,7 +1355,6 @@ static bool hold_if_known(struct server_part *p)
 static void look_at(struct server_part *p, struct server_request *out)
 {
     const struct exchange *x = &p->x;
-    int file = atomic_load(&p->file);
 
     *out = (struct server_request){
         .method = xstrdup(x->method),
@@ -1395,9 +1373,6 @@ static void look_at(struct server_part *p, struct server_request *out)
     out->state = state_name(p->phase);
     if (p->phase == REPLYING)
         out->result = x->result;
-    /* Once the connection is done with it the descriptor may be another file's. */
-    if (file >= 0 && p->connection != NULL)
-        out->bytes = sendfile_body_sent(file);
     lock_drop(&p->lock);
 }
 
