@@ -16,7 +16,7 @@
  * A streamed upload (push, LFS) is different in one point: the handler runs while the body
  * still comes, and takes it with exchange_read_upload().
  *
- * Only server.c knows libmicrohttpd. */
+ * Nothing here is libmicrohttpd's: only the files of the front know it (server_part.h). */
 #ifndef PANNIER_PROXY_EXCHANGE_H
 #define PANNIER_PROXY_EXCHANGE_H
 
