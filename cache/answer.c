@@ -49,9 +49,13 @@ struct answer {
     bool storage_failed;
     struct err storage_why;
 
-    struct digest *sha256; /* producer's; of the body, while it is in file mode and not known */
-    bool digest_known;     /* from before the first byte, or from the end on */
+    /* Producer's; of the body, while it is in file mode and they are to be taken of it. */
+    struct digest *sha256;
+    struct checksum *checksum;
+    bool digest_known; /* from before the first byte, or from the end on */
+    bool checksum_known;
     uint8_t known_sha256[SHA256_SIZE];
+    uint8_t known_checksum[CHECKSUM_SIZE];
     struct answer_reader *readers;
 };
 
@@ -97,6 +101,7 @@ void answer_unref(struct answer **ap)
         close(a->fd);
     local_claim_free(&a->claim); /* now that the bytes are gone */
     digest_free(a->sha256);
+    checksum_free(a->checksum);
     pthread_cond_destroy(&a->room);
     lock_clear(&a->lock);
     free(a->window);
@@ -131,14 +136,34 @@ static void wake_all(struct answer_reader *woken)
     }
 }
 
-void answer_set_digest(struct answer *a, const uint8_t sha256[SHA256_SIZE])
+/* What is taken of the bytes to come. */
+static void take_sums(struct answer *a, bool digest, bool checksum)
 {
     must(a->total == 0);
     digest_free(a->sha256);
-    a->sha256 = sha256 == NULL && a->fd >= 0 ? digest_new(HASH_SHA256) : NULL;
-    a->digest_known = sha256 != NULL;
+    checksum_free(a->checksum);
+    a->sha256 = digest && a->fd >= 0 ? digest_new(HASH_SHA256) : NULL;
+    a->checksum = checksum && a->fd >= 0 ? checksum_new() : NULL;
+    a->digest_known = false;
+}
+
+void answer_tell_digest(struct answer *a, const uint8_t sha256[SHA256_SIZE])
+{
+    must(a->sha256 == NULL);
+    memcpy(a->known_sha256, sha256, SHA256_SIZE);
+    a->digest_known = true;
+}
+
+void answer_set_digest(struct answer *a, const uint8_t sha256[SHA256_SIZE])
+{
+    take_sums(a, sha256 == NULL, sha256 == NULL);
     if (sha256 != NULL)
-        memcpy(a->known_sha256, sha256, SHA256_SIZE);
+        answer_tell_digest(a, sha256);
+}
+
+void answer_await_digest(struct answer *a)
+{
+    take_sums(a, false, true);
 }
 
 void answer_promise_size(struct answer *a, int64_t size)
@@ -149,15 +174,15 @@ void answer_promise_size(struct answer *a, int64_t size)
     lock_drop(&a->lock);
 }
 
-bool answer_digest_so_far(struct answer *a, uint8_t out[SHA256_SIZE])
+bool answer_checksum_so_far(struct answer *a, uint8_t out[CHECKSUM_SIZE])
 {
-    if (a->passing || a->sha256 == NULL)
+    if (a->passing || a->checksum == NULL)
         return false;
-    digest_final(a->sha256, a->known_sha256);
-    digest_free(a->sha256);
-    a->sha256 = NULL;
-    a->digest_known = true;
-    memcpy(out, a->known_sha256, SHA256_SIZE);
+    checksum_take(a->checksum, a->known_checksum);
+    checksum_free(a->checksum);
+    a->checksum = NULL;
+    a->checksum_known = true;
+    memcpy(out, a->known_checksum, CHECKSUM_SIZE);
     return true;
 }
 
@@ -185,11 +210,11 @@ void answer_store_at(struct answer *a, const char *path, struct claim **claim)
         start_passing(a, 0, &why);
         return;
     }
-    a->sha256 = digest_new(HASH_SHA256);
     lock_take(&a->lock);
     a->fd = fd;
     a->path = xstrdup(path);
     lock_drop(&a->lock);
+    take_sums(a, true, true);
 }
 
 /* Room for what ends at `end`. */
@@ -361,6 +386,8 @@ int answer_append(struct answer *a, const void *data, size_t len, struct err *er
     must(a->state == ANSWER_FILLING);
     if (a->sha256 != NULL)
         digest_update(a->sha256, data, len);
+    if (a->checksum != NULL)
+        checksum_update(a->checksum, data, len);
     while (len > 0) {
         size_t n = write_through(a, from, len);
 
@@ -415,14 +442,18 @@ void answer_end(struct answer *a)
     must(a->promised < 0 || a->total == (uint64_t)a->promised);
     lock_take(&a->lock);
     if (a->passing) { /* perhaps since just now, as the disk failed */
-        a->digest_known = false;
+        a->digest_known = a->checksum_known = false;
     } else {
         free(a->window);
         a->window = NULL;
-    }
-    if (!a->passing && a->sha256 != NULL) {
-        digest_final(a->sha256, a->known_sha256);
-        a->digest_known = true;
+        if (a->sha256 != NULL) {
+            digest_final(a->sha256, a->known_sha256);
+            a->digest_known = true;
+        }
+        if (a->checksum != NULL) {
+            checksum_take(a->checksum, a->known_checksum);
+            a->checksum_known = true;
+        }
     }
     lock_drop(&a->lock);
     stop_filling(a, ANSWER_WHOLE, NULL);
@@ -569,6 +600,58 @@ bool answer_digest(struct answer *a, uint8_t out[SHA256_SIZE])
     return known;
 }
 
+static ssize_t read_from_file(int fd, void *buf, size_t len, uint64_t offset)
+{
+    ssize_t n;
+
+    do
+        n = pread(fd, buf, len, (off_t)offset);
+    while (n < 0 && errno == EINTR);
+    return n;
+}
+
+/* False: the disk lost what it had taken. */
+static bool sum_file(int fd, uint64_t size, uint8_t out[CHECKSUM_SIZE])
+{
+    struct checksum *sum = checksum_new();
+    char *block = xmalloc(WRITE_SIZE);
+    uint64_t at = 0;
+    ssize_t n = 1;
+
+    while (at < size && n > 0) {
+        uint64_t left = size - at;
+
+        n = read_from_file(fd, block, left < WRITE_SIZE ? (size_t)left : WRITE_SIZE, at);
+        if (n > 0) {
+            checksum_update(sum, block, (size_t)n);
+            at += (uint64_t)n;
+        }
+    }
+    checksum_take(sum, out);
+    checksum_free(sum);
+    free(block);
+    return at == size;
+}
+
+bool answer_checksum(struct answer *a, uint8_t out[CHECKSUM_SIZE])
+{
+    bool known, readable;
+
+    lock_take(&a->lock);
+    readable = a->state == ANSWER_WHOLE && !a->passing && a->fd >= 0;
+    known = readable && a->checksum_known;
+    if (known)
+        memcpy(out, a->known_checksum, CHECKSUM_SIZE);
+    lock_drop(&a->lock);
+    if (known || !readable || !sum_file(a->fd, a->total, out))
+        return known;
+    lock_take(&a->lock);
+    memcpy(a->known_checksum, out, CHECKSUM_SIZE);
+    a->checksum_known = true;
+    lock_drop(&a->lock);
+    return true;
+}
+
 int answer_rename_file(struct answer *a, const char *path, struct err *err)
 {
     if (rename(a->path, path) != 0)
@@ -622,16 +705,6 @@ int answer_reader_open(struct answer_reader *r, struct answer *a, void (*wake)(v
     if (late)
         return err_set(err, ERR_BUSY, "the first bytes of this answer have passed already");
     return 0;
-}
-
-static ssize_t read_from_file(int fd, void *buf, size_t len, uint64_t offset)
-{
-    ssize_t n;
-
-    do
-        n = pread(fd, buf, len, (off_t)offset);
-    while (n < 0 && errno == EINTR);
-    return n;
 }
 
 static size_t window_copy_out_locked(const struct answer_reader *r, char *buf, size_t len)

@@ -37,6 +37,7 @@
 
 #include "cache/entry.h"
 #include "cache/local/local.h"
+#include "protocol/checksum.h"
 #include "protocol/digest.h"
 #include "protocol/err.h"
 
@@ -89,6 +90,10 @@ void answer_set_source(struct answer *a, enum answer_source source);
 /* Producer, before the first byte: the digest of all that will come is known, and whoever hands it
  * out sees to it that it is right.  NULL: it isn't after all. */
 void answer_set_digest(struct answer *a, const uint8_t sha256[SHA256_SIZE]);
+/* Producer, before the first byte: as that, but the digest will be told before the end by
+ * answer_tell_digest().  Until then only the checksum is taken, at a tenth of the cost. */
+void answer_await_digest(struct answer *a);
+void answer_tell_digest(struct answer *a, const uint8_t sha256[SHA256_SIZE]);
 /* Producer, before the first byte: so many bytes will come, or -1: it isn't known after all.
  * Readers may tell others; so they get the last byte only when the answer is WHOLE, and never that
  * many of one that FAILED. */
@@ -113,9 +118,12 @@ bool answer_storage_trouble(struct answer *a, struct err *why);
 /* SHA-256 of the body of a WHOLE one.  False: it is not known, as the bytes did not lie in a file.
  */
 bool answer_digest(struct answer *a, uint8_t out[SHA256_SIZE]);
-/* Producer, before the end: of all that was appended, which is all that will be.  False: as above.
- */
-bool answer_digest_so_far(struct answer *a, uint8_t out[SHA256_SIZE]);
+/* The checksum of the same.  Where it wasn't taken as the bytes came it is read off the file, once.
+ * Blocks on the local disk. */
+bool answer_checksum(struct answer *a, uint8_t out[CHECKSUM_SIZE]);
+/* Producer, before the end: of all that was appended, which is all that will be.  False: as above,
+ * or it wasn't taken. */
+bool answer_checksum_so_far(struct answer *a, uint8_t out[CHECKSUM_SIZE]);
 /* A duplicate of the file's descriptor when the answer is WHOLE and lies in a file: the body is its
  * first answer_size() bytes.  -1 otherwise.  Yours to close. */
 int answer_dup_fd(struct answer *a);

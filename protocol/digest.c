@@ -109,20 +109,25 @@ int hex_value(char c)
     return -1;
 }
 
-bool key_from_hex(const char *hex, struct key *out)
+bool hex_decode(const char *hex, size_t len, uint8_t *out)
 {
-    struct key k;
-
-    for (size_t i = 0; i < sizeof(k.raw); i++) {
+    for (size_t i = 0; i < len; i++) {
         int high = hex_value(hex[2 * i]);
         /* The second digit is read only behind a first one: hex may be shorter. */
         int low = high < 0 ? -1 : hex_value(hex[2 * i + 1]);
 
         if (low < 0)
             return false;
-        k.raw[i] = (uint8_t)(high << 4 | low);
+        out[i] = (uint8_t)(high << 4 | low);
     }
-    if (hex[2 * sizeof(k.raw)] != '\0')
+    return true;
+}
+
+bool key_from_hex(const char *hex, struct key *out)
+{
+    struct key k;
+
+    if (!hex_decode(hex, sizeof(k.raw), k.raw) || hex[2 * sizeof(k.raw)] != '\0')
         return false;
     *out = k;
     return true;

@@ -50,5 +50,7 @@ int hex_value(char c);
 
 /* Hex of len bytes of raw into out (2 * len + 1 bytes). */
 void hex_encode(const uint8_t *raw, size_t len, char *out);
+/* The other way, upper case too.  False: these are not 2 * len digits; out is undefined then. */
+bool hex_decode(const char *hex, size_t len, uint8_t *out);
 
 #endif

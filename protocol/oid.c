@@ -9,16 +9,8 @@ bool oid_from_hex(enum hash_algo algo, const char *hex, size_t len, struct oid *
 {
     struct oid oid = {{0}};
 
-    if (len != 2 * hash_size(algo))
+    if (len != 2 * hash_size(algo) || !hex_decode(hex, hash_size(algo), oid.raw))
         return false;
-    for (size_t i = 0; i < len / 2; i++) {
-        int high = hex_value(hex[2 * i]);
-        int low = hex_value(hex[2 * i + 1]);
-
-        if (high < 0 || low < 0)
-            return false;
-        oid.raw[i] = (uint8_t)(high << 4 | low);
-    }
     *out = oid;
     return true;
 }

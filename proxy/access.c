@@ -462,44 +462,69 @@ int access_require(const struct asker *a, struct err *err)
     return verdict == VERDICT_ALLOWED ? 0 : -1;
 }
 
-/* Heads and tags, and head: HEAD, too.  out and fn may be NULL. */
-static int list_refs(const struct asker *a, bool head, refs_ref_fn *fn, void *ctx,
-                     struct oid_list *out, struct err *err)
+/* By protocol 2; algo: as upstream has advertised it. */
+static int ask_ls_refs(struct question *q, bool head, enum hash_algo algo, struct err *err)
 {
     static const char *const prefixes[] = {"HEAD", "refs/heads/", "refs/tags/"};
     struct fetch_request asked = {.version = 2,
                                   .command = COMMAND_LS_REFS,
+                                  .algo = algo,
+                                  .algo_named = algo != HASH_SHA1, /* else taken for granted */
                                   .ls_peel = true,
                                   .ls_prefixes = (char **)prefixes + !head,
                                   .ls_prefix_count = ARRAY_LEN(prefixes) - !head};
-    struct question q = {.asker = a, .on_ref = fn, .ctx = ctx};
     struct upstream_request r = {.method = "POST",
                                  .rest = "git-upload-pack",
                                  .content_type = content_type_request(SERVICE_UPLOAD_PACK),
                                  .accept = content_type_response(SERVICE_UPLOAD_PACK)};
+
+    bytes_init(&q->asked, SIZE_MAX / 2);
+    fetch_request_write(&asked, &q->asked);
+    r.body = q->asked.data;
+    r.body_len = q->asked.len;
+    return ask_refs(q, &r, REFS_LS_REFS, algo, err);
+}
+
+static bool speaks_v2(const struct asker *a, enum hash_algo *algo)
+{
     struct advert advert = {0};
+    bool does = decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert) &&
+                advert.version == 2;
+
+    *algo = advert.algo;
+    advert_clear(&advert);
+    return does;
+}
+
+/* Heads and tags, and head: HEAD, too.  out and fn may be NULL. */
+static int list_refs(const struct asker *a, bool head, refs_ref_fn *fn, void *ctx,
+                     struct oid_list *out, struct err *err)
+{
+    struct question q = {.asker = a, .on_ref = fn, .ctx = ctx};
+    struct upstream_request r = {.method = "GET", .rest = "info/refs?service=git-upload-pack"};
+    enum hash_algo algo;
+    bool v2 = speaks_v2(a, &algo);
     int rc = 0;
 
-    bytes_init(&q.asked, SIZE_MAX / 2);
-    if (decisions_get_advert(a->proxy->decisions, &a->subject, now_ms(), &advert) &&
-        advert.version == 2) {
-        asked.algo = advert.algo;
-        asked.algo_named = advert.algo != HASH_SHA1; /* else it is taken for granted */
-        fetch_request_write(&asked, &q.asked);
-        r.body = q.asked.data;
-        r.body_len = q.asked.len;
-        rc = ask_refs(&q, &r, REFS_LS_REFS, advert.algo, err);
-    } else {
-        r = (struct upstream_request){.method = "GET", .rest = "info/refs?service=git-upload-pack"};
+    if (!v2) {
+        /* An older host, or what was known of it was forgotten a moment ago: somebody has pushed.
+         */
         rc = ask_refs(&q, &r, REFS_ADVERTISEMENT, HASH_SHA1, err);
+        v2 = rc == 0 && !q.broken && refs_reader_version(q.refs) == 2;
+        algo = refs_reader_algo(q.refs);
+        if (v2) {
+            question_clear(&q);
+            q = (struct question){.asker = a, .on_ref = fn, .ctx = ctx};
+        }
     }
+    if (v2)
+        rc = ask_ls_refs(&q, head, algo, err);
     if (rc == 0 && q.broken)
         rc = err_set(err, ERR_UPSTREAM, "%s did not list its refs", a->upstream->name);
     if (rc == 0 && out != NULL) {
         oid_list_copy(refs_reader_oids(q.refs), out);
         oid_list_sort(out);
     }
-    advert_clear(&advert);
     question_clear(&q);
     return rc;
 }
@@ -509,9 +534,10 @@ int access_list_refs(const struct asker *a, struct oid_list *out, struct err *er
     return list_refs(a, false, NULL, NULL, out, err);
 }
 
-int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct err *err)
+int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct oid_list *out,
+                      struct err *err)
 {
-    return list_refs(a, true, fn, ctx, NULL, err);
+    return list_refs(a, true, fn, ctx, out, err);
 }
 
 /* ---- probing ---- */

@@ -86,6 +86,7 @@ bool access_probe(const struct asker *a, const struct oid_list *oids);
 int access_list_refs(const struct asker *a, struct oid_list *out, struct err *err);
 /* The same with HEAD, by name: fn is called for each while they come, also when that fails later.
  */
-int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct err *err);
+int access_list_names(const struct asker *a, refs_ref_fn *fn, void *ctx, struct oid_list *out,
+                      struct err *err);
 
 #endif

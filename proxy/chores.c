@@ -16,6 +16,13 @@ enum {
     PAUSE_MS = 2000,          /* after what failed, for others to try, or the trouble to pass */
 };
 
+/* A thread that takes jobs out of a queue. */
+struct taker {
+    struct chores *chores;
+    struct queue *queue;
+    pthread_t thread;
+};
+
 struct chores {
     struct proxy *proxy;
     struct lock lock;
@@ -23,7 +30,7 @@ struct chores {
     struct config *config;
     bool stopping;
     struct workers *workers; /* one for each taker */
-    pthread_t *takers;
+    struct taker *takers;
     size_t taker_count;
 };
 
@@ -83,18 +90,20 @@ static void end_warmup(struct chore *k, bool again)
 
 #define REFRESH_JOBS "refresh:"
 
-int chores_add_refresh(struct fleet *f, enum queue_priority priority, const struct key *repo_id,
-                       const char *repo, struct err *err)
+void chores_add_refresh(struct fleet *f, enum queue_priority priority, const struct key *repo_id,
+                        const char *repo)
 {
-    char hex[KEY_HEX_SIZE];
-    char *id;
-    int rc;
+    struct queue *own = fleet_own_jobs(f);
+    char hex[KEY_HEX_SIZE], *id;
+    struct err why;
 
     key_to_hex(repo_id, hex);
     id = xasprintf(REFRESH_JOBS "%s", hex);
-    rc = queue_add(cluster_queue(fleet_cluster(f)), priority, id, repo, err);
+    if (queue_add(own != NULL ? own : cluster_queue(fleet_cluster(f)), priority, id, repo, &why) !=
+        0)
+        log_line(LOG_DEBUG, "no refresh was queued", "repository", LOG_STR, repo, "reason", LOG_STR,
+                 why.text, NULL);
     free(id);
-    return rc;
 }
 
 static int refresh(struct chore *k, struct err *err)
@@ -228,24 +237,24 @@ static bool run_job(struct chores *c, struct queue_job *job)
     return done;
 }
 
-static bool take_chores(struct chores *c)
+static bool take_chores(const struct taker *t)
 {
-    struct queue *q = cluster_queue(fleet_cluster(c->proxy->fleet));
     struct queue_job *job;
     struct err why;
 
-    if (queue_take(q, TAKE_WAIT_MS, &job, &why) == 0)
-        return run_job(c, job);
+    if (queue_take(t->queue, TAKE_WAIT_MS, &job, &why) == 0)
+        return run_job(t->chores, job);
     return why.kind == ERR_TIMEOUT;
 }
 
 static void *do_chores(void *ctx)
 {
-    struct chores *c = ctx;
+    const struct taker *t = ctx;
+    struct chores *c = t->chores;
     bool stopping = false;
 
     while (!stopping) {
-        if (!take_chores(c))
+        if (!take_chores(t))
             pause_a_little(c);
         lock_take(&c->lock);
         stopping = c->stopping;
@@ -258,17 +267,22 @@ static void *do_chores(void *ctx)
 
 struct chores *chores_start(struct proxy *p, const struct config *config)
 {
+    struct queue *all = cluster_queue(fleet_cluster(p->fleet)), *own = fleet_own_jobs(p->fleet);
     struct chores *c = xcalloc(1, sizeof(*c));
 
     c->proxy = p;
     c->config = config_ref(config);
     lock_init(&c->lock, LOCK_CHORES);
     lock_cond_init(&c->changed);
-    c->taker_count = config->warm.parallelism;
+    c->taker_count = config->warm.parallelism + (own != NULL);
     c->workers = workers_new("chore", c->taker_count, c->taker_count);
     c->takers = xcalloc(c->taker_count, sizeof(*c->takers));
-    for (size_t i = 0; i < c->taker_count; i++)
-        must(pthread_create(&c->takers[i], NULL, do_chores, c) == 0);
+    for (size_t i = 0; i < c->taker_count; i++) {
+        struct taker *t = &c->takers[i];
+
+        *t = (struct taker){.chores = c, .queue = i < config->warm.parallelism ? all : own};
+        must(pthread_create(&t->thread, NULL, do_chores, t) == 0);
+    }
     return c;
 }
 
@@ -295,7 +309,7 @@ void chores_stop(struct chores **cp)
     pthread_cond_broadcast(&c->changed);
     lock_drop(&c->lock);
     for (size_t i = 0; i < c->taker_count; i++)
-        pthread_join(c->takers[i], NULL);
+        pthread_join(c->takers[i].thread, NULL);
     workers_free(&c->workers);
     free(c->takers);
     config_unref(&c->config);

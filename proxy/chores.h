@@ -10,7 +10,9 @@
  *
  *     warmup:     a repository is made ready before anybody asks; proxy/warm/warmups.h
  *     refresh:    what there is of its mirror, here or in the shared tier, is brought to where
- *                 upstream is: somebody has pushed, nobody has asked
+ *                 upstream is: somebody has pushed, nobody has asked.  Where nodes have no bucket
+ *                 in common each does that for its own mirrors, one at a time, whatever else it
+ *                 does
  *
  * Upstream is asked with pannier's own credential where it has one, and else without any
  * (proxy/access.h). */
@@ -26,9 +28,10 @@ struct chores *chores_start(struct proxy *p, const struct config *config);
 void chores_configure(struct chores *c, const struct config *config);
 void chores_stop(struct chores **c); /* *c NULL is fine */
 
-/* Some node is to bring what there is of a repository's mirror forward.  repo: "<upstream>/<path>".
- * -1: ERR_LIMIT, its name is too long; or as queue_add().  Worker threads. */
-int chores_add_refresh(struct fleet *f, enum queue_priority priority, const struct key *repo_id,
-                       const char *repo, struct err *err);
+/* What there is of a repository's mirror is to be brought forward: by any node where they have a
+ * bucket in common, else by this one if it has it (fleet_own_jobs()).  repo: "<upstream>/<path>".
+ * That it can't be is logged: without it the next fetch does.  Worker threads. */
+void chores_add_refresh(struct fleet *f, enum queue_priority priority, const struct key *repo_id,
+                        const char *repo);
 
 #endif

@@ -161,7 +161,7 @@ void command_line_help(const struct command *command, FILE *out)
 
         if (!takes(command, &options[i]))
             continue;
-        fprintf(out, "  --%s %-*s %s\n", options[i].name, 20 - (int)strlen(options[i].name), value,
+        fprintf(out, "  --%s %-*s %s\n", options[i].name, 21 - (int)strlen(options[i].name), value,
                 options[i].what);
     }
 }

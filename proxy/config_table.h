@@ -240,14 +240,14 @@
 
 #define CONFIG_REDIS(X)                                                                            \
     X(redis, url, redis.url, TEXT, NULL, NULL, NULL, RESTART,                                      \
-      "redis://, rediss://, unix:// or sentinel:// URL",                                           \
+      "redis://, rediss://, unix://, sentinel:// or rediss+sentinel:// URL",                       \
       "What nodes coordinate through; without it this node is alone. Passwords don't belong here.")\
     X(redis, password_file, redis.password_file, FILE, NULL, NULL, NULL, RESTART, "file",          \
       "The password in its first line; or in two lines user and password. Read at each connect.")  \
     X(redis, ca_file, redis.ca_file, FILE, NULL, NULL, NULL, RESTART, "file",                      \
-      "Certificates (PEM) to trust for `rediss://` in place of the system's.")                     \
+      "Certificates (PEM) to trust for Redis's TLS in place of the system's.")                     \
     X(redis, certificate, redis.certificate, FILE, NULL, NULL, NULL, RESTART, "file",              \
-      "For `rediss://`: shown to a Redis that asks for one (PEM). Read at each connect.")           \
+      "Shown to a Redis with TLS that asks for one (PEM). Read at each connect.")           \
     X(redis, key, redis.key, FILE, NULL, NULL, NULL, RESTART, "file",                              \
       "Its key (PEM). Read at each connect.")                                                      \
     X(redis, prefix, redis.prefix, TEXT, NULL, NULL, "pannier:", RESTART, "text",                  \

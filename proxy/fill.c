@@ -413,24 +413,26 @@ static int on_followed(void *ctx, int64_t note_offset, int64_t size, struct err 
 
     (void)err;
     answer_set_source(d->fill->answer, SOURCE_PEER);
+    answer_await_digest(d->fill->answer);
     stream_begin_kept(d->stream, note_offset, size);
     return 0;
 }
 
 /* All of it has come; it is kept if it is what the other has. */
-static int judge_followed(struct fill *f, struct stream *s, const uint8_t sha256[SHA256_SIZE],
-                          bool kept, struct err *err)
+static int judge_followed(struct fill *f, struct stream *s, const struct peer_sums *sums, bool kept,
+                          struct err *err)
 {
-    uint8_t own[SHA256_SIZE];
+    uint8_t own[CHECKSUM_SIZE];
 
     if (stream_finish_kept(s, err) != 0)
         return -1;
-    if (!kept || !answer_digest_so_far(f->answer, own)) {
+    if (!kept || !answer_checksum_so_far(f->answer, own)) {
         end_unkept(f);
         return 0;
     }
-    if (memcmp(own, sha256, SHA256_SIZE) != 0)
+    if (memcmp(own, sums->checksum, CHECKSUM_SIZE) != 0)
         return err_set(err, ERR_CORRUPT, "another node's answer is not what it has");
+    answer_tell_digest(f->answer, sums->sha256);
     succeed(f, 0);
     return 0;
 }
@@ -441,13 +443,14 @@ static bool follow(struct fill *f, struct stream *s, const char *node, const cha
 {
     struct delivery d = {.fill = f, .stream = s};
     const struct peer_sink sink = {on_followed, on_delivered, &d};
-    uint8_t sha256[SHA256_SIZE];
+    struct peer_sums sums;
     bool kept = false;
 
-    if (peer_follow(f->asker.proxy, address, &f->key, &sink, sha256, &kept, why) == 0 &&
-        judge_followed(f, s, sha256, kept, why) == 0)
+    if (peer_follow(f->asker.proxy, address, &f->key, &sink, &sums, &kept, why) == 0 &&
+        judge_followed(f, s, &sums, kept, why) == 0)
         return true;
     if (stream_restart(s)) {
+        answer_set_digest(f->answer, NULL);
         log_line(LOG_DEBUG, "another node can't be followed", "repository", LOG_STR, f->asker.name,
                  "node", LOG_STR, node, "reason", LOG_STR, why->text, NULL);
         return false;

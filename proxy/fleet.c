@@ -11,6 +11,7 @@
 #include "cache/lock.h"
 #include "cache/shared/shared.h"
 #include "protocol/base.h"
+#include "proxy/chores.h"
 #include "proxy/decisions.h"
 #include "proxy/log.h"
 #include "proxy/refs.h"
@@ -37,6 +38,7 @@ struct held {
 struct fleet {
     struct proxy *proxy;
     struct cluster *cluster;
+    struct queue *own; /* fleet_own_jobs() */
     bool alone;
     char *node, *address;
     uint64_t node_ttl_ms;
@@ -90,6 +92,16 @@ static void forget_refs(struct fleet *f, const struct event *e)
     }
 }
 
+/* Ours were told of it by whoever has seen it here (proxy/pushes.h). */
+static void refresh_own(struct fleet *f, const struct event *e)
+{
+    struct key repo_id;
+
+    if (f->own != NULL && strcmp(e->node, f->node) != 0 && e->repo[0] != '\0' &&
+        key_from_hex(e->repo_id, &repo_id))
+        chores_add_refresh(f, QUEUE_NORMAL, &repo_id, e->repo);
+}
+
 /* A push leaves it: what was seen says when. */
 static void forget_seen(struct fleet *f, const struct event *e)
 {
@@ -109,8 +121,10 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
     (void)id;
     switch (e->kind) {
     case EVENT_UPDATE:
-        if (e->generation == 0) /* a push: what is known of the refs is old */
+        if (e->generation == 0) { /* a push: what is known of the refs is old */
             forget_refs(f, e);
+            refresh_own(f, e);
+        }
         return 0;
     case EVENT_INVALIDATE:
         forget_refs(f, e);
@@ -132,19 +146,22 @@ static int take_for_invalidated(void *ctx, const char *why, struct err *err)
     struct fleet *f = ctx;
     const struct invalidation everything = {
         .scope = SCOPE_EVERYTHING, .repo_id = "", .repo = "", .object = ""};
-    struct invalidated gone;
+    struct invalidated gone = {.answers = 0};
     uint64_t count = 0;
     int rc;
 
     forget_all_refs(f);
     seen_forget(f->proxy->seen, NULL);
-    if (f->proxy->cache.shared != NULL)
+    if (f->proxy->cache.shared != NULL) {
         rc = shared_invalidations_apply(f->proxy->cache.shared, &count, err);
-    else
+    } else {
         rc = cache_invalidate(&f->proxy->cache, &everything, &gone, err);
+        count = gone.answers + gone.mirrors;
+    }
+    /* At the first start of a node there is nothing to lose. */
     if (rc == 0)
-        log_line(LOG_WARN, "events of other nodes may have been missed", "reason", LOG_STR, why,
-                 "invalidations", LOG_STR,
+        log_line(count > 0 ? LOG_WARN : LOG_INFO, "events of other nodes may have been missed",
+                 "reason", LOG_STR, why, "invalidations", LOG_STR,
                  f->proxy->cache.shared != NULL ? "those that the shared tier has"
                                                 : "everything was dropped",
                  "count", LOG_U64, count, NULL);
@@ -306,6 +323,8 @@ int fleet_new(struct proxy *p, const struct config *c, struct fleet **out, struc
 
     f->proxy = p;
     f->alone = c->redis.url == NULL;
+    if (!f->alone && c->shared.driver == SHARED_OFF)
+        f->own = queue_new(NULL, &(struct queue_config){0});
     f->node = xstrdup(c->node);
     f->node_ttl_ms = c->cluster.node_ttl_ms;
     f->address = c->cluster.listen.host == NULL ? xstrdup("")
@@ -339,6 +358,8 @@ void fleet_stop(struct fleet *f)
     f->stopping = true;
     pthread_cond_signal(&f->stop_wanted);
     lock_drop(&f->lock);
+    if (f->own != NULL)
+        queue_stop(f->own);
     if (f->started)
         cluster_stop(f->cluster);
 }
@@ -357,6 +378,7 @@ void fleet_free(struct fleet **fp)
     }
     cluster_free(&f->cluster); /* until its end events remove what is here */
     local_set_gone_listener(f->proxy->cache.local, NULL, NULL);
+    queue_free(&f->own);
     DL_FOREACH_SAFE(f->held, h, next)
     free(h);
     pthread_cond_destroy(&f->stop_wanted);
@@ -369,6 +391,11 @@ void fleet_free(struct fleet **fp)
 struct cluster *fleet_cluster(struct fleet *f)
 {
     return f->cluster;
+}
+
+struct queue *fleet_own_jobs(struct fleet *f)
+{
+    return f->own;
 }
 
 bool fleet_is_alone(struct fleet *f)

@@ -77,8 +77,13 @@ void fleet_note_generation(struct fleet *f, const struct key *repo_id, uint64_t 
 
 /* ---- telling ---- */
 
-/* Somebody has pushed: what other nodes know of the refs is old.  name: "<upstream>/<path>";
- * reason: how it came to be known.  Worker threads. */
+/* Jobs that are for this node alone, as nobody else has what they are about: bringing its mirrors
+ * forward, where each has its own.  NULL: where there is a bucket, or no other node, any node does
+ * (cluster_queue()).  Never blocks. */
+struct queue *fleet_own_jobs(struct fleet *f);
+
+/* Somebody has pushed: what other nodes know of the refs is old, and so are their own mirrors.
+ * name: "<upstream>/<path>"; reason: how it came to be known.  Worker threads. */
 void fleet_tell_update(struct fleet *f, const struct key *repo_id, const char *name,
                        const char *reason);
 

@@ -347,15 +347,29 @@ static int no_mirror(struct err *err)
     return err_set(err, ERR_NOT_FOUND, "there is no mirror of it");
 }
 
-static int bring_forward(const struct asker *a, struct mirror *m, bool make,
+/* How a mirror is brought forward. */
+struct bringing {
+    bool make;         /* also if there is none */
+    refs_ref_fn *told; /* who wants to know what upstream's refs are; or NULL */
+    void *ctx;
+};
+
+static int list_upstream(const struct asker *a, const struct bringing *how, struct oid_list *tips,
+                         struct err *err)
+{
+    return how->told != NULL ? access_list_names(a, how->told, how->ctx, tips, err)
+                             : access_list_refs(a, tips, err);
+}
+
+static int bring_forward(const struct asker *a, struct mirror *m, const struct bringing *how,
                          struct mirror_refreshed *out, struct err *err)
 {
     struct oid_list tips = {0}, missing = {0}, haves = {0};
-    struct lease *lease;
-    bool theirs;
+    struct lease *lease = NULL;
+    bool theirs = false;
     int rc;
 
-    if (!make && !mirror_ready(m) && !mirroring_may_restore(a))
+    if (!how->make && !mirror_ready(m) && !mirroring_may_restore(a))
         return no_mirror(err);
     /* Upstream's advertisement is known afterwards, which says how to ask for the rest. */
     if (access_require(a, err) != 0)
@@ -363,14 +377,16 @@ static int bring_forward(const struct asker *a, struct mirror *m, bool make,
     if (is_sha256(a))
         return err_set(err, ERR_CONFLICT, "a SHA-256 repository has no mirror");
     mirror_write_begin(m);
-    lease = fleet_lease(a->proxy->fleet, &a->repo_id, &theirs);
+    /* Without a bucket each node's mirror is its own, and none need wait for another's. */
+    if (a->proxy->cache.shared != NULL)
+        lease = fleet_lease(a->proxy->fleet, &a->repo_id, &theirs);
     out->restored = !theirs && !mirror_ready(m) && mirroring_restore(a, m, NULL, NULL);
     if (theirs)
         rc = err_set(err, ERR_BUSY, "another node is at it");
-    else if (!make && !mirror_ready(m))
+    else if (!how->make && !mirror_ready(m))
         rc = no_mirror(err);
     else
-        rc = access_list_refs(a, &tips, err);
+        rc = list_upstream(a, how, &tips, err);
     if (rc == 0 && tips.count == 0)
         rc = err_set(err, ERR_NOT_FOUND, "the repository has no branches");
     if (rc == 0 && mirror_ready(m)) {
@@ -412,28 +428,47 @@ const char *mirroring_word(const struct mirror_refreshed *r)
     return r->restored ? "restored" : r->made ? "made" : r->missing > 0 ? "refreshed" : "unchanged";
 }
 
+static int refresh_as(const struct asker *a, const struct bringing *how,
+                      struct mirror_refreshed *out, struct err *err)
+{
+    struct mirror *m;
+    int rc;
+
+    *out = (struct mirror_refreshed){.made = false};
+    if (!a->config->cache.mirrors)
+        return err_set(err, ERR_CONFLICT, "mirrors are off (cache.mirrors)");
+    m = mirroring_of(a);
+    if (m != NULL)
+        rc = bring_forward(a, m, how, out, err);
+    else
+        rc = err_set(err, ERR_CONFLICT, "such a path can't be a mirror's");
+    if (rc != 0 && err->kind == ERR_STORAGE)
+        folder_report_trouble(a->proxy->cache.folder, FOLDER_MIRRORS, err);
+    mirror_unref(&m);
+    return rc;
+}
+
 static int refresh(struct proxy *p, const struct config *config, const char *name, bool make,
                    struct mirror_refreshed *out, struct err *err)
 {
-    struct mirror *m;
+    const struct bringing how = {.make = make};
     struct asker a;
     int rc;
 
     *out = (struct mirror_refreshed){.made = false};
-    if (!config->cache.mirrors)
-        return err_set(err, ERR_CONFLICT, "mirrors are off (cache.mirrors)");
     if (asker_init_for_program(&a, p, config, name, err) != 0)
         return -1;
-    m = mirroring_of(&a);
-    if (m != NULL)
-        rc = bring_forward(&a, m, make, out, err);
-    else
-        rc = err_set(err, ERR_CONFLICT, "such a path can't be a mirror's");
-    if (rc != 0 && err->kind == ERR_STORAGE)
-        folder_report_trouble(p->cache.folder, FOLDER_MIRRORS, err);
-    mirror_unref(&m);
+    rc = refresh_as(&a, &how, out, err);
     asker_clear(&a);
     return rc;
+}
+
+int mirroring_refresh_as(const struct asker *a, refs_ref_fn *fn, void *ctx,
+                         struct mirror_refreshed *out, struct err *err)
+{
+    const struct bringing how = {.make = true, .told = fn, .ctx = ctx};
+
+    return refresh_as(a, &how, out, err);
 }
 
 int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,

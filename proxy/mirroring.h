@@ -37,7 +37,14 @@ struct mirror_refreshed {
 int mirroring_refresh(struct proxy *p, const struct config *config, const char *name,
                       struct mirror_refreshed *out, struct err *err);
 
-/* The same, but makes none: -1, ERR_NOT_FOUND, there is neither one here nor in the shared tier. */
+/* The same as a, who has more to ask: fn is told upstream's refs by name, HEAD with them, as
+ * access_list_names() does it.  All were told when out->tips isn't 0, whatever became of the
+ * mirror. */
+int mirroring_refresh_as(const struct asker *a, refs_ref_fn *fn, void *ctx,
+                         struct mirror_refreshed *out, struct err *err);
+
+/* As mirroring_refresh(), but makes none: -1, ERR_NOT_FOUND, there is neither one here nor in the
+ * shared tier. */
 int mirroring_refresh_present(struct proxy *p, const struct config *config, const char *name,
                               struct mirror_refreshed *out, struct err *err);
 /* "restored", "made", "refreshed", "unchanged" */

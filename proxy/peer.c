@@ -25,7 +25,10 @@ static const char SCHEME[] = "Pannier ";
 static const char ROOT[] = "/peer/answers/";
 static const char NOTE_HEADER[] = "X-Pannier-Note-Offset";
 static const char WHICH_HEADER[] = "X-Pannier-Answer";
-enum { WHICH_MAX = 64 };
+enum {
+    WHICH_MAX = 64,
+    SUMS_MAX = 2 * (SHA256_SIZE + CHECKSUM_SIZE) + 2,
+};
 
 struct peers {
     char *secret;
@@ -136,11 +139,11 @@ void peers_free(struct peers **pp)
 
 struct wanted {
     struct key key;
-    bool digest;
+    bool sums;
     const char *after; /* id of an event; "": none */
 };
 
-/* "/peer/answers/<key>", ".../<key>/after/<id>" or ".../<key>/digest". */
+/* "/peer/answers/<key>", ".../<key>/after/<id>" or ".../<key>/sums". */
 static bool parse_target(const char *target, struct wanted *out)
 {
     static const char after[] = "/after/";
@@ -156,10 +159,10 @@ static bool parse_target(const char *target, struct wanted *out)
     memcpy(hex, target, len);
     hex[len] = '\0';
     target += len;
-    *out = (struct wanted){.digest = strcmp(target, "/digest") == 0, .after = ""};
+    *out = (struct wanted){.sums = strcmp(target, "/sums") == 0, .after = ""};
     if (strncmp(target, after, sizeof(after) - 1) == 0)
         out->after = target + sizeof(after) - 1;
-    else if (target[0] != '\0' && !out->digest)
+    else if (target[0] != '\0' && !out->sums)
         return false;
     return key_from_hex(hex, &out->key);
 }
@@ -211,18 +214,34 @@ static struct answer *find_answer(struct answers *answers, const struct key *key
     return a;
 }
 
-static void serve_digest(struct exchange *x, struct answer *a)
+static void write_sums(const struct peer_sums *sums, char out[SUMS_MAX])
 {
-    uint8_t sha256[SHA256_SIZE];
-    char hex[KEY_HEX_SIZE];
+    hex_encode(sums->sha256, SHA256_SIZE, out);
+    out[2 * SHA256_SIZE] = ' ';
+    hex_encode(sums->checksum, CHECKSUM_SIZE, out + 2 * SHA256_SIZE + 1);
+}
 
-    if (a == NULL || !answer_digest(a, sha256)) {
+static bool read_sums(const char *text, struct peer_sums *out)
+{
+    const char *rest = text + 2 * SHA256_SIZE;
+
+    return hex_decode(text, SHA256_SIZE, out->sha256) && rest[0] == ' ' &&
+           hex_decode(rest + 1, CHECKSUM_SIZE, out->checksum) &&
+           rest[1 + 2 * CHECKSUM_SIZE] == '\0';
+}
+
+static void serve_sums(struct exchange *x, struct answer *a)
+{
+    struct peer_sums sums;
+    char text[SUMS_MAX];
+
+    if (a == NULL || !answer_digest(a, sums.sha256) || !answer_checksum(a, sums.checksum)) {
         reply_absent(x);
         return;
     }
-    hex_encode(sha256, sizeof(sha256), hex);
+    write_sums(&sums, text);
     say_which(x, a);
-    reply_bytes(x, 200, "text/plain", hex, strlen(hex), "peer");
+    reply_bytes(x, 200, "text/plain", text, strlen(text), "peer");
 }
 
 static void serve_peer(struct exchange *x)
@@ -246,8 +265,8 @@ static void serve_peer(struct exchange *x)
         return;
     }
     a = find_answer(x->proxy->cache.answers, &w.key);
-    if (w.digest)
-        serve_digest(x, a);
+    if (w.sums)
+        serve_sums(x, a);
     else if (a == NULL || exchange_follow(x, a, followed_ready, &why) != 0)
         reply_absent(x);
     answer_unref(&a);
@@ -270,13 +289,13 @@ struct plan peer_plan(struct exchange *x)
 /* ---- following ---- */
 
 struct following {
-    const struct peer_sink *sink; /* NULL: the digest */
+    const struct peer_sink *sink; /* NULL: the sums */
     struct gather gathered;
     bool begun;
     int status;
     char which[WHICH_MAX];
-    char hex[KEY_HEX_SIZE]; /* the digest, as it comes */
-    size_t hex_len;
+    char sums[SUMS_MAX]; /* as they come */
+    size_t sums_len;
 };
 
 /* -1: it isn't there, or none that makes sense. */
@@ -318,10 +337,10 @@ static int on_data(void *ctx, const void *data, size_t len, struct err *err)
 
     if (f->sink != NULL)
         return gather_add(&f->gathered, data, len, err);
-    if (len > sizeof(f->hex) - 1 - f->hex_len)
-        return err_set(err, ERR_UPSTREAM, "the other node tells no digest");
-    memcpy(f->hex + f->hex_len, data, len);
-    f->hex_len += len;
+    if (len > sizeof(f->sums) - 1 - f->sums_len)
+        return err_set(err, ERR_UPSTREAM, "the other node tells no sums");
+    memcpy(f->sums + f->sums_len, data, len);
+    f->sums_len += len;
     return 0;
 }
 
@@ -366,29 +385,24 @@ static int pass(void *ctx, const void *data, size_t len, struct err *err)
 }
 
 /* which: of which body it must be; of another one it says nothing. */
-static int ask_digest(struct proxy *proxy, const char *address, const char *target,
-                      const char *which, uint8_t sha256[SHA256_SIZE], bool *kept, struct err *err)
+static int ask_sums(struct proxy *proxy, const char *address, const char *target, const char *which,
+                    struct peer_sums *sums, bool *kept, struct err *err)
 {
     struct following f = {.sink = NULL};
-    struct key digest;
     int rc = ask(proxy, address, target, &f, err);
 
-    f.hex[f.hex_len] = '\0';
-    if (rc == 0 && !key_from_hex(f.hex, &digest))
-        rc = err_set(err, ERR_UPSTREAM, "the other node tells no digest");
+    if (rc == 0 && !read_sums(f.sums, sums))
+        rc = err_set(err, ERR_UPSTREAM, "the other node tells no sums");
     *kept = rc == 0 && strcmp(f.which, which) == 0;
-    if (*kept)
-        memcpy(sha256, digest.raw, SHA256_SIZE);
     return rc != 0 && err->kind == ERR_NOT_FOUND ? 0 : rc;
 }
 
 int peer_follow(struct proxy *proxy, const char *address, const struct key *key,
-                const struct peer_sink *sink, uint8_t sha256[SHA256_SIZE], bool *kept,
-                struct err *err)
+                const struct peer_sink *sink, struct peer_sums *sums, bool *kept, struct err *err)
 {
     char begun[EVENT_ID_SIZE], applied[EVENT_ID_SIZE], hex[KEY_HEX_SIZE];
     struct following f = {.sink = sink};
-    char *target, *digest_target;
+    char *target, *sums_target;
     struct err ignored;
     int rc;
 
@@ -396,15 +410,15 @@ int peer_follow(struct proxy *proxy, const char *address, const struct key *key,
     events_seen(cluster_events(fleet_cluster(proxy->fleet)), begun, applied);
     begun[strcspn(begun, " ")] = '\0'; /* its token is of no use to the other */
     target = xasprintf("%s%s%s%s", ROOT, hex, begun[0] != '\0' ? "/after/" : "", begun);
-    digest_target = xasprintf("%s%s/digest", ROOT, hex);
+    sums_target = xasprintf("%s%s/sums", ROOT, hex);
     gather_init(&f.gathered, pass, &f);
     rc = ask(proxy, address, target, &f, err);
     if (f.begun && gather_flush(&f.gathered, rc == 0 ? err : &ignored) != 0)
         rc = -1;
     gather_clear(&f.gathered);
     if (rc == 0)
-        rc = ask_digest(proxy, address, digest_target, f.which, sha256, kept, err);
-    free(digest_target);
+        rc = ask_sums(proxy, address, sums_target, f.which, sums, kept, err);
+    free(sums_target);
     free(target);
     return rc;
 }

@@ -10,7 +10,11 @@
 #include "protocol/base.h"
 #include "protocol/bytes.h"
 
-enum { NAMES_MAX_BYTES = 4 << 20 };
+enum {
+    NAMES_MAX_BYTES = 4 << 20,
+    ID_TIME_DIGITS = 8,     /* of an id, in front; the rest is by chance */
+    CLOCKS_DIFFER_S = 3600, /* between nodes; more is no time of an id */
+};
 
 static const char *const state_names[] = {"waiting", "running", "done", "failed"};
 
@@ -101,6 +105,26 @@ static void copy_head(const struct progress_task *from, struct progress_task *to
 static int unknown(struct err *err)
 {
     return err_set(err, ERR_NOT_FOUND, "nothing is known of this; it is long ago, or was lost");
+}
+
+/* ---- ids ---- */
+
+static void make_id(int64_t now_s, char id[REDIS_TOKEN_SIZE])
+{
+    char digits[ID_TIME_DIGITS + 1];
+
+    redis_token(id);
+    snprintf(digits, sizeof(digits), "%08x", (unsigned)(uint32_t)now_s);
+    memcpy(id, digits, ID_TIME_DIGITS);
+}
+
+/* When the task with this id began. */
+static int64_t time_of(const char *id)
+{
+    char digits[ID_TIME_DIGITS + 1];
+
+    snprintf(digits, sizeof(digits), "%s", id);
+    return (int64_t)strtoul(digits, NULL, 16);
 }
 
 /* ---- within the process ---- */
@@ -385,7 +409,7 @@ int progress_begin(struct progress *p, const char *by, const char *const *names,
     must(total >= 1 && total <= PROGRESS_ITEMS_MAX);
     for (size_t i = 0; i < total; i++)
         must(names[i][0] != '\0' && strchr(names[i], '\n') == NULL);
-    redis_token(head.id);
+    make_id(now_s, head.id);
     if (p->redis != NULL)
         rc = begin_there(p, &head, names, err);
     else
@@ -410,10 +434,51 @@ int progress_list(struct progress *p, struct progress_tasks *out, struct err *er
     return 0;
 }
 
-int progress_get(struct progress *p, const char *id, struct progress_task *out, struct err *err)
+/* It should be among those that are known, unless so many began after it. */
+static bool was_lost(const struct progress_tasks *known, const char *id)
 {
+    return known->count < PROGRESS_TASKS_MAX ||
+           time_of(known->tasks[known->count - 1].id) < time_of(id);
+}
+
+/* For who asks for one that isn't known. */
+static int explain(struct progress *p, const char *id, int64_t now_s, struct err *err)
+{
+    struct progress_tasks known;
+    int64_t began = time_of(id);
+
+    if (began > now_s + CLOCKS_DIFFER_S)
+        return err_set(err, ERR_NOT_FOUND, "none has this id");
+    if (began + PROGRESS_TTL_S <= now_s)
+        return err_set(err, ERR_NOT_FOUND, "none that began within the last %d days has this id",
+                       PROGRESS_TTL_S / (24 * 3600));
+    if (progress_list(p, &known, err) != 0)
+        return -1;
+    if (!was_lost(&known, id))
+        err_set(err, ERR_NOT_FOUND, "it is not among the last %d, which are all that is known",
+                PROGRESS_TASKS_MAX);
+    else if (p->redis != NULL)
+        err_set(err, ERR_NOT_FOUND,
+                "Redis has lost it, if it ever was, and most likely what still waited: begin it "
+                "again; what is there already costs little");
+    else
+        err_set(err, ERR_NOT_FOUND,
+                "it is lost, if it ever was: pannier was started anew, and what waited then is not "
+                "done any more; begin it again; what is there already costs little");
+    progress_tasks_clear(&known);
+    return -1;
+}
+
+int progress_get(struct progress *p, const char *id, int64_t now_s, struct progress_task *out,
+                 struct err *err)
+{
+    int rc;
+
     *out = (struct progress_task){.total = 0};
-    return p->redis != NULL ? get_there(p, id, out, err) : get_here(p, id, out, err);
+    rc = p->redis != NULL ? get_there(p, id, out, err) : get_here(p, id, out, err);
+    if (rc != 0 && err->kind == ERR_NOT_FOUND)
+        rc = explain(p, id, now_s, err);
+    return rc;
 }
 
 /* ---- beginning and end ---- */

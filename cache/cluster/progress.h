@@ -6,7 +6,7 @@
  *     progress_begin(p, &what, id, &err)                all its items wait
  *     progress_set(p, id, item, &state, now_s, &err)    whoever sees to one
  *     progress_list(p, &tasks, &err)                    the latest, newest first
- *     progress_get(p, id, &task, &err)                  one, with its items
+ *     progress_get(p, id, now_s, &task, &err)           one, with its items
  *     progress_free(&p)
  *
  * The last PROGRESS_TASKS_MAX are known, for PROGRESS_TTL_S after they last changed.  In Redis:
@@ -15,8 +15,9 @@
  *     progress:<id>     hash    by, started, ended, total, done, failed; and of item n its
  *                               name:<n>, state:<n>, detail:<n>, error:<n>
  *
- * What Redis loses is not known any more, and changes nothing for the jobs.  redis NULL: the same
- * within the process.  Worker threads: these block. */
+ * What Redis loses is not known any more; with it went the jobs that waited, where it came back
+ * empty.  An id begins with when its task began, and so tells whoever asks whether it is lost or
+ * only long ago.  redis NULL: the same within the process.  Worker threads: these block. */
 #ifndef PANNIER_CACHE_CLUSTER_PROGRESS_H
 #define PANNIER_CACHE_CLUSTER_PROGRESS_H
 
@@ -67,9 +68,11 @@ int progress_begin(struct progress *p, const char *by, const char *const *names,
 int progress_set(struct progress *p, const char *id, size_t item, enum progress_state state,
                  const char *detail, const char *error, int64_t now_s, struct err *err);
 
-/* 0: *out is yours to clear.  -1: as above. */
+/* 0: *out is yours to clear.  -1: ERR_NOT_FOUND, and a sentence for people about what became of it
+ * (lost, long ago, never there); or as redis_ask(). */
 int progress_list(struct progress *p, struct progress_tasks *out, struct err *err);
-int progress_get(struct progress *p, const char *id, struct progress_task *out, struct err *err);
+int progress_get(struct progress *p, const char *id, int64_t now_s, struct progress_task *out,
+                 struct err *err);
 void progress_tasks_clear(struct progress_tasks *t);
 void progress_task_clear(struct progress_task *t);
 

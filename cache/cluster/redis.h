@@ -44,7 +44,7 @@ struct redis_config {
      * password.  Read at each connect, so it may be changed at any time. */
     const char *password_file;
     const char *prefix; /* before every key and channel; NULL: "pannier:" */
-    /* For rediss://, read at each connect, too: authorities, NULL: the system's; and what we show
+    /* For TLS, read at each connect, too: authorities, NULL: the system's; and what we show
      * who asks for a certificate of ours, NULL: nothing. */
     const char *ca_file, *certificate, *key;
     uint64_t timeout_ms;  /* of one command, with connecting where that is needed; 0: 1000 */

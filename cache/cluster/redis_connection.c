@@ -156,11 +156,12 @@ static char *name_place(const struct redis_url *u)
 
 /* The files are read at each connect, so that they can be replaced; here to say at once what is
  * wrong with them. */
-static int new_tls(const struct redis_place *p, struct redis_tls **out, struct err *err)
+static int new_tls(const struct redis_place *p, const struct redis_host *host,
+                   struct redis_tls **out, struct err *err)
 {
     const struct redis_tls_files files = {p->ca_file, p->certificate, p->key};
 
-    return redis_tls_new(&files, p->url.hosts[0].name, out, err);
+    return redis_tls_new(&files, host->name, out, err);
 }
 
 static int check_tls(const struct redis_place *p, struct err *err)
@@ -168,11 +169,11 @@ static int check_tls(const struct redis_place *p, struct err *err)
     struct redis_tls *tls = NULL;
     int rc;
 
-    if (p->url.scheme != REDIS_TLS)
+    if (!p->url.tls)
         return 0;
     if ((p->certificate != NULL) != (p->key != NULL))
         return err_set(err, ERR_INPUT, "redis.certificate and redis.key need each other");
-    rc = new_tls(p, &tls, err);
+    rc = new_tls(p, &p->url.hosts[0], &tls, err);
     redis_tls_free(&tls);
     return rc;
 }
@@ -695,13 +696,13 @@ static int say_hello(struct redis_connection *c, const struct redis_place *p, ui
 
 /* ---- opening ---- */
 
-static int start_tls(struct redis_connection *c, const struct redis_place *p, uint64_t deadline_ms,
-                     struct err *err)
+static int start_tls(struct redis_connection *c, const struct redis_place *p,
+                     const struct redis_host *host, uint64_t deadline_ms, struct err *err)
 {
     char buf[CHUNK];
     ssize_t n;
 
-    if (new_tls(p, &c->tls, err) != 0)
+    if (new_tls(p, host, &c->tls, err) != 0)
         return -1;
     for (;;) {
         struct err ignored;
@@ -719,8 +720,9 @@ static int start_tls(struct redis_connection *c, const struct redis_place *p, ui
     }
 }
 
-static int open_at(const struct redis_place *p, const struct redis_host *host, bool tls,
-                   uint64_t deadline_ms, struct redis_connection **out, struct err *err)
+/* host NULL: the socket. */
+static int open_at(const struct redis_place *p, const struct redis_host *host, uint64_t deadline_ms,
+                   struct redis_connection **out, struct err *err)
 {
     struct redis_connection *c;
     int fd = -1, rc = host == NULL ? connect_unix(p->url.path, deadline_ms, &fd, err)
@@ -732,7 +734,7 @@ static int open_at(const struct redis_place *p, const struct redis_host *host, b
     c->fd = fd;
     c->reader = redisReaderCreateWithFunctions(&builders);
     must(c->reader != NULL);
-    if (tls && start_tls(c, p, deadline_ms, err) != 0) {
+    if (p->url.tls && start_tls(c, p, host, deadline_ms, err) != 0) {
         redis_connection_free(&c);
         return -1;
     }
@@ -747,7 +749,7 @@ static int ask_sentinel(const struct redis_place *p, const struct redis_host *se
     struct redis_reply *reply = NULL;
     int rc = -1;
 
-    if (open_at(p, sentinel, false, deadline_ms, &c, err) != 0)
+    if (open_at(p, sentinel, deadline_ms, &c, err) != 0)
         return -1;
     if (greet(c, REDIS_WORDS("SENTINEL", "get-master-addr-by-name", p->url.master),
               "the question for the master", deadline_ms, &reply, err) == 0) {
@@ -828,10 +830,10 @@ int redis_connection_open(struct redis_place *p, uint64_t deadline_ms,
     if (p->url.scheme == REDIS_SENTINEL) {
         rc = settle_master(p, deadline_ms, &master, err);
         if (rc == 0)
-            rc = open_at(p, &master, false, deadline_ms, &c, err);
+            rc = open_at(p, &master, deadline_ms, &c, err);
     } else {
-        rc = open_at(p, p->url.scheme == REDIS_UNIX ? NULL : &p->url.hosts[0],
-                     p->url.scheme == REDIS_TLS, deadline_ms, &c, err);
+        rc =
+            open_at(p, p->url.scheme == REDIS_UNIX ? NULL : &p->url.hosts[0], deadline_ms, &c, err);
     }
     if (rc == 0)
         rc = say_hello(c, p, deadline_ms, err);

@@ -11,11 +11,13 @@ enum { REDIS_PORT = 6379, SENTINEL_PORT = 26379 };
 static const struct {
     const char *prefix;
     enum redis_scheme scheme;
+    bool tls;
 } schemes[] = {
-    {"redis://", REDIS_TCP},
-    {"rediss://", REDIS_TLS},
-    {"unix://", REDIS_UNIX},
-    {"sentinel://", REDIS_SENTINEL},
+    {"redis://", REDIS_TCP, false},
+    {"rediss://", REDIS_TCP, true},
+    {"unix://", REDIS_UNIX, false},
+    {"sentinel://", REDIS_SENTINEL, false},
+    {"rediss+sentinel://", REDIS_SENTINEL, true},
 };
 
 static bool is_word_char(char c)
@@ -169,13 +171,15 @@ int redis_url_read(const char *text, struct redis_url *out, struct err *err)
     if (strlen(text) > REDIS_URL_MAX)
         return err_set(err, ERR_INPUT, "the Redis URL is longer than %d bytes", REDIS_URL_MAX);
     err_set(err, ERR_INPUT,
-            "the Redis URL begins with none of redis://, rediss://, unix://, sentinel://");
+            "the Redis URL begins with none of redis://, rediss://, unix://, sentinel://, "
+            "rediss+sentinel://");
     for (size_t i = 0; i < ARRAY_LEN(schemes); i++) {
         size_t len = strlen(schemes[i].prefix);
 
         if (strncmp(text, schemes[i].prefix, len) != 0)
             continue;
         out->scheme = schemes[i].scheme;
+        out->tls = schemes[i].tls;
         rc = out->scheme == REDIS_UNIX ? read_socket(out, text + len, err)
                                        : read_network(out, text + len, err);
     }

@@ -4,6 +4,7 @@
  *     rediss://[user@]host[:port][/db]                     the same through TLS
  *     unix:///path/to/socket                               database 0
  *     sentinel://host[:port][,host[:port]...]/master[/db]  port 26379; who is master is asked
+ *     rediss+sentinel://...                                the same, all of them through TLS
  *
  * host: a name, an IPv4 address, or an IPv6 address in brackets.  A password never stands here: it
  * would be seen in logs and by `pannier config`, so it comes from a file. */
@@ -21,7 +22,7 @@ enum {
     REDIS_DB_MAX = 9999,
 };
 
-enum redis_scheme { REDIS_TCP, REDIS_TLS, REDIS_UNIX, REDIS_SENTINEL };
+enum redis_scheme { REDIS_TCP, REDIS_UNIX, REDIS_SENTINEL };
 
 struct redis_host {
     char *name;
@@ -30,6 +31,7 @@ struct redis_host {
 
 struct redis_url {
     enum redis_scheme scheme;
+    bool tls;
     struct redis_host hosts[REDIS_HOSTS_MAX]; /* one, but for sentinels */
     size_t host_count;
     char *path;   /* REDIS_UNIX */

@@ -71,7 +71,8 @@ static void reply_task(struct exchange *x, int status, const char *id)
     struct progress_task task;
     struct err why;
 
-    if (progress_get(warmups_progress(x->proxy->warmups), id, &task, &why) != 0) {
+    if (progress_get(warmups_progress(x->proxy->warmups), id, (int64_t)time(NULL), &task, &why) !=
+        0) {
         reply_unknown(x, &why);
         return;
     }

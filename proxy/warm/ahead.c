@@ -69,28 +69,55 @@ static bool names_format(const struct advert *advert)
            memmem(advert->v2_body, advert->v2_len, word, sizeof(word) - 1) != NULL;
 }
 
-/* 0: answers can be made.  -1: ERR_CONFLICT, they can't of this one. */
-static int look_upstream(struct ahead *w, struct err *err)
+/* Those that upstream showed while the mirror was brought forward will do, unless what it showed is
+ * forgotten by now: that took longer than access_ttl, or somebody has pushed. */
+static int know_refs(struct ahead *w, struct err *err)
 {
     struct decisions *d = w->asker.proxy->decisions;
-    struct advert advert = {0};
-    bool new;
+    struct shown *s = &w->shown;
 
-    if (access_require(&w->asker, err) != 0)
+    if (w->made->refreshed.tips > 0 &&
+        decisions_tags(d, &w->asker.subject, now_ms(), &w->tags, &w->targets))
+        return 0;
+    oid_list_clear(&s->all);
+    s->has_head = false;
+    memset(s->has_tip, 0, s->wish->branch_count * sizeof(*s->has_tip));
+    if (access_list_names(&w->asker, on_ref, s, NULL, err) != 0)
         return -1;
-    new = decisions_get_advert(d, &w->asker.subject, now_ms(), &advert) && advert.version == 2;
+    if (s->all.count == 0)
+        return err_set(err, ERR_NOT_FOUND, "the repository has no branches");
+    return decisions_tags(d, &w->asker.subject, now_ms(), &w->tags, &w->targets)
+               ? 0
+               : err_set(err, ERR_LIMIT, "it has more refs than are remembered");
+}
+
+/* Which protocol its host speaks; 0: that is not known. */
+static int know_host(struct ahead *w)
+{
+    struct advert advert = {0};
+    int version = 0;
+
+    if (decisions_get_advert(w->asker.proxy->decisions, &w->asker.subject, now_ms(), &advert))
+        version = advert.version == 2 ? 2 : 1;
     w->algo = advert.algo;
     w->algo_named = names_format(&advert);
     advert_clear(&advert);
-    if (!new)
-        return err_set(err, ERR_CONFLICT, "its host speaks protocol 0");
-    if (access_list_names(&w->asker, on_ref, &w->shown, err) != 0)
+    return version;
+}
+
+/* 0: answers can be made.  -1: ERR_CONFLICT, they can't of this one. */
+static int look_upstream(struct ahead *w, struct err *err)
+{
+    if (access_require(&w->asker, err) != 0)
         return -1;
-    if (w->shown.all.count == 0)
-        return err_set(err, ERR_NOT_FOUND, "the repository has no branches");
+    if (know_host(w) == 1)
+        return err_set(err, ERR_CONFLICT, "its host speaks protocol 0");
+    if (know_refs(w, err) != 0)
+        return -1;
+    /* A push forgets it; listing the refs anew brings it again. */
+    if (know_host(w) != 2)
+        return err_set(err, ERR_BUSY, "somebody has just pushed to it");
     oid_list_sort(&w->shown.all);
-    if (!decisions_tags(d, &w->asker.subject, now_ms(), &w->tags, &w->targets))
-        return err_set(err, ERR_LIMIT, "it has more refs than are remembered");
     return 0;
 }
 
@@ -280,45 +307,50 @@ static void ahead_clear(struct ahead *w)
     free(w->shown.has_tip);
 }
 
-static int answers_of(struct proxy *p, const struct config *config, const struct ahead_wish *wish,
-                      struct ahead_made *made, struct err *err)
+static int answers_of(struct ahead *w, struct err *err)
 {
-    struct ahead w = {.wish = wish, .made = made, .shown = {.wish = wish}};
     int rc;
 
-    if (asker_init_for_program(&w.asker, p, config, wish->name, err) != 0)
-        return -1;
-    w.shown.tips = xcalloc(wish->branch_count + 1, sizeof(*w.shown.tips));
-    w.shown.has_tip = xcalloc(wish->branch_count + 1, sizeof(*w.shown.has_tip));
-    if (made->mirror)
-        w.mirror = mirroring_of(&w.asker);
-    if (!entry_can_name(w.asker.name))
+    if (w->made->mirror)
+        w->mirror = mirroring_of(&w->asker);
+    if (!entry_can_name(w->asker.name))
         rc = err_set(err, ERR_CONFLICT, "its name is not UTF-8");
-    else if (!fleet_may_serve(p->fleet, config))
+    else if (!fleet_may_serve(w->asker.proxy->fleet, w->asker.config))
         rc = err_set(err, ERR_BUSY, "what the other nodes have told is not known yet");
     else
-        rc = look_upstream(&w, err);
-    if (rc == 0)
-        rc = make_answers(&w, err);
-    ahead_clear(&w);
+        rc = look_upstream(w, err);
+    return rc == 0 ? make_answers(w, err) : -1;
+}
+
+static int make_ready(struct ahead *w, struct err *err)
+{
+    struct ahead_made *out = w->made;
+    int rc = mirroring_refresh_as(&w->asker, on_ref, &w->shown, &out->refreshed, err);
+
+    if (rc != 0 && err->kind != ERR_CONFLICT)
+        return -1;
+    out->mirror = rc == 0;
+    rc = answers_of(w, err);
+    if (rc != 0 && err->kind == ERR_CONFLICT && out->mirror) {
+        describe(out, err->text);
+        return 0;
+    }
+    describe(out, NULL);
     return rc;
 }
 
 int ahead_make(struct proxy *p, const struct config *config, const struct ahead_wish *wish,
                struct ahead_made *out, struct err *err)
 {
+    struct ahead w = {.wish = wish, .made = out, .shown = {.wish = wish}};
     int rc;
 
     *out = (struct ahead_made){.mirror = true};
-    rc = mirroring_refresh(p, config, wish->name, &out->refreshed, err);
-    if (rc != 0 && err->kind != ERR_CONFLICT)
+    if (asker_init_for_program(&w.asker, p, config, wish->name, err) != 0)
         return -1;
-    out->mirror = rc == 0;
-    rc = answers_of(p, config, wish, out, err);
-    if (rc != 0 && err->kind == ERR_CONFLICT && out->mirror) {
-        describe(out, err->text);
-        return 0;
-    }
-    describe(out, NULL);
+    w.shown.tips = xcalloc(wish->branch_count + 1, sizeof(*w.shown.tips));
+    w.shown.has_tip = xcalloc(wish->branch_count + 1, sizeof(*w.shown.has_tip));
+    rc = make_ready(&w, err);
+    ahead_clear(&w);
     return rc;
 }

@@ -16,9 +16,9 @@
 
 enum {
     LOOK_AGAIN_S = 30, /* clocks are put, and machines sleep */
-    RETRY_MS = 5000,   /* while Redis can't be asked */
+    RETRY_MS = 5000,   /* while Redis can't be asked, or another node is at it */
     /* Who comes back later than that makes it once more, which does no harm. */
-    CLAIM_TTL_S = 30 * 24 * 3600,
+    MADE_TTL_S = 30 * 24 * 3600,
     LINE_MAX_BYTES = 512,
 };
 static const char FILE_NAME[] = "warmed";
@@ -79,34 +79,6 @@ static void write_last(struct folder *folder, const char *words, int64_t last)
 
 /* ---- one that is due ---- */
 
-/* 1: ours to make; 0: another node's; -1: not to be known now. */
-static int claim(struct schedule *s, int64_t when, struct err *err)
-{
-    struct redis *redis = cluster_redis(fleet_cluster(s->proxy->fleet));
-    const char *us = nodes_id(cluster_nodes(fleet_cluster(s->proxy->fleet)));
-    char ttl[REDIS_NUMBER_SIZE], *key;
-    struct redis_reply *reply = NULL;
-    int rc;
-
-    if (redis == NULL)
-        return 1;
-    key = redis_key(redis, "warm:%" PRId64, when);
-    rc = redis_ask(redis, REDIS_WORDS("SET", key, us, "NX", "EX", redis_number(CLAIM_TTL_S, ttl)),
-                   &reply, err);
-    if (rc == 0 && reply->type == REDIS_NIL) {
-        /* Ours already, when it failed after that. */
-        redis_reply_free(&reply);
-        rc = redis_ask(redis, REDIS_WORDS("GET", key), &reply, err);
-        if (rc == 0)
-            rc = reply->type == REDIS_TEXT && strcmp(reply->text, us) == 0;
-    } else if (rc == 0) {
-        rc = 1;
-    }
-    redis_reply_free(&reply);
-    free(key);
-    return rc;
-}
-
 /* -1: not now. */
 static int make(struct schedule *s, const struct config *config, struct err *err)
 {
@@ -127,13 +99,66 @@ static int make(struct schedule *s, const struct config *config, struct err *err
     return rc;
 }
 
+static char *key_of_time(struct redis *redis, int64_t when)
+{
+    return redis_key(redis, "warm:%" PRId64, when);
+}
+
+/* 1: some node has put its jobs into the queue; 0: none has; -1: not to be known now. */
+static int was_made(struct redis *redis, int64_t when, struct err *err)
+{
+    struct redis_reply *reply = NULL;
+    char *key = key_of_time(redis, when);
+    int rc = redis_ask(redis, REDIS_WORDS("GET", key), &reply, err);
+
+    if (rc == 0)
+        rc = reply->type == REDIS_TEXT;
+    redis_reply_free(&reply);
+    free(key);
+    return rc;
+}
+
+static int note_made(struct schedule *s, struct redis *redis, int64_t when, struct err *err)
+{
+    const char *us = nodes_id(cluster_nodes(fleet_cluster(s->proxy->fleet)));
+    char ttl[REDIS_NUMBER_SIZE], *key = key_of_time(redis, when);
+    int rc = redis_ask(redis, REDIS_WORDS("SET", key, us, "EX", redis_number(MADE_TTL_S, ttl)),
+                       NULL, err);
+
+    free(key);
+    return rc;
+}
+
+/* Who dies before its jobs are in the queue has noted nothing, and soon doesn't hold the lease any
+ * more; who dies between the two makes a second one of it.  A note that can't be made says that
+ * Redis went away meanwhile, and that jobs may not have got in: it is made again, too. */
+static int make_once(struct schedule *s, int64_t when, const struct config *config, struct err *err)
+{
+    struct cluster *cluster = fleet_cluster(s->proxy->fleet);
+    struct redis *redis = cluster_redis(cluster);
+    struct lease *lease;
+    int rc;
+
+    if (redis == NULL)
+        return make(s, config, err);
+    if (leases_take(cluster_leases(cluster), "schedule", 0, &lease, err) != 0)
+        return -1;
+    rc = was_made(redis, when, err);
+    if (rc == 0) {
+        rc = make(s, config, err);
+        if (rc == 0)
+            rc = note_made(s, redis, when, err);
+    }
+    lease_release(&lease);
+    return rc < 0 ? -1 : 0;
+}
+
 /* False: it is still to be made. */
 static bool see_to(struct schedule *s, int64_t when, const struct config *config)
 {
     struct err why;
-    int ours = claim(s, when, &why);
 
-    if (ours == 0 || (ours > 0 && make(s, config, &why) == 0))
+    if (make_once(s, when, config, &why) == 0)
         return true;
     log_line(LOG_DEBUG, "a warm-up waits", "reason", LOG_STR, why.text, NULL);
     return false;

@@ -6,8 +6,11 @@
  *
  * Which time was the last one lies in <data>/warmed, so that one that came while this node was down
  * is made up for at the start: once, however many there were.  It does not count for that when the
- * schedule is another one since.  Of nodes that share a Redis one makes each: whose claim for that
- * time comes first. */
+ * schedule is another one since.
+ *
+ * Of nodes that share a Redis one makes each time: who has the lease `schedule`, and finds that
+ * none has noted it as made.  The note is made when its jobs are in the queue, so where a node dies
+ * in between another one makes it, some jobs perhaps a second time. */
 #ifndef PANNIER_PROXY_WARM_SCHEDULE_H
 #define PANNIER_PROXY_WARM_SCHEDULE_H
 

@@ -9,6 +9,7 @@ static void look(const struct redis_url *u)
     must(u->db <= REDIS_DB_MAX);
     must((u->path != NULL) == (u->scheme == REDIS_UNIX));
     must((u->master != NULL) == (u->scheme == REDIS_SENTINEL));
+    must(!u->tls || u->scheme != REDIS_UNIX);
     must(u->host_count <= REDIS_HOSTS_MAX);
     must((u->host_count == 0) == (u->scheme == REDIS_UNIX));
     must(u->host_count <= 1 || u->scheme == REDIS_SENTINEL);

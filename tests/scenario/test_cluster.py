@@ -4,16 +4,18 @@ import json
 import signal
 import statistics
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from support import pktline, repos
 from support.admin import Admin
 from support.cluster import command
-from support.faulty import Gate, for_a_pack, packs_asked
+from support.faulty import HOP_BY_HOP, Faulty, Gate, for_a_pack, packs_asked
 from support.faulty_s3 import Gate as S3Gate
 from support.faulty_s3 import asks
 from support.gitclient import Reader, ask, same_objects, wait_traced
+from support.net import HOST
 from support.wait import DEADLINE, until
 
 NAME = "origin/public/simple"
@@ -120,6 +122,47 @@ def test_what_one_node_has_whole_another_one_takes_from_it(cluster, upstream, bi
     assert clone_by_hand(b, big.oid())
     assert b.packs(1) == ["hit, peer"]
     assert len(upstream.requests("fetch")) == 1
+
+
+def flipped(x):
+    response = x.ask_origin()
+    body = bytearray(response.read())
+    body[-100] ^= 0xFF
+    x.reply(response.status, bytes(body), response.getheaders())
+
+
+def longer_than_it_is(x):
+    """Where the body is in chunks, curl takes no notice of the length."""
+    response = x.ask_origin()
+    body = response.read()
+    headers = "".join(f"{n}: {v}\r\n" for n, v in response.getheaders() if n.lower() not in HOP_BY_HOP)
+    x.write(f"HTTP/1.1 200 OK\r\n{headers}Content-Length: {len(body) + 5}\r\n"
+            f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("lie", [flipped, longer_than_it_is])
+def test_what_another_node_did_not_send_is_broken_off_and_not_kept(cluster, upstream, big, lie):
+    settings = {"upstream": upstream.url, "shared": False}
+    own = cluster.settings("a", **settings)["cluster"]
+    between = Faulty(SimpleNamespace(port=int(own["listen"].rpartition(":")[2])))
+    try:
+        a = cluster.node("a", **settings, cluster={**own, "advertise": f"{HOST}:{between.port}"})
+        b = cluster.node("b", **settings)
+        cluster.wait_met(a, b)
+        assert clone_by_hand(a, big.oid())
+        a.wait_answers()
+        between.on(lambda asked: not asked.path.endswith("/sums"), lie, times=1)
+        got = asking(b, big.oid()).read_all()
+        assert b"\r\n\r\n" in got and not pktline.pack_is_whole(got.partition(b"\r\n\r\n")[2])
+        b.wait_event("another node broke off", node="a")
+        assert clone_by_hand(b, big.oid())
+        assert b.packs(2)[1] == "hit, peer"
+        b.wait_answers()
+        assert clone_by_hand(b, big.oid())
+        assert b.packs(3)[2] == "hit, local"
+        assert len(packs_asked(upstream)) == 1
+    finally:
+        between.close()
 
 
 def test_without_redis_nothing_changes(cluster, upstream, simple, origin, git):

@@ -146,6 +146,15 @@ def watched():
     watched.stop()
 
 
+@pytest.fixture
+def watched_by_tls(authority):
+    certificate, key = authority.issue("/CN=redis")
+    watched = Watched(tls=["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file",
+                           authority.file, "--tls-auth-clients", "no"])
+    yield watched
+    watched.stop()
+
+
 def sharing(cluster, watched, mode):
     nodes = [cluster.node(name, redis={"url": watched.url}, shared=False, when_away=mode) for name in "abc"]
     cluster.wait_met(*nodes)
@@ -154,6 +163,22 @@ def sharing(cluster, watched, mode):
 
 def is_old(result):
     return result.startswith("hit") or result in ("miss, mirror", "miss, refresh")
+
+
+def test_sentinels_and_their_masters_are_reached_through_tls(cluster, authority, watched_by_tls):
+    a, b = joins(cluster, "a", "b", url=watched_by_tls.url, ca_file=str(authority.file))
+    assert cluster.invalidate(a, "origin/public/nothing").status == 0
+    watched_by_tls.master.kill()
+    watched_by_tls.wait_failed_over()
+    for node in (a, b):
+        until(lambda: cluster.health(node)["status"] == "ok", f"{node.name} has found the new master", 2 * DEADLINE)
+    cluster.wait_met(a, b)
+    assert cluster.invalidate(b, "origin/public/nothing").status == 0
+
+
+def test_a_sentinel_whose_certificate_is_not_trusted_is_not_asked(cluster, authority, watched_by_tls, tmp_path):
+    other = Authority(tmp_path / "other", "another one")
+    stays_out(cluster, "sentinel", "is not trusted", url=watched_by_tls.url, ca_file=str(other.file))
 
 
 @pytest.mark.parametrize("mode", ["serve", "pass"])

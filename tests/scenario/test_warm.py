@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from support import repos
+from support import forges, repos
 from support.admin import Admin, begin_warmup, ended_warmup, warm
 from support.cli import Cli
 from support.faulty import Gate, for_a_pack, packs_asked
@@ -49,6 +49,36 @@ def test_what_jobs_ask_for_is_there(behind, upstream, origin, own, git):
     # All that upstream was asked for is the mirror; no pack was made for these three.
     assert len(packs_asked(upstream)) == 1
     assert len(behind.answers()) == 3
+
+
+def test_upstream_is_asked_for_no_more_than_it_takes(behind, upstream, own):
+    """May we, which refs are there, and their pack; the second time there is nothing to fetch."""
+    path, repo = own()
+    warm(behind, path)
+    assert [asked.kind for asked in upstream.requests()] == ["refs", "ls-refs", "fetch"]
+    repo.commit()
+    for more in (["ls-refs", "fetch"], ["ls-refs"]):
+        before = len(upstream.requests())
+        warm(behind, path)
+        assert [asked.kind for asked in upstream.requests()[before:]] == more
+
+
+def test_refs_that_are_old_by_the_time_the_mirror_is_made_are_asked_for_again(start, upstream, origin, own, git, tmp_path):
+    path, repo = own()
+    (tmp_path / "secret").write_text("made-up\n")
+    pannier = start(config={"upstreams": [{"name": "origin", "url": upstream.url,
+                                           "webhook_secret_file": str(tmp_path / "secret")}]})
+    gate = upstream.on(for_a_pack, Gate(after=None), times=1)
+    warmup = begin_warmup(pannier, f"origin/{path}")
+    gate.wait_held()
+    new = repo.commit()
+    hook = forges.github("made-up", f"{upstream.url}/{path}.git", path, "refs/heads/main")
+    assert hook.send(pannier).status == 202
+    gate.open()
+    assert ended_warmup(pannier, warmup)["repositories"][0]["detail"] == "mirror made, 3 answers"
+    clone = git.clone_alike(pannier.url_of(path), origin.url_of(path), "--depth", "1")
+    assert git.run("rev-parse", "HEAD", cwd=clone).strip() == new
+    assert pannier.packs(1) == ["hit, local"]
 
 
 def test_branches_and_depth_are_those_that_are_named(behind, origin, own, git):
@@ -274,6 +304,22 @@ def test_without_redis_none_begins_and_it_is_said(cluster, upstream, own):
     assert warm(a, path)["done"] == 1
 
 
+def test_of_one_that_redis_has_lost_it_is_said(cluster, upstream, own):
+    """On any node; then it can be begun again."""
+    a, b = cluster.nodes_up("a", "b", upstream=upstream.url)
+    path, _ = own()
+    gate = upstream.on(for_a_pack, Gate(after=None), times=1)
+    warmup = begin_warmup(a, f"origin/{path}")
+    gate.wait_held()
+    cluster.redis.restart_empty()
+    cluster.wait_met(a, b)
+    for node in (a, b):
+        problem = Admin(node).refused(404, "GET", f"/warmups/{warmup}")
+        assert "Redis has lost" in problem["detail"] and "begin it again" in problem["detail"]
+    gate.open()
+    assert warm(a, path)["done"] == 1
+
+
 # By schedule --------------------------------------------------------------------------------------------
 
 
@@ -342,6 +388,42 @@ def test_one_of_the_nodes_makes_it(cluster, upstream, own):
         until(lambda: made(node)[0] > time.time() - YEAR, "it is made, here or there")
     (line,) = begun(*nodes, count=1)
     assert ended_warmup(nodes[0], line["warmup"])["done"] == 1
+
+
+def test_one_whose_node_dies_before_it_has_begun_is_another_nodes(cluster, upstream, own):
+    """It was that node's to make, and no job of it was in the queue yet."""
+    path, _ = own()
+    settings = {"upstream": upstream.url, "warm": scheduled(upstream.url, path)["warm"]}
+    a, b = (cluster.node(name, launch=False, **settings) for name in "ab")
+    for node in (a, b):
+        node.data.mkdir(parents=True)
+        miss(node)
+    cluster.link(a).hold(b"progress:")
+    a.start()
+    cluster.link(a).wait_held()
+    a.kill()
+    b.start()
+    (line,) = begun(b, count=1)
+    assert ended_warmup(b, line["warmup"])["done"] == 1
+    until(lambda: made(b)[0] > time.time() - YEAR, "it is noted")
+    assert begun(a, count=0) == [] and made(a)[0] < time.time() - YEAR
+
+
+def test_one_that_redis_goes_away_from_while_it_begins_begins_again(cluster, upstream, own):
+    """It has a record, and no job of it got into the queue."""
+    path, _ = own()
+    a = cluster.node("a", launch=False, upstream=upstream.url, warm=scheduled(upstream.url, path)["warm"])
+    a.data.mkdir(parents=True)
+    miss(a)
+    cluster.link(a).hold(b"warmup:")
+    a.start()
+    cluster.link(a).wait_held()
+    cluster.link(a).cut()
+    assert "Redis" in a.wait_event("not warmed up")["reason"]
+    cluster.link(a).heal()
+    last = begun(a, count=2)[-1]
+    assert ended_warmup(a, last["warmup"])["done"] == 1
+    until(lambda: made(a)[0] > time.time() - YEAR, "it is noted")
 
 
 def test_a_reload_takes_another_schedule_over(start, upstream, own):

@@ -178,6 +178,31 @@ def test_a_hook_brings_the_mirror_forward(hooked, origin, own, git):
     assert lines[-1]["mirror"] == "unchanged"
 
 
+@pytest.mark.parametrize("how", ["hook", "push"])
+def test_without_a_bucket_each_node_brings_its_own_mirror_forward(cluster, own, git, tmp_path, how):
+    path, repo = own()
+    entry = upstream_with(tmp_path, "")["upstreams"][0]
+    settings = {name: value for name, value in entry.items() if name not in ("name", "url")}
+    a, b, c = cluster.nodes_up("a", "b", "c", upstreams=settings, shared=False)
+    for node in (a, c):
+        clone = git.clone(node.url_of(path))
+        node.wait_answers()
+        Admin(node).post(f"/repositories/{Admin(node).repository(f'origin/{path}')}/refresh")
+        assert node.mirror(path).exists()
+    if how == "hook":
+        new = repo.commit()
+        hook = forges.github(SECRET, f"{cluster.tier.upstream}/{path}.git", path, "refs/heads/main")
+        assert hook.send(b).status == 202
+    else:
+        new = git.commit(clone, "pushed")
+        git.run("push", "-q", b.url_of(path), "main", cwd=clone)
+    for node in (a, c):
+        assert node.wait_event("refreshed", repository=f"origin/{path}")["mirror"] == "refreshed"
+        assert repos.git(node.mirror(path), "cat-file", "-t", new).strip() == "commit"
+    assert "no mirror" in b.wait_event("not refreshed")["reason"]
+    assert not b.mirror(path).exists()
+
+
 def test_what_nobody_has_asked_for_gets_no_mirror(hooked, origin, own):
     path, repo = own()
     pannier = hooked()

@@ -8,7 +8,9 @@
     link = Link(redis.port)                  one node's way to it, at link.port
     link.cut(); link.heal()                  its connections break, and new ones do at once
     link.cut(silent=True)                    nothing breaks and nothing arrives, as behind a dead router
+    link.hold(b"progress:"); link.wait_held()    the same, from the first command that has this in it
     watched = Watched()                      a master and a replica, watched by three sentinels
+    Watched(tls=[...])                       all of them with TLS to each other, by these options
     watched.url, watched.master.kill(), watched.wait_failed_over(), watched.kill_sentinels()
 """
 import atexit
@@ -78,12 +80,14 @@ class Client:
 class RedisServer:
     """Keeps nothing on the disk; ends with the process that started it."""
 
-    def __init__(self, *options):
+    def __init__(self, *options, tls=()):
+        """tls: options of a server that speaks TLS beside, to its like, too."""
         if shutil.which("redis-server") is None:
             raise AssertionError("not installed: redis-server (tests/run installs it)")
         self.folder = Path(tempfile.mkdtemp(prefix="redis-"))
         self.port = free_port()
-        self.options = options
+        self.reached = free_port() if tls else self.port  # by others
+        self.options = [*options, *(("--tls-port", self.reached, "--tls-replication", "yes", *tls) if tls else ())]
         self.process = None
         self.frozen = False
         atexit.register(self.stop)
@@ -167,10 +171,10 @@ class RedisServer:
 class Sentinel(RedisServer):
     """Knows who is master; as Debian's redis-sentinel, which is the same program."""
 
-    def __init__(self, name, master_port, quorum):
+    def __init__(self, name, master_port, quorum, tls=()):
         self.config = [f"sentinel monitor {name} {HOST} {master_port} {quorum}",
                        f"sentinel down-after-milliseconds {name} 500", f"sentinel failover-timeout {name} 3000"]
-        super().__init__()
+        super().__init__(tls=tls)
 
     def start(self):
         """What it knew is forgotten, if it did not run before."""
@@ -178,7 +182,7 @@ class Sentinel(RedisServer):
         if not file.exists():
             file.write_text("\n".join(self.config) + "\n")
         command = ["setpriv", "--pdeathsig", "KILL", "redis-server", str(file), "--sentinel", "--port",
-                   str(self.port), "--bind", HOST]
+                   str(self.port), "--bind", HOST, *map(str, self.options)]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         until(self.answers, "a sentinel answers")
@@ -190,15 +194,16 @@ class Watched:
 
     NAME = "pannier"
 
-    def __init__(self):
-        self.master = RedisServer()
-        self.replica = RedisServer("--replicaof", HOST, self.master.port)
-        self.sentinels = [Sentinel(self.NAME, self.master.port, 2) for _ in range(3)]
+    def __init__(self, tls=()):
+        self.scheme = "rediss+sentinel" if tls else "sentinel"
+        self.master = RedisServer(tls=tls)
+        self.replica = RedisServer("--replicaof", HOST, self.master.reached, tls=tls)
+        self.sentinels = [Sentinel(self.NAME, self.master.reached, 2, tls) for _ in range(3)]
         until(lambda: all(self.sees_all(s) for s in self.sentinels), "the sentinels know of all", 2 * DEADLINE)
 
     @property
     def url(self):
-        return "sentinel://" + ",".join(f"{HOST}:{s.port}" for s in self.sentinels) + f"/{self.NAME}"
+        return f"{self.scheme}://" + ",".join(f"{HOST}:{s.reached}" for s in self.sentinels) + f"/{self.NAME}"
 
     def sees_all(self, sentinel):
         words = sentinel.ask("SENTINEL", "master", self.NAME)
@@ -210,7 +215,7 @@ class Watched:
 
     def wait_failed_over(self):
         """The replica is the master now, and all sentinels say so."""
-        now = [HOST, str(self.replica.port)]
+        now = [HOST, str(self.replica.reached)]
         until(lambda: all(s.ask("SENTINEL", "get-master-addr-by-name", self.NAME) == now for s in self.sentinels)
               and self.replica.ask("ROLE")[0] == "master", "the replica has taken over", 2 * DEADLINE)
 
@@ -233,6 +238,8 @@ class Link:
         self.is_cut = False
         self.flows = threading.Event()  # not set: what comes waits
         self.flows.set()
+        self.holds = None
+        self.held = threading.Event()
         self.closed = False
         self.listener = socket.create_server((HOST, 0), backlog=256)
         self.port = self.listener.getsockname()[1]
@@ -247,6 +254,13 @@ class Link:
             pairs = list(self.pairs)
         for pair in pairs:
             self.reset(pair)
+
+    def hold(self, words):
+        self.held.clear()
+        self.holds = words
+
+    def wait_held(self):
+        assert self.held.wait(DEADLINE), f"nobody said {self.holds}"
 
     def heal(self):
         """What waited in silence goes on; what was broken has to connect anew."""
@@ -312,6 +326,10 @@ class Link:
     def pump(self, source, target):
         try:
             while data := source.recv(65536):
+                if self.holds is not None and self.holds in data:
+                    self.holds = None
+                    self.flows.clear()
+                    self.held.set()
                 self.flows.wait()
                 target.sendall(data)
         except OSError:

@@ -740,6 +740,109 @@ static void a_verified_file_makes_an_answer_whole_at_once(void **state)
     scratch_clear(&scratch);
 }
 
+static void expect_checksum(const uint8_t found[CHECKSUM_SIZE], const void *data, size_t len)
+{
+    struct checksum *c = checksum_new();
+    uint8_t expected[CHECKSUM_SIZE];
+
+    checksum_update(c, data, len);
+    checksum_take(c, expected);
+    checksum_free(c);
+    assert_memory_equal(found, expected, CHECKSUM_SIZE);
+}
+
+static void the_checksum_is_taken_on_the_way_or_read_off_the_file(void **state)
+{
+    enum { SIZE = 300000 };
+    uint8_t found[CHECKSUM_SIZE], sha256[SHA256_SIZE] = {7};
+    char *data = pattern(0, SIZE);
+    struct scratch scratch;
+
+    (void)state;
+    scratch_init(&scratch);
+    for (unsigned known = 0; known < 2; known++) {
+        struct answer *a = stored_answer(&scratch);
+
+        if (known)
+            answer_set_digest(a, sha256); /* nothing is taken on the way */
+        append_pattern(a, SIZE);
+        assert_false(answer_checksum(a, found));
+        answer_end(a);
+        for (unsigned times = 0; times < 2; times++) {
+            assert_true(answer_checksum(a, found));
+            expect_checksum(found, data, SIZE);
+        }
+        answer_unref(&a);
+    }
+    free(data);
+    scratch_clear(&scratch);
+}
+
+static void a_file_that_was_cut_has_no_checksum(void **state)
+{
+    uint8_t found[CHECKSUM_SIZE], sha256[SHA256_SIZE] = {7};
+    struct scratch scratch;
+    struct answer *a;
+
+    (void)state;
+    scratch_init(&scratch);
+    a = stored_answer(&scratch);
+    answer_set_digest(a, sha256);
+    append_pattern(a, 300000);
+    answer_end(a);
+    assert_int_equal(ftruncate(answer_fd(a), 200000), 0);
+    assert_false(answer_checksum(a, found));
+    answer_unref(&a);
+    scratch_clear(&scratch);
+}
+
+static void a_digest_that_is_awaited_is_known_once_it_is_told(void **state)
+{
+    enum { SIZE = 300000 };
+    uint8_t found[CHECKSUM_SIZE], known[SHA256_SIZE], sha256[SHA256_SIZE] = {7};
+    char *data = pattern(0, SIZE);
+    struct scratch scratch;
+
+    (void)state;
+    scratch_init(&scratch);
+    for (unsigned told = 0; told < 2; told++) {
+        struct answer *a = stored_answer(&scratch);
+
+        answer_await_digest(a);
+        append_pattern(a, SIZE);
+        assert_true(answer_checksum_so_far(a, found));
+        expect_checksum(found, data, SIZE);
+        if (told)
+            answer_tell_digest(a, sha256);
+        answer_end(a);
+        assert_int_equal(answer_digest(a, known), told);
+        if (told)
+            assert_memory_equal(known, sha256, SHA256_SIZE);
+        assert_true(answer_checksum(a, found));
+        expect_checksum(found, data, SIZE);
+        answer_unref(&a);
+    }
+    free(data);
+    scratch_clear(&scratch);
+}
+
+static void what_passes_through_memory_has_no_sums(void **state)
+{
+    uint8_t found[CHECKSUM_SIZE], known[SHA256_SIZE];
+    struct answer *a = answer_new_passing();
+    struct follower f;
+
+    (void)state;
+    follower_init(&f, a, 1);
+    append_pattern(a, 1000);
+    assert_false(answer_checksum_so_far(a, found));
+    answer_end(a);
+    assert_false(answer_checksum(a, found));
+    assert_false(answer_digest(a, known));
+    follower_clear(&f);
+    answer_unref(&a);
+}
+
 /* How many bytes can be read now; *last is what is said behind them. */
 static size_t read_what_is_shown(struct answer_reader *r, ssize_t *last)
 {
@@ -862,6 +965,10 @@ int main(void)
         cmocka_unit_test(a_failure_stands_behind_the_bytes),
         cmocka_unit_test(a_file_that_was_cut_under_its_readers_fails_them),
         cmocka_unit_test(a_verified_file_makes_an_answer_whole_at_once),
+        cmocka_unit_test(the_checksum_is_taken_on_the_way_or_read_off_the_file),
+        cmocka_unit_test(a_file_that_was_cut_has_no_checksum),
+        cmocka_unit_test(a_digest_that_is_awaited_is_known_once_it_is_told),
+        cmocka_unit_test(what_passes_through_memory_has_no_sums),
         cmocka_unit_test(the_last_of_the_promised_bytes_comes_when_the_answer_is_whole),
         cmocka_unit_test(a_failed_answer_never_has_as_many_bytes_as_were_promised),
         cmocka_unit_test(who_looks_is_told_what_lies_in_the_file_and_gets_the_rest),

@@ -75,7 +75,7 @@ static struct progress_task get(struct member *m, const char *id)
     struct progress_task task;
     struct err err;
 
-    if (progress_get(m->progress, id, &task, &err) != 0)
+    if (progress_get(m->progress, id, 200, &task, &err) != 0)
         fail_msg("%s", err.text);
     return task;
 }
@@ -168,12 +168,13 @@ static void check_bound(struct member *a, struct member *b)
         assert_null(list.tasks[i].items);
     }
     progress_tasks_clear(&list);
-    assert_int_equal(progress_get(b->progress, ids[0], &t, &err), -1);
+    assert_int_equal(progress_get(b->progress, ids[0], 200, &t, &err), -1);
     assert_int_equal(err.kind, ERR_NOT_FOUND);
+    assert_non_null(strstr(err.text, "not among the last 20"));
     assert_int_equal(progress_set(b->progress, ids[1], 0, PROGRESS_DONE, NULL, NULL, 1, &err), -1);
     assert_int_equal(err.kind, ERR_NOT_FOUND);
     /* It doesn't come to be by that. */
-    assert_int_equal(progress_get(b->progress, ids[1], &t, &err), -1);
+    assert_int_equal(progress_get(b->progress, ids[1], 200, &t, &err), -1);
     assert_int_equal(progress_set(b->progress, ids[2], 3, PROGRESS_DONE, NULL, NULL, 1, &err), -1);
     assert_int_equal(err.kind, ERR_NOT_FOUND);
 }
@@ -201,6 +202,43 @@ static void in_redis_it_goes_after_a_week(void **state)
     assert_in_range(reply->integer, PROGRESS_TTL_S - 60, PROGRESS_TTL_S);
     redis_reply_free(&reply);
     free(key);
+    member_clear(&m);
+    real_redis_clear(&s);
+}
+
+static void assert_unknown(struct member *m, const char *id, int64_t now_s, const char *words)
+{
+    struct progress_task t;
+    struct err err;
+
+    assert_int_equal(progress_get(m->progress, id, now_s, &t, &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+    if (strstr(err.text, words) == NULL)
+        fail_msg("says '%s', and not '%s'", err.text, words);
+}
+
+static void one_that_is_lost_is_told_from_one_that_is_long_ago(void **state)
+{
+    const int64_t began = 1800000000;
+    char lost[REDIS_TOKEN_SIZE], later[REDIS_TOKEN_SIZE];
+    struct real_redis s;
+    struct member m, alone;
+
+    (void)state;
+    real_redis_init(&s, NULL);
+    member_init(&m, s.unix_url);
+    begin(&m, began, lost);
+    free(real_redis_ask(m.redis, REDIS_WORDS("FLUSHALL")));
+    assert_unknown(&m, lost, began + 60, "Redis has lost");
+    /* Whatever was begun since, as long as that didn't push it out. */
+    begin(&m, began + 60, later);
+    assert_unknown(&m, lost, began + 60, "Redis has lost");
+    assert_unknown(&m, lost, began + PROGRESS_TTL_S, "within the last 7 days");
+    assert_unknown(&m, "0123456789abcdef", began, "within the last 7 days");
+    assert_unknown(&m, "ffffffff89abcdef", began, "none has this id");
+    member_init(&alone, NULL);
+    assert_unknown(&alone, later, began + 120, "started anew");
+    member_clear(&alone);
     member_clear(&m);
     real_redis_clear(&s);
 }
@@ -253,6 +291,7 @@ int main(void)
         cmocka_unit_test(what_is_done_twice_counts_once),
         cmocka_unit_test(the_last_twenty_are_known),
         cmocka_unit_test(in_redis_it_goes_after_a_week),
+        cmocka_unit_test(one_that_is_lost_is_told_from_one_that_is_long_ago),
         cmocka_unit_test(items_may_be_seen_to_at_once),
     };
 

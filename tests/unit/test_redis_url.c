@@ -31,7 +31,8 @@ static void host_port_user_and_database_are_read(void **state)
     assert_int_equal(u.db, 3);
     redis_url_clear(&u);
     u = read_url("rediss://[::1]");
-    assert_int_equal(u.scheme, REDIS_TLS);
+    assert_int_equal(u.scheme, REDIS_TCP);
+    assert_true(u.tls);
     assert_string_equal(u.hosts[0].name, "::1");
     assert_int_equal(u.hosts[0].port, 6379);
     assert_null(u.user);
@@ -64,6 +65,12 @@ static void sentinels_come_with_the_masters_name(void **state)
     assert_string_equal(u.hosts[2].name, "::1");
     assert_string_equal(u.master, "mymaster");
     assert_int_equal(u.db, 2);
+    assert_false(u.tls);
+    redis_url_clear(&u);
+    u = read_url("rediss+sentinel://a,b/mymaster");
+    assert_int_equal(u.scheme, REDIS_SENTINEL);
+    assert_true(u.tls);
+    assert_int_equal(u.hosts[1].port, 26379);
     redis_url_clear(&u);
 }
 
@@ -95,6 +102,8 @@ static void nonsense_is_refused(void **state)
         "unix://",
         "sentinel://host",
         "sentinel://host/",
+        "rediss+sentinel://host",
+        "sentinels://host/m",
         "sentinel://host,/m",
         "sentinel://user@host/m",
         "sentinel://a,b,c,d,e,f,g,h,i/m",
