@@ -24,7 +24,7 @@ struct redis_place;
 struct redis_connection;
 
 /* Takes over what url holds.  password_file, read at each connect: NULL, or a file with the
- * password in its first line; or, with two lines, the user and the password.  files: for rediss://,
+ * password in its first line; or, with two lines, the user and the password.  files: for TLS,
  * read at each connect, too, and now, to say at once what is wrong with them.  -1: ERR_INPUT, a
  * file for TLS. */
 int redis_place_new(struct redis_url *url, const char *password_file,
