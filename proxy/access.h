@@ -35,10 +35,6 @@ int asker_init_for_program(struct asker *a, struct proxy *p, const struct config
 void asker_copy(const struct asker *from, struct asker *to);
 void asker_clear(struct asker *a);
 
-/* The same, for what s was shown before, with a time of its own. */
-void access_show_refs(struct decisions *d, const struct subject *s, uint64_t now, uint64_t ttl,
-                      const struct refs_reader *refs, const char *content_type,
-                      const struct bytes *asked, const struct bytes *v2_body);
 /* Upstream's words in an ERR pkt: they may ask to be left alone. */
 void access_heard(const struct asker *a, const char *words);
 

@@ -16,7 +16,7 @@
  * A streamed upload (push, LFS) is different in one point: the handler runs while the body
  * still comes, and takes it with exchange_read_upload().
  *
- * Only server.c knows libmicrohttpd. */
+ * Nothing here is libmicrohttpd's: only the files of the front know it (server_part.h). */
 #ifndef PANNIER_PROXY_EXCHANGE_H
 #define PANNIER_PROXY_EXCHANGE_H
 
@@ -91,7 +91,7 @@ void reply_error(struct exchange *x, const struct err *err);
 int exchange_follow(struct exchange *x, struct answer *a, exchange_fn *ready, struct err *err);
 /* In ready(): the answer's state now. */
 struct answer *exchange_answer(struct exchange *x);
-/* In ready(): the body is the answer, by sendfile where it is whole and in a file.  note, when not
+/* In ready(): the body is the answer, by sendfile where its length is known.  note, when not
  * NULL, is put in at the answer's note offset as a sideband-2 pkt. */
 void reply_stream(struct exchange *x, int status, const char *content_type, const char *note,
                   const char *result);

@@ -1,5 +1,5 @@
-/* The HTTP front: accepts, reads, hands requests to workers, and sends what they decided.  The home
- * of libmicrohttpd.
+/* The HTTP front: accepts, reads, hands requests to workers, and sends what they decided.  What it
+ * is made of, and where libmicrohttpd is at home, is in server_part.h.
  *
  * Its threads (epoll, one per core) never block: they read from the local disk, memory and sockets.
  */

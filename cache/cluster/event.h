@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "cache/cluster/redis.h"
+#include "cache/cluster/redis_words.h"
 #include "protocol/digest.h"
 #include "protocol/err.h"
 

@@ -119,6 +119,19 @@ bool redis_wait_up(struct redis *r, uint64_t timeout_ms)
     return up;
 }
 
+char *redis_key(const struct redis *r, const char *fmt, ...)
+{
+    char text[1024];
+    va_list ap;
+    int n;
+
+    va_start(ap, fmt);
+    n = vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    must(n >= 0 && (size_t)n < sizeof(text));
+    return xasprintf("%s%s", r->prefix, text);
+}
+
 const char *redis_name(const struct redis *r)
 {
     return redis_place_name(r->place);
@@ -515,6 +528,7 @@ static void *redis_main(void *arg)
 
 int redis_open(const struct redis_config *config, struct redis **out, struct err *err)
 {
+    const struct redis_tls_files files = {config->ca_file, config->certificate, config->key};
     struct redis_url url;
     struct redis_place *place;
     struct redis *r;
@@ -522,7 +536,7 @@ int redis_open(const struct redis_config *config, struct redis **out, struct err
 
     if (redis_url_read(config->url, &url, err) != 0)
         return -1;
-    rc = redis_place_new(&url, config, &place, err);
+    rc = redis_place_new(&url, config->password_file, &files, &place, err);
     if (rc != 0)
         return -1;
     r = xcalloc(1, sizeof(*r));
@@ -593,76 +607,4 @@ void redis_free(struct redis **rp)
     lock_clear(&r->lock);
     free(r->prefix);
     free(r);
-}
-
-/* ---- words and replies ---- */
-
-char *redis_key(const struct redis *r, const char *fmt, ...)
-{
-    char text[1024];
-    va_list ap;
-    int n;
-
-    va_start(ap, fmt);
-    n = vsnprintf(text, sizeof(text), fmt, ap);
-    va_end(ap);
-    must(n >= 0 && (size_t)n < sizeof(text));
-    return xasprintf("%s%s", r->prefix, text);
-}
-
-const char *redis_number(uint64_t n, char out[REDIS_NUMBER_SIZE])
-{
-    snprintf(out, REDIS_NUMBER_SIZE, "%llu", (unsigned long long)n);
-    return out;
-}
-
-void redis_token(char out[REDIS_TOKEN_SIZE])
-{
-    uint8_t raw[REDIS_TOKEN_SIZE / 2];
-
-    must(getrandom(raw, sizeof(raw), 0) == sizeof(raw));
-    hex_encode(raw, sizeof(raw), out);
-}
-
-void redis_reply_free(struct redis_reply **rp)
-{
-    struct redis_reply *r = *rp;
-
-    *rp = NULL;
-    if (r == NULL)
-        return;
-    for (size_t i = 0; i < r->count; i++)
-        redis_reply_free(&r->items[i]);
-    free(r->items);
-    free(r->text);
-    free(r);
-}
-
-const struct redis_reply *redis_item(const struct redis_reply *array, size_t i)
-{
-    return array != NULL && i < array->count ? array->items[i] : NULL;
-}
-
-const char *redis_item_text(const struct redis_reply *array, size_t i)
-{
-    const struct redis_reply *item = redis_item(array, i);
-
-    return item != NULL && item->text != NULL ? item->text : "";
-}
-
-int64_t redis_item_integer(const struct redis_reply *array, size_t i)
-{
-    const struct redis_reply *item = redis_item(array, i);
-
-    if (item == NULL)
-        return 0;
-    return item->text != NULL ? strtoll(item->text, NULL, 10) : item->integer;
-}
-
-const char *redis_field(const struct redis_reply *pairs, const char *name)
-{
-    for (size_t i = 0; pairs != NULL && i + 1 < pairs->count; i += 2)
-        if (strcmp(redis_item_text(pairs, i), name) == 0)
-            return redis_item_text(pairs, i + 1);
-    return NULL;
 }

@@ -1,4 +1,4 @@
-/* The way to Redis.  The home of hiredis; what comes back are plain C values.
+/* The way to Redis.  What is said to it and what comes back are plain C values: redis_words.h.
  *
  *     redis_open(&config, &r)              checks the configuration, connects to nothing
  *     redis_subscribe(), redis_watch()     who wants to hear what
@@ -27,14 +27,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cache/cluster/redis_words.h"
 #include "cache/timing.h"
 #include "protocol/err.h"
 
 enum {
     REDIS_CONNECTIONS_MAX = 16,
-    REDIS_REPLY_MAX = 16 * 1024 * 1024, /* bytes of one reply; more is taken for nonsense */
-    REDIS_ITEMS_MAX = 256 * 1024,       /* of one array in it */
-    REDIS_WORDS_MAX = 512,              /* of one command */
     REDIS_LISTENERS_MAX = 8,
 };
 
@@ -81,34 +79,10 @@ const char *redis_name(const struct redis *r);
 
 /* ---- commands ---- */
 
-/* REDIS_ERROR: only inside an array, where Redis put it. */
-enum redis_type { REDIS_NIL, REDIS_TEXT, REDIS_INTEGER, REDIS_ARRAY, REDIS_ERROR };
-
-struct redis_reply {
-    enum redis_type type;
-    int64_t integer;
-    char *text; /* ends with a NUL that len doesn't count */
-    size_t len;
-    struct redis_reply **items; /* none is NULL */
-    size_t count;
-};
-void redis_reply_free(struct redis_reply **reply);
-
-/* Of an array that may be shorter; NULL when it has no such item. */
-const struct redis_reply *redis_item(const struct redis_reply *array, size_t i);
-/* The item's text, "" when it isn't there or is none. */
-const char *redis_item_text(const struct redis_reply *array, size_t i);
-/* The item as a number, 0 when it is none.  Numbers in hashes come as text. */
-int64_t redis_item_integer(const struct redis_reply *array, size_t i);
-/* The value of a name in what HGETALL and XRANGE bring: name, value, name, value...; NULL: none. */
-const char *redis_field(const struct redis_reply *pairs, const char *name);
-
-/* words: the command, ending with NULL: REDIS_WORDS("GET", key).  0: *out (may be NULL) is yours.
- * -1: ERR_BUSY, Redis is away, or all connections were in use to the end; ERR_TIMEOUT;
- * ERR_UPSTREAM, the connection broke, or what came is no reply; ERR_DENIED, the password;
- * ERR_REFUSED, Redis understood and said no, in its words; ERR_CANCELLED, stopping.  Worker
- * threads: blocks. */
-#define REDIS_WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
+/* words: the command, REDIS_WORDS("GET", key).  0: *out (may be NULL) is yours.  -1: ERR_BUSY,
+ * Redis is away, or all connections were in use to the end; ERR_TIMEOUT; ERR_UPSTREAM, the
+ * connection broke, or what came is no reply; ERR_DENIED, the password; ERR_REFUSED, Redis
+ * understood and said no, in its words; ERR_CANCELLED, stopping.  Worker threads: blocks. */
 int redis_ask(struct redis *r, const char *const *words, struct redis_reply **out, struct err *err);
 
 /* A script runs whole or not at all, and nothing else meanwhile.  It is sent once; after that, and
@@ -124,12 +98,6 @@ int redis_run(struct redis *r, const struct redis_script *s, const char *const *
 
 /* The prefix and what follows; yours. */
 char *redis_key(const struct redis *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-
-enum { REDIS_NUMBER_SIZE = 24, REDIS_TOKEN_SIZE = 17 };
-/* Returns out. */
-const char *redis_number(uint64_t n, char out[REDIS_NUMBER_SIZE]);
-/* 64 bits by chance, in hex: tells one holder, boot or event from another. */
-void redis_token(char out[REDIS_TOKEN_SIZE]);
 
 struct redis_counts {
     uint64_t asked;     /* commands that went out */

@@ -16,7 +16,6 @@
 
 #include <hiredis.h>
 
-#include "cache/cluster/redis_tls.h"
 #include "cache/lock.h"
 #include "protocol/base.h"
 
@@ -184,17 +183,17 @@ static char *copy_or_null(const char *text)
     return text != NULL ? xstrdup(text) : NULL;
 }
 
-int redis_place_new(struct redis_url *url, const struct redis_config *config,
-                    struct redis_place **out, struct err *err)
+int redis_place_new(struct redis_url *url, const char *password_file,
+                    const struct redis_tls_files *files, struct redis_place **out, struct err *err)
 {
     struct redis_place *p = xcalloc(1, sizeof(*p));
 
     p->url = *url;
     *url = (struct redis_url){0};
-    p->password_file = copy_or_null(config->password_file);
-    p->ca_file = copy_or_null(config->ca_file);
-    p->certificate = copy_or_null(config->certificate);
-    p->key = copy_or_null(config->key);
+    p->password_file = copy_or_null(password_file);
+    p->ca_file = copy_or_null(files->ca_file);
+    p->certificate = copy_or_null(files->certificate);
+    p->key = copy_or_null(files->key);
     lock_init(&p->lock, LOCK_REDIS_PLACE);
     p->name = name_place(&p->url);
     if (check_tls(p, err) != 0) {

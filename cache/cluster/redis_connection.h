@@ -13,16 +13,22 @@
 #ifndef PANNIER_CACHE_CLUSTER_REDIS_CONNECTION_H
 #define PANNIER_CACHE_CLUSTER_REDIS_CONNECTION_H
 
-#include "cache/cluster/redis.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cache/cluster/redis_tls.h"
 #include "cache/cluster/redis_url.h"
+#include "cache/cluster/redis_words.h"
 
 struct redis_place;
 struct redis_connection;
 
-/* Takes over what url holds; of config what redis_open() has to say of the place.  -1: ERR_INPUT, a
+/* Takes over what url holds.  password_file, read at each connect: NULL, or a file with the
+ * password in its first line; or, with two lines, the user and the password.  files: for TLS,
+ * read at each connect, too, and now, to say at once what is wrong with them.  -1: ERR_INPUT, a
  * file for TLS. */
-int redis_place_new(struct redis_url *url, const struct redis_config *config,
-                    struct redis_place **out, struct err *err);
+int redis_place_new(struct redis_url *url, const char *password_file,
+                    const struct redis_tls_files *files, struct redis_place **out, struct err *err);
 void redis_place_free(struct redis_place **p);
 const char *redis_place_name(const struct redis_place *p);
 

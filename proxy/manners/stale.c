@@ -8,7 +8,7 @@
 
 #include "cache/lock.h"
 #include "protocol/base.h"
-#include "proxy/access.h"
+#include "proxy/decisions_refs.h"
 
 struct shown {
     struct key digest;
@@ -298,9 +298,9 @@ static bool admit_locked(struct watched *w, struct decisions *d, const struct up
         ttl = least(holds, a->asked_ms + c->stale_if_error_ms - now_ms);
         if (!any)
             decisions_allow(d, &w->subject, now_ms, holds);
-        access_show_refs(d, &w->subject, now_ms, ttl, a->shown->reader, a->shown->content_type,
-                         a->shown->form == REFS_LS_REFS ? &a->shown->asked : NULL,
-                         a->shown->form == REFS_ADVERTISEMENT ? &a->shown->body : NULL);
+        decisions_learn_refs(d, &w->subject, now_ms, ttl, a->shown->reader, a->shown->content_type,
+                             a->shown->form == REFS_LS_REFS ? &a->shown->asked : NULL,
+                             a->shown->form == REFS_ADVERTISEMENT ? &a->shown->body : NULL);
         w->oldest_ms = least(w->oldest_ms, a->asked_ms);
         any = true;
     }
