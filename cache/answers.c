@@ -27,6 +27,12 @@ struct slot {
     UT_hash_handle hh;
 };
 
+/* Somebody in answers_keep(), from the moment at which he may publish until it is an entry. */
+struct publishing {
+    uint64_t round; /* in which he began */
+    struct publishing *prev, *next;
+};
+
 struct answers {
     struct folder *folder;
     struct local *local;
@@ -35,6 +41,9 @@ struct answers {
     struct slot *by_key;
     struct slot *idle_order;
     size_t slot_count, open_count, apart_count;
+    struct publishing *publishing;
+    uint64_t round; /* ends when all that is being filled is let go of */
+    pthread_cond_t published;
     atomic_uint_fast64_t damaged, kept;
     atomic_bool stop;
 };
@@ -284,6 +293,7 @@ struct answers *answers_new(struct folder *folder, struct local *local,
 
     all->folder = folder;
     lock_init(&all->lock, LOCK_ANSWERS);
+    lock_cond_init(&all->published);
     return all;
 }
 
@@ -301,6 +311,7 @@ void answers_free(struct answers **allp)
         answer_unref(&s->answer);
         free(s);
     }
+    pthread_cond_destroy(&all->published);
     lock_clear(&all->lock);
     free(all);
 }
@@ -634,12 +645,67 @@ static int move_kept_file(const struct kept_file *k, struct answer *a, char *pat
     return rename(k->path, path) == 0 ? 0 : err_errno(err, ERR_STORAGE, "publish %s", path);
 }
 
+/* -1 (ERR_CANCELLED): it was let go of.  Who lets go, and then looks for what is to be removed,
+ * waits for those who were in time. */
+static int begin_publishing(struct answers *all, const struct key *key, const struct answer *a,
+                            struct publishing *p, struct err *err)
+{
+    const struct slot *s;
+    int rc = 0;
+
+    lock_take(&all->lock);
+    s = find_locked(all, key);
+    if (s != NULL && s->answer == a) {
+        p->round = all->round;
+        DL_APPEND(all->publishing, p);
+    } else {
+        rc = err_set(err, ERR_CANCELLED, "it was let go of while it was made");
+    }
+    lock_drop(&all->lock);
+    return rc;
+}
+
+static void end_publishing(struct answers *all, struct publishing *p)
+{
+    lock_take(&all->lock);
+    DL_DELETE(all->publishing, p);
+    pthread_cond_broadcast(&all->published);
+    lock_drop(&all->lock);
+}
+
+/* From its final name on it can be found, so that comes with the entry, and after the last look at
+ * whether it may be. */
+static int make_entry(struct answers *all, const struct key *key, struct answer *a,
+                      struct kept_file *kept, char *path, struct entry *entry, struct err *err)
+{
+    struct file_identity identity;
+    struct publishing p;
+    int rc = begin_publishing(all, key, a, &p, err);
+
+    if (rc != 0)
+        return rc;
+    /* The name changes hands last: a crash before this leaves a file in incoming/, which the
+     * next start sweeps; a crash after it leaves the answer whole. */
+    rc = move_kept_file(kept, a, path, err);
+    if (rc == 0 && !file_identity_of(kept->fd, &identity))
+        rc = err_set(err, ERR_STORAGE, "a new answer vanished");
+    if (rc == 0) {
+        struct claim *claim = entry->packed ? kept->claim : answer_take_claim(a);
+
+        kept->claim = NULL;
+        entry->accesses = mark_published(all, key, a, &identity, entry->packed);
+        entry->stored_size = disk_usage(path);
+        local_publish(all->local, entry, &claim);
+    }
+    end_publishing(all, &p);
+    return rc;
+}
+
 static int publish(struct answers *all, const struct key *key, struct answer *a,
                    struct entry *entry, struct err *err)
 {
     char *path = path_of(all, key);
     uint8_t sha256[SHA256_SIZE];
-    struct file_identity identity;
     struct kept_file kept;
     struct err ignored;
     int rc;
@@ -652,21 +718,10 @@ static int publish(struct answers *all, const struct key *key, struct answer *a,
     entry->note_offset = answer_note_offset(a);
     entry->packed = kept.path != NULL;
     rc = answer_file_seal(kept.fd, kept.stored_len, entry, sha256, err);
-    /* The name changes hands last: a crash before this leaves a file in incoming/, which the
-     * next start sweeps; a crash after it leaves the answer whole. */
     if (rc == 0)
-        rc = move_kept_file(&kept, a, path, err);
-    if (rc == 0 && !file_identity_of(kept.fd, &identity))
-        rc = err_set(err, ERR_STORAGE, "a new answer vanished");
-    if (rc == 0) {
-        struct claim *claim = entry->packed ? kept.claim : answer_take_claim(a);
-
-        kept.claim = NULL;
+        rc = make_entry(all, key, a, &kept, path, entry, err);
+    if (rc == 0)
         sync_parent(path, &ignored); /* the rename is atomic anyway; this is for power cuts */
-        entry->accesses = mark_published(all, key, a, &identity, entry->packed);
-        entry->stored_size = disk_usage(path);
-        local_publish(all->local, entry, &claim);
-    }
     kept_file_clear(&kept);
     free(path);
     return rc;
@@ -695,7 +750,8 @@ bool answers_keep(struct answers *all, const struct key *key, struct answer *a, 
         return false;
     }
     if (publish(all, key, a, entry, &why) != 0) {
-        folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
+        if (why.kind != ERR_CANCELLED)
+            folder_report_trouble(all->folder, FOLDER_ANSWERS, &why);
         drop_slot_answer(all, key, a);
         return false;
     }
@@ -721,13 +777,16 @@ void answers_fail(struct answers *all, const struct key *key, struct answer *a,
     answer_fail(a, why);
 }
 
-void answers_remove(struct answers *all, const struct key *key)
+static bool is_being_published_locked(const struct answers *all, uint64_t round)
 {
-    char *name = name_of(key);
-    struct err ignored;
+    const struct publishing *p;
 
-    local_remove(all->local, name, &ignored);
-    free(name);
+    DL_FOREACH(all->publishing, p)
+    {
+        if (p->round <= round)
+            return true;
+    }
+    return false;
 }
 
 void answers_let_go(struct answers *all)
@@ -735,6 +794,7 @@ void answers_let_go(struct answers *all)
     struct answer **gone = NULL;
     struct slot *s, *next;
     size_t count = 0;
+    uint64_t round;
 
     lock_take(&all->lock);
     gone = xcalloc(HASH_COUNT(all->by_key) + 1, sizeof(*gone));
@@ -746,6 +806,9 @@ void answers_let_go(struct answers *all)
         set_answer_locked(all, s, NULL);
         remove_locked(all, s);
     }
+    round = all->round++;
+    while (is_being_published_locked(all, round))
+        lock_wait(&all->lock, &all->published);
     lock_drop(&all->lock);
     while (count > 0)
         answer_unref(&gone[--count]);

@@ -64,19 +64,17 @@ bool answers_find_local(struct answers *all, const struct key *key, struct answe
 /* key: what it is to be kept under; NULL when it isn't to be kept. */
 void answers_begin(struct answers *all, const struct key *key, struct answer *a);
 /* Readers come to the end at once; publishing follows.  Trouble with the disk is reported to the
- * folder, not to the caller: the answer was right, it is only not kept.  Returns true when it is
- * kept. */
+ * folder, not to the caller: the answer was right, it is only not kept.  Nor is what was let go of
+ * meanwhile.  Returns true when it is kept. */
 bool answers_keep(struct answers *all, const struct key *key, struct answer *a,
                   struct entry *entry);
 void answers_end(struct answers *all, const struct key *key, struct answer *a);
 void answers_fail(struct answers *all, const struct key *key, struct answer *a,
                   const struct err *why);
 
-/* It must not be served any more: also when it is read just now. */
-void answers_remove(struct answers *all, const struct key *key);
-
-/* What is being filled just now is not found any more: who follows it goes on, who asks from here
- * on has it made anew. */
+/* What is being filled just now is not found any more, and not kept: who follows it goes on, who
+ * asks from here on has it made anew.  What is just being published is an entry when this returns.
+ * Workers. */
 void answers_let_go(struct answers *all);
 
 /* Reads the file at an entry's path against its digest.  0: it is what was written, or is gone.

@@ -15,6 +15,7 @@ void entry_clear(struct entry *e)
     free(e->commit);
     free(e->path);
     free(e->node);
+    free(e->applied);
     *e = (struct entry){0};
 }
 
@@ -38,6 +39,7 @@ void entry_copy(const struct entry *from, struct entry *to)
     to->commit = copy_or_null(from->commit);
     to->path = copy_or_null(from->path);
     to->node = copy_or_null(from->node);
+    to->applied = copy_or_null(from->applied);
 }
 
 bool entry_can_name(const char *repo)
@@ -52,11 +54,11 @@ bool entry_can_name(const char *repo)
 int entry_write(const struct entry *e, struct bytes *out)
 {
     json_t *json =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s*, s:s*, s:I, s:I, s:I, s:I}", "kind",
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s*, s:s*, s:s*, s:I, s:I, s:I, s:I}", "kind",
                   entry_kind_name(e->kind), "repo_id", e->repo_id, "repo", e->repo, "url", e->url,
-                  "path", e->path, "ref", e->ref, "commit", e->commit, "size", (json_int_t)e->size,
-                  "created", (json_int_t)e->created, "note_offset", (json_int_t)e->note_offset,
-                  "objects", (json_int_t)e->objects);
+                  "path", e->path, "ref", e->ref, "commit", e->commit, "applied", e->applied,
+                  "size", (json_int_t)e->size, "created", (json_int_t)e->created, "note_offset",
+                  (json_int_t)e->note_offset, "objects", (json_int_t)e->objects);
     char *text;
     int rc;
 
@@ -73,15 +75,16 @@ int entry_read(const char *text, size_t len, struct entry *out, struct err *err)
 {
     json_error_t why;
     json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
-    const char *kind, *repo_id, *repo, *url, *path, *ref = NULL, *commit = NULL;
+    const char *kind, *repo_id, *repo, *url, *path, *ref = NULL, *commit = NULL, *applied = NULL;
     json_int_t size, created, note_offset, objects;
 
     if (json == NULL)
         return err_set(err, ERR_CORRUPT, "the record of an entry is no JSON: %s", why.text);
-    if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s:s, s:s, s:s, s?s, s?s, s:I, s:I, s:I, s:I}",
-                       "kind", &kind, "repo_id", &repo_id, "repo", &repo, "url", &url, "path",
-                       &path, "ref", &ref, "commit", &commit, "size", &size, "created", &created,
-                       "note_offset", &note_offset, "objects", &objects) != 0) {
+    if (json_unpack_ex(json, &why, 0,
+                       "{s:s, s:s, s:s, s:s, s:s, s?s, s?s, s?s, s:I, s:I, s:I, s:I}", "kind",
+                       &kind, "repo_id", &repo_id, "repo", &repo, "url", &url, "path", &path, "ref",
+                       &ref, "commit", &commit, "applied", &applied, "size", &size, "created",
+                       &created, "note_offset", &note_offset, "objects", &objects) != 0) {
         json_decref(json);
         return err_set(err, ERR_CORRUPT, "the record of an entry lacks a field: %s", why.text);
     }
@@ -97,6 +100,7 @@ int entry_read(const char *text, size_t len, struct entry *out, struct err *err)
         .path = xstrdup(path),
         .ref = copy_or_null(ref),
         .commit = copy_or_null(commit),
+        .applied = copy_or_null(applied),
         .size = (uint64_t)size,
         .created = created,
         .note_offset = note_offset,

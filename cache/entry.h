@@ -31,6 +31,8 @@ struct entry {
     enum entry_tier tier;
     char *path; /* relative to the tier's root */
     char *node; /* NULL: this one */
+    /* Shared tier: the last event that who put it there had applied (cutoffs.h); NULL: none. */
+    char *applied;
 
     int64_t note_offset; /* answers: where a line for the person may be put in, or -1 */
     uint32_t objects;    /* answers: in its pack */

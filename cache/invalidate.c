@@ -27,15 +27,10 @@ static int collect(void *ctx, const struct entry *e)
 static bool is_without(struct cache *c, const struct entry *e, const char *object)
 {
     struct mirror *m = mirrors_at(c->mirrors, e->path);
-    struct oid_list wanted = {0};
-    bool without = false;
     struct oid oid;
+    bool without = m != NULL && oid_from_hex(HASH_SHA1, object, strlen(object), &oid) &&
+                   mirror_ready(m) && mirror_lacks(m, &oid);
 
-    if (m != NULL && oid_from_hex(HASH_SHA1, object, strlen(object), &oid) && mirror_ready(m)) {
-        oid_list_add(&wanted, &oid);
-        without = !mirror_has_all(m, &wanted);
-        oid_list_clear(&wanted);
-    }
     mirror_unref(&m);
     return without;
 }

@@ -2,8 +2,8 @@
  *
  * A repository's answers and mirror go by force: who reads them reads on, nobody new gets them.
  * What is being made just now goes to those who follow it already, is found by nobody else, and is
- * not kept: a mirror by its handle, an answer by the epoch, which whoever makes one notes before it
- * begins and looks at before it keeps (cache_epoch()).
+ * not kept: a mirror by its handle, an answer as it is let go of (answers_let_go()).  Whoever makes
+ * one notes the epoch before it begins (cache_epoch()), and need not publish it if that is over.
  *
  *     SCOPE_REPOSITORY   all of it
  *     SCOPE_REF          nothing lies here by the name of a ref; what is known of refs is the

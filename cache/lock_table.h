@@ -29,6 +29,7 @@
     X(PROCESSES, "the slots for git programs")                                                     \
     X(LOCAL, "the table of entries, and who reads the index")                                      \
     X(SHARED, "what the shared tier lacks, what was removed from it, and its latest round")        \
+    X(CUTOFFS, "which invalidation of each repository is the newest")                              \
     X(KEEPER, "who used what of the shared tier, and the keeper's limits")                         \
     X(S3_CREDENTIALS, "the keys in use for S3, and who fetches newer ones")                        \
     X(S3_TRANSFER, "the parts or ranges of one object under way")                                  \

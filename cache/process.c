@@ -162,12 +162,12 @@ static int memory_file(const void *data, size_t len, struct err *err)
     int fd = memfd_create("pannier", MFD_CLOEXEC);
 
     if (fd < 0)
-        return err_errno(err, ERR_PROCESS, "make a memory file");
+        return err_errno(err, ERR_BUSY, "make a memory file");
     for (size_t done = 0; done < len;) {
         ssize_t n = pwrite(fd, (const char *)data + done, len - done, (off_t)done);
 
         if (n <= 0) {
-            err_errno(err, ERR_PROCESS, "fill a memory file");
+            err_errno(err, ERR_BUSY, "fill a memory file");
             close(fd);
             return -1;
         }
@@ -281,7 +281,7 @@ static int spawn(struct processes *pool, const struct process_spec *spec, int in
     if (*pid == 0)
         become(argv, envp, in, out, err_fd, parent);
     if (*pid < 0)
-        rc = err_errno(err, ERR_PROCESS, "run %s %s", spec->program != NULL ? spec->program : "git",
+        rc = err_errno(err, ERR_BUSY, "run %s %s", spec->program != NULL ? spec->program : "git",
                        spec->args[0] != NULL ? spec->args[0] : "");
     else
         setpgid(*pid, *pid); /* whoever comes first: the child, or who wants to end it */
@@ -301,7 +301,7 @@ static int open_input(const struct process_spec *spec, int *ours, int *theirs, s
         return *theirs >= 0 ? 0 : -1;
     }
     if (pipe2(pair, O_CLOEXEC) != 0)
-        return err_errno(err, ERR_PROCESS, "make a pipe");
+        return err_errno(err, ERR_BUSY, "make a pipe");
     *theirs = pair[0];
     *ours = pair[1];
     fcntl(*ours, F_SETPIPE_SZ, PIPE_SIZE);
@@ -313,7 +313,7 @@ static int open_output(int *ours, int *theirs, struct err *err)
     int pair[2];
 
     if (pipe2(pair, O_CLOEXEC) != 0)
-        return err_errno(err, ERR_PROCESS, "make a pipe");
+        return err_errno(err, ERR_BUSY, "make a pipe");
     *ours = pair[0];
     *theirs = pair[1];
     fcntl(*ours, F_SETPIPE_SZ, PIPE_SIZE);
@@ -371,33 +371,32 @@ void process_close_in(struct process *p)
     close_fd(&p->in_fd);
 }
 
-/* The last line of what the program said, without its newline. */
+/* The end of what the program said, without its newline. */
 static void last_words(int fd, char out[WORDS_MAX])
 {
-    char text[WORDS_MAX];
     off_t end = lseek(fd, 0, SEEK_END);
-    off_t at = end > (off_t)sizeof(text) - 1 ? end - ((off_t)sizeof(text) - 1) : 0;
-    ssize_t n = end >= 0 ? pread(fd, text, sizeof(text) - 1, at) : -1;
-    char *line;
+    off_t at = end > WORDS_MAX - 1 ? end - (WORDS_MAX - 1) : 0;
+    ssize_t n = end >= 0 ? pread(fd, out, WORDS_MAX - 1, at) : -1;
 
-    out[0] = '\0';
-    if (n <= 0)
-        return;
-    while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r'))
+    while (n > 0 && (out[n - 1] == '\n' || out[n - 1] == '\r'))
         n--;
-    text[n] = '\0';
-    line = strrchr(text, '\n');
-    strcpy(out, line != NULL ? line + 1 : text);
+    out[n > 0 ? n : 0] = '\0';
 }
 
-/* git has but one exit status for all that goes wrong; its last line ends with what the system said
- * to it, in the language that we have it run in. */
-static bool blames_disk(const char *words)
+static const char *last_line(const char *words)
 {
-    static const int errors[] = {ENOSPC, EDQUOT, EFBIG, EIO, EROFS};
+    const char *end = strrchr(words, '\n');
+
+    return end != NULL ? end + 1 : words;
+}
+
+/* git has but one exit status for all that goes wrong; a line ends with what the system said to it,
+ * in the language that we have it run in. */
+static bool ends_with_error(const char *words, const int *errors, size_t count)
+{
     size_t len = strlen(words);
 
-    for (size_t i = 0; i < ARRAY_LEN(errors); i++) {
+    for (size_t i = 0; i < count; i++) {
         const char *text = strerrordesc_np(errors[i]);
         size_t text_len = strlen(text);
 
@@ -405,6 +404,38 @@ static bool blames_disk(const char *words)
             return true;
     }
     return false;
+}
+
+static bool blames_disk(const char *words)
+{
+    static const int errors[] = {ENOSPC, EDQUOT, EFBIG, EIO, EROFS};
+
+    return ends_with_error(words, errors, ARRAY_LEN(errors));
+}
+
+/* Any line will do: a program that waits for another one has the last word, and takes what kept
+ * that from its work for damage. */
+static bool blames_machine(const char *words)
+{
+    static const int errors[] = {EMFILE, ENFILE, ENOMEM, EAGAIN};
+    static const char OUT_OF_MEMORY[] = "fatal: Out of memory";
+    char *text = xstrdup(words), *save = NULL;
+    bool blames = false;
+
+    for (char *line = strtok_r(text, "\n", &save); line != NULL && !blames;
+         line = strtok_r(NULL, "\n", &save))
+        blames = strncmp(line, OUT_OF_MEMORY, strlen(OUT_OF_MEMORY)) == 0 ||
+                 ends_with_error(line, errors, ARRAY_LEN(errors));
+    free(text);
+    return blames;
+}
+
+/* What its words say that it is. */
+static enum err_kind kind_of(const struct process *p, const char *words)
+{
+    if (blames_machine(words))
+        return ERR_BUSY;
+    return p->writes && blames_disk(last_line(words)) ? ERR_STORAGE : ERR_PROCESS;
 }
 
 static int reap(struct process *p)
@@ -461,8 +492,8 @@ int process_finish(struct process **pp, struct err *err)
         last_words(p->err_fd, words);
         rc = WIFSIGNALED(status)
                  ? err_set(err, ERR_PROCESS, "git was ended by signal %d", WTERMSIG(status))
-                 : err_set(err, p->writes && blames_disk(words) ? ERR_STORAGE : ERR_PROCESS,
-                           "git failed: %s", words[0] != '\0' ? words : "it gave no reason");
+                 : err_set(err, kind_of(p, words), "git failed: %s",
+                           words[0] != '\0' ? last_line(words) : "it gave no reason");
     }
     close_fd(&p->err_fd);
     free(p);

@@ -49,11 +49,13 @@ struct process {
     struct process *next, *prev;
 };
 
-/* -1: ERR_PROCESS, or ERR_BUSY when no slot came free within a minute. */
+/* -1: ERR_BUSY: no slot came free within a minute, or the machine is short of something; or
+ * ERR_CANCELLED. */
 int process_start(struct processes *pool, const struct process_spec *spec, struct process **out,
                   struct err *err);
 void process_close_in(struct process *p);
-/* Frees p.  -1 (ERR_PROCESS; ERR_STORAGE as above) with the program's name and the last line that
+/* Frees p.  -1 (ERR_PROCESS; ERR_STORAGE as above; ERR_BUSY: the machine was short of descriptors,
+ * memory or processes, which is nobody's damage) with the program's name and the last line that
  * it said. */
 int process_finish(struct process **p, struct err *err);
 void process_kill(struct process **p); /* NULL inside is fine */

@@ -104,11 +104,9 @@ static void succeed(struct fill *f, uint32_t objects)
     }
     describe(f, &entry);
     entry.objects = objects;
+    /* Nor is it what was invalidated from here on: that lets go of it. */
     kept = answers_keep(cache->answers, &f->key, f->answer, &entry);
-    /* Invalidated while it was published: who did that has looked for it in vain. */
-    if (kept && cache_epoch(cache) != f->epoch)
-        answers_remove(cache->answers, &f->key);
-    else if (kept && answer_source(f->answer) != SOURCE_SHARED)
+    if (kept && answer_source(f->answer) != SOURCE_SHARED)
         fleet_note_kept(f->asker.proxy->fleet, &f->key, &entry);
     entry_clear(&entry);
     unclaim(f, kept);

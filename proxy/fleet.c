@@ -118,7 +118,6 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
     struct invalidated gone;
     int rc;
 
-    (void)id;
     switch (e->kind) {
     case EVENT_UPDATE:
         if (e->generation == 0) { /* a push: what is known of the refs is old */
@@ -130,7 +129,7 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
         forget_refs(f, e);
         forget_seen(f, e);
         if (f->proxy->cache.shared != NULL && e->scope != SCOPE_REF)
-            shared_take_back(f->proxy->cache.shared, e->repo_id);
+            shared_refuse_older(f->proxy->cache.shared, e->repo_id, id);
         describe(e, &what);
         rc = cache_invalidate(&f->proxy->cache, &what, &gone, err);
         if (rc == 0)
@@ -275,8 +274,9 @@ static void list_kept(void *ctx, struct records *r)
     struct fleet *f = ctx;
     struct err ignored; /* told when something is published */
 
-    /* What the shared tier has is found there, and told of when it is. */
-    if (can_be_followed(f) && f->proxy->cache.shared == NULL)
+    /* Also where there is a shared tier: that may have refused it, or not have it yet.  Of what it
+     * has, who gets it from there tells, which counts for more. */
+    if (can_be_followed(f))
         local_each(f->proxy->cache.local, list_one, r, &ignored);
 }
 
@@ -653,7 +653,7 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
     }
     /* A node that has missed the event finds it written down. */
     if (f->proxy->cache.shared != NULL && what->scope != SCOPE_REF)
-        rc = shared_invalidation_note(f->proxy->cache.shared, &e, err);
+        rc = shared_invalidation_note(f->proxy->cache.shared, &e, told == 0 ? id : NULL, err);
     if (told == 0)
         told = wait_told(f, id, out, &why);
     if (rc == 0)

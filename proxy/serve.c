@@ -127,6 +127,7 @@ static int open_shared(struct proxy *p, const struct config *c, struct err *err)
         .compression = c->cache.compression,
         .uploads = c->shared.uploads,
         .upload_queue = c->shared.upload_queue,
+        .events = cluster_events(fleet_cluster(p->fleet)),
         .leases = fleet_is_alone(p->fleet) ? NULL : cluster_leases(fleet_cluster(p->fleet)),
     };
 

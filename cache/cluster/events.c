@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <utlist.h>
 
@@ -326,6 +327,18 @@ static void local_free(struct local_event *l)
     free(l);
 }
 
+/* Milliseconds, as in the stream: so that they go on behind those of an earlier start, and are like
+ * those of other nodes. */
+static uint64_t next_number_locked(const struct events *e)
+{
+    struct timespec t;
+    uint64_t now;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    now = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+    return now > e->local_sent ? now : e->local_sent + 1;
+}
+
 static int send_here(struct events *e, const struct event *event, char id[EVENT_ID_SIZE],
                      struct err *err)
 {
@@ -341,7 +354,7 @@ static int send_here(struct events *e, const struct event *event, char id[EVENT_
     lock_take(&e->lock);
     full = e->local_count == LOCAL_MAX;
     if (!full) {
-        l->number = ++e->local_sent;
+        l->number = e->local_sent = next_number_locked(e);
         snprintf(id, EVENT_ID_SIZE, "%" PRIu64 "-0", l->number);
         DL_APPEND(e->local, l);
         e->local_count++;
@@ -689,6 +702,20 @@ bool events_are_seen(struct events *e, const char *begun)
 
     events_seen(e, ignored, applied);
     return event_id_compare(applied, begun) >= 0;
+}
+
+void events_applied(struct events *e, char out[EVENT_ID_SIZE])
+{
+    lock_take(&e->lock);
+    if (e->redis != NULL) {
+        strcpy(out, e->seen);
+    } else {
+        /* All there are: what is sent later is later than now. */
+        if (e->local == NULL)
+            e->local_applied = e->local_sent = next_number_locked(e);
+        snprintf(out, EVENT_ID_SIZE, "%" PRIu64 "-0", e->local_applied);
+    }
+    lock_drop(&e->lock);
 }
 
 void events_count(struct events *e, struct events_counts *out)

@@ -83,6 +83,10 @@ void events_seen(struct events *e, char begun[EVENT_ID_SIZE], char applied[EVENT
 /* Has this node applied all that another one, whose events_seen() said begun, had begun? */
 bool events_are_seen(struct events *e, const char *begun);
 
+/* The last event that this node has applied; "" where there is none.  What it kept before this
+ * call, and has still, none of the events up to that one has invalidated.  Any thread. */
+void events_applied(struct events *e, char out[EVENT_ID_SIZE]);
+
 struct events_counts {
     uint64_t sent, applied;
     uint64_t missed;  /* times */

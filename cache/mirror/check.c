@@ -45,10 +45,14 @@ static int check_sum(const struct checking *c, const char *path, const char *nam
         return cannot_look(name, err);
     d = digest_new(HASH_SHA1);
     block = xmalloc(READ_BLOCK);
-    left = fstat(fd, &st) == 0 ? st.st_size - SHA1_SIZE : -1;
+    left = fstat(fd, &st) == 0 ? st.st_size - SHA1_SIZE : -1; /* which never fails */
     while (left > 0 && (going = check_going(c, err)) == 0) {
         ssize_t n = read(fd, block, left < READ_BLOCK ? (size_t)left : READ_BLOCK);
 
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            going = cannot_look(name, err);
         if (n <= 0)
             left = -1;
         else
@@ -56,7 +60,7 @@ static int check_sum(const struct checking *c, const char *path, const char *nam
         left -= n > 0 ? n : 0;
     }
     digest_final(d, found);
-    if (left != 0 || read(fd, stored, sizeof(stored)) != (ssize_t)sizeof(stored))
+    if (left == 0 && read(fd, stored, sizeof(stored)) != (ssize_t)sizeof(stored))
         left = -1;
     digest_free(d);
     free(block);
@@ -252,9 +256,9 @@ static int check_frame(const char *folder, struct err *err)
         char found[256] = "";
         int fd = open(path, O_RDONLY | O_CLOEXEC);
 
-        if (fd < 0)
+        if (fd < 0 || read(fd, found, sizeof(found) - 1) < 0)
             rc = cannot_look(files[i].name, err);
-        else if (read(fd, found, sizeof(found) - 1) < 0 || strcmp(found, files[i].content) != 0)
+        else if (strcmp(found, files[i].content) != 0)
             rc = err_set(err, ERR_CORRUPT, "its %s is not what was written", files[i].name);
         if (fd >= 0)
             close(fd);

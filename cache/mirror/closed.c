@@ -83,13 +83,23 @@ static int read_tree(struct walk *w, const git_tree *tree, struct err *err)
     return rc;
 }
 
+/* It is there, and can't be read: as git says, or because we are short of something. */
+static int unreadable(const git_oid *id, struct err *err)
+{
+    const git_error *why = git_error_last();
+
+    if (why != NULL && (why->klass == GIT_ERROR_OS || why->klass == GIT_ERROR_NOMEMORY))
+        return err_set(err, ERR_STORAGE, "read an object of a mirror: %s", why->message);
+    return lacking(id, err);
+}
+
 static int read_one(struct walk *w, const git_oid *id, struct err *err)
 {
     git_object *object;
-    int rc = 0;
+    int rc = git_object_lookup(&object, w->repo, id, GIT_OBJECT_ANY);
 
-    if (git_object_lookup(&object, w->repo, id, GIT_OBJECT_ANY) != 0)
-        return lacking(id, err);
+    if (rc != 0)
+        return rc == GIT_ENOTFOUND ? lacking(id, err) : unreadable(id, err);
     switch (git_object_type(object)) {
     case GIT_OBJECT_COMMIT: rc = read_commit(w, (const git_commit *)object, err); break;
     case GIT_OBJECT_TREE: rc = read_tree(w, (const git_tree *)object, err); break;
@@ -117,10 +127,9 @@ static int walk_down(struct walk *w, const atomic_bool *stop, struct err *err)
 int objects_check_tips(const char *path, const struct oid_list *tips, struct err *err)
 {
     struct oid_list found = {0};
-    int rc = 0;
+    int rc = objects_that_are_tips(path, tips, &found, err);
 
-    objects_that_are_tips(path, tips, &found);
-    if (found.count != tips->count)
+    if (rc == 0 && found.count != tips->count)
         rc = err_set(err, ERR_CORRUPT, "a mirror lacks %zu of its %zu tips",
                      tips->count - found.count, tips->count);
     oid_list_clear(&found);
@@ -153,14 +162,13 @@ static void close_walk(struct walk *w)
     git_repository_free(w->repo);
 }
 
-int objects_check_closed(const char *path, const char *had, const struct oid_list *tips,
-                         const atomic_bool *stop, struct err *err)
+static int walk_all(const char *path, const char *had, const struct oid_list *tips,
+                    const atomic_bool *stop, struct err *err)
 {
     struct walk w = {0};
-    int rc = objects_check_tips(path, tips, err);
+    struct err why;
+    int rc = open_walk(&w, path, had, err);
 
-    if (rc == 0)
-        rc = open_walk(&w, path, had, err);
     for (size_t i = 0; i < tips->count && rc == 0; i++) {
         git_oid id;
 
@@ -169,6 +177,22 @@ int objects_check_closed(const char *path, const char *had, const struct oid_lis
     }
     if (rc == 0)
         rc = walk_down(&w, stop, err);
+    if (rc != 0 && err->kind == ERR_CORRUPT &&
+        (objects_can_be_read(path, &why) != 0 || objects_can_be_read(had, &why) != 0))
+        *err = why;
     close_walk(&w);
+    return rc;
+}
+
+int objects_check_closed(const char *path, const char *had, const struct oid_list *tips,
+                         const atomic_bool *stop, struct err *err)
+{
+    int rc = objects_check_tips(path, tips, err);
+
+    if (rc == 0)
+        rc = walk_all(path, had, tips, stop, err);
+    /* What can be opened by now could not be, perhaps, a moment ago. */
+    if (rc != 0 && err->kind == ERR_CORRUPT)
+        rc = objects_check_tips(path, tips, err) == 0 ? walk_all(path, had, tips, stop, err) : -1;
     return rc;
 }

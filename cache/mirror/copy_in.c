@@ -166,20 +166,25 @@ static int write_lists(struct mirror_copy_in *c, const struct mirror_content *co
 
 /* ---- is it whole? ---- */
 
-/* The bytes [-from_end, -from_end + SHA1_SIZE) of a file below objects/. */
-static bool read_sum(const struct mirror_copy_in *c, const char *name, off_t from_end,
-                     uint8_t out[SHA1_SIZE])
+/* The bytes [-from_end, -from_end + SHA1_SIZE) of a file below objects/.  -1: as cannot_look(), or
+ * it is too short. */
+static int read_sum(const struct mirror_copy_in *c, const char *name, off_t from_end,
+                    uint8_t out[SHA1_SIZE], struct err *err)
 {
     char *path = xasprintf("%s/objects/%s", c->path, name);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
     struct stat st;
-    bool read = fd >= 0 && fstat(fd, &st) == 0 && st.st_size >= from_end &&
-                pread(fd, out, SHA1_SIZE, st.st_size - from_end) == SHA1_SIZE;
+    ssize_t n = 0;
 
+    if (fd < 0 || fstat(fd, &st) != 0 ||
+        (st.st_size >= from_end && (n = pread(fd, out, SHA1_SIZE, st.st_size - from_end)) < 0))
+        rc = cannot_look(name, err);
+    else if (n != SHA1_SIZE)
+        rc = err_set(err, ERR_CORRUPT, "%s is too short", name);
     if (fd >= 0)
         close(fd);
     free(path);
-    return read;
+    return rc;
 }
 
 /* An index says of which pack it is: before its own checksum stands that of the pack. */
@@ -187,15 +192,15 @@ static int check_pair(const struct mirror_copy_in *c, const char *hash, struct e
 {
     char *pack = xasprintf("pack/pack-%s.pack", hash), *idx = xasprintf("pack/pack-%s.idx", hash);
     uint8_t of_pack[SHA1_SIZE], in_idx[SHA1_SIZE];
-    bool good = read_sum(c, pack, SHA1_SIZE, of_pack) &&
-                read_sum(c, idx, (off_t)2 * SHA1_SIZE, in_idx) &&
-                memcmp(of_pack, in_idx, SHA1_SIZE) == 0;
+    int rc = read_sum(c, pack, SHA1_SIZE, of_pack, err);
 
-    if (!good)
-        err_set(err, ERR_CORRUPT, "%s is not that of its pack", idx);
+    if (rc == 0)
+        rc = read_sum(c, idx, (off_t)2 * SHA1_SIZE, in_idx, err);
+    if (rc == 0 && memcmp(of_pack, in_idx, SHA1_SIZE) != 0)
+        rc = err_set(err, ERR_CORRUPT, "%s is not that of its pack", idx);
     free(pack);
     free(idx);
-    return good ? 0 : -1;
+    return rc;
 }
 
 static int check_midx(const struct mirror_copy_in *c, const struct pack_list *packs,
@@ -204,8 +209,11 @@ static int check_midx(const struct mirror_copy_in *c, const struct pack_list *pa
     uint8_t sum[SHA1_SIZE];
     char hex[2 * SHA1_SIZE + 1] = "";
 
-    if (read_sum(c, "pack/multi-pack-index", SHA1_SIZE, sum))
-        hex_encode(sum, sizeof(sum), hex);
+    if (packs->midx[0] == '\0')
+        return 0;
+    if (read_sum(c, "pack/multi-pack-index", SHA1_SIZE, sum, err) != 0)
+        return -1;
+    hex_encode(sum, sizeof(sum), hex);
     return strcmp(hex, packs->midx) == 0
                ? 0
                : err_set(err, ERR_CORRUPT, "the multi-pack index is not that of the packs");

@@ -175,8 +175,14 @@ void objects_stop(void);
  * be compared with what upstream has. */
 int objects_choose_tips(const char *path, const struct oid_list *tips, struct oid_list *out,
                         struct err *err);
-/* Add to *out those of oids that are commits or tags, and are there. */
-void objects_that_are_tips(const char *path, const struct oid_list *oids, struct oid_list *out);
+/* Add to *out those of oids that are commits or tags, and are there.  -1: it can't be told of all.
+ */
+int objects_that_are_tips(const char *path, const struct oid_list *oids, struct oid_list *out,
+                          struct err *err);
+/* libgit2 takes a pack that it can't open for one that isn't there: an object that it doesn't find
+ * lacks only if all packs can be opened.  Asked before what it has open is closed.  -1: as
+ * cannot_look(). */
+int objects_can_be_read(const char *path, struct err *err);
 /* Add to *out those of oids that the repository at path lacks. */
 void objects_missing(const char *path, const struct oid_list *oids, struct oid_list *out);
 int objects_add_refs(const char *path, const struct oid_list *tips, struct err *err);
@@ -185,11 +191,13 @@ int objects_refs(const char *path, struct oid_list *out, struct err *err);
 
 /* ---- closed.c ---- */
 
-/* Has the repository at path all of tips, as commits and tags?  -1: ERR_CORRUPT. */
+/* Has the repository at path all of tips, as commits and tags?  -1: ERR_CORRUPT: it hasn't;
+ * ERR_STORAGE: it can't be told now. */
 int objects_check_tips(const char *path, const struct oid_list *tips, struct err *err);
 /* Is all that tips reach in the repository at path, and are they commits and tags?  What the one at
  * had holds, which path sees, too, is closed, and isn't looked through again.  -1: ERR_CORRUPT: it
- * isn't; ERR_LIMIT: it is too much to look through; ERR_CANCELLED: *stop. */
+ * isn't; ERR_STORAGE: it can't be told now; ERR_LIMIT: it is too much to look through;
+ * ERR_CANCELLED: *stop. */
 int objects_check_closed(const char *path, const char *had, const struct oid_list *tips,
                          const atomic_bool *stop, struct err *err);
 

@@ -102,9 +102,14 @@ static int read_text(const char *path, char **out, struct err *err)
     else if (st.st_size > LIST_MAX)
         rc = err_set(err, ERR_CORRUPT, "its %s is too long", WHAT);
     if (rc == 0) {
+        ssize_t n;
+
         len = (size_t)st.st_size;
         text = xmalloc(len + 1);
-        if (read(fd, text, len) != (ssize_t)len)
+        n = read(fd, text, len);
+        if (n < 0)
+            rc = cannot_look(WHAT, err);
+        else if ((size_t)n != len)
             rc = err_set(err, ERR_CORRUPT, "its %s can't be read", WHAT);
         text[len] = '\0';
     }

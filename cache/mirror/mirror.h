@@ -56,7 +56,9 @@ void mirror_drop_damaged(struct mirror *m, const struct err *why);
 
 /* True when it holds every one of oids. */
 bool mirror_has_all(struct mirror *m, const struct oid_list *oids);
-/* Add to *out those that it lacks. */
+/* True when it is sure that it doesn't; false also when that can't be told (descriptors lack). */
+bool mirror_lacks(struct mirror *m, const struct oid *oid);
+/* Add to *out those that it lacks, or that can't be looked for now. */
 void mirror_missing(struct mirror *m, const struct oid_list *oids, struct oid_list *out);
 /* Add to *out those of tags that it lacks though it has what they peel to (pairs). */
 void mirror_missing_tags(struct mirror *m, const struct oid_list *tags,

@@ -1,6 +1,10 @@
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <git2.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cache/mirror/internal.h"
 
@@ -9,6 +13,7 @@ enum {
     MAPPED_MAX = 24 << 20,
     MAPPED_PIECE = 1 << 20,
     CACHED_MAX = 32 << 20, /* objects that were read, of all mirrors together */
+    LOOKS = 2,             /* before something counts as lacking */
 };
 
 void objects_start(void)
@@ -80,6 +85,8 @@ void mirror_missing(struct mirror *m, const struct oid_list *oids, struct oid_li
 {
     struct view v;
 
+    if (oids->count == 0)
+        return;
     open_mirror(&v, m);
     for (size_t i = 0; i < oids->count; i++)
         if (!is_here(&v, &oids->items[i]))
@@ -110,6 +117,45 @@ bool mirror_has_all(struct mirror *m, const struct oid_list *oids)
     all = missing.count == 0;
     oid_list_clear(&missing);
     return all;
+}
+
+int objects_can_be_read(const char *path, struct err *err)
+{
+    char *folder = xasprintf("%s/objects/pack", path);
+    DIR *dir = opendir(folder);
+    struct dirent *d;
+    int rc = dir != NULL ? 0 : cannot_look("packs", err);
+
+    while (rc == 0 && (d = readdir(dir)) != NULL) {
+        int fd = is_pack(d->d_name) || ends_with(d->d_name, ".idx")
+                     ? openat(dirfd(dir), d->d_name, O_RDONLY | O_CLOEXEC)
+                     : -1;
+
+        if (fd >= 0)
+            close(fd);
+        else if (is_pack(d->d_name) || ends_with(d->d_name, ".idx"))
+            rc = errno == ENOENT ? 0 : cannot_look(d->d_name, err); /* upkeep took it away */
+    }
+    if (dir != NULL)
+        closedir(dir);
+    free(folder);
+    return rc;
+}
+
+bool mirror_lacks(struct mirror *m, const struct oid *oid)
+{
+    struct err ignored;
+    bool lacks = objects_can_be_read(m->path, &ignored) == 0; /* or libgit2 would leak */
+
+    /* What could be opened by now could not be, perhaps, a moment ago. */
+    for (unsigned i = 0; i < LOOKS && lacks; i++) {
+        struct view v;
+
+        lacks =
+            open_mirror(&v, m) && !is_here(&v, oid) && objects_can_be_read(m->path, &ignored) == 0;
+        close_view(&v);
+    }
+    return lacks;
 }
 
 bool mirror_reaches_all(struct mirror *m, const struct oid_list *oids, const struct oid_list *tips)
@@ -263,13 +309,13 @@ int objects_choose_tips(const char *path, const struct oid_list *tips, struct oi
     int rc = 0;
 
     if (!open_path(&v, path))
-        rc = err_set(err, ERR_CORRUPT, "a new mirror can't be opened");
+        rc = err_set(err, ERR_STORAGE, "a new mirror can't be opened");
     for (size_t i = 0; i < tips->count && rc == 0; i++) {
         bool here;
 
         if (is_tip(&v, &tips->items[i], &here))
             oid_list_add(out, &tips->items[i]);
-        else if (!here)
+        else if (!here && (rc = objects_can_be_read(path, err)) == 0)
             rc = err_set(err, ERR_UPSTREAM, "upstream's pack lacks an object that was asked for");
     }
     close_view(&v);
@@ -277,19 +323,41 @@ int objects_choose_tips(const char *path, const struct oid_list *tips, struct oi
     return rc;
 }
 
-void objects_that_are_tips(const char *path, const struct oid_list *oids, struct oid_list *out)
+/* *lacks: some are not here at all. */
+static int look_for_tips(const char *path, const struct oid_list *oids, struct oid_list *out,
+                         bool *lacks, struct err *err)
 {
     struct view v = {0};
+    int rc = 0;
 
-    if (open_path(&v, path))
-        for (size_t i = 0; i < oids->count; i++) {
-            bool here;
+    *lacks = false;
+    if (!open_path(&v, path))
+        rc = err_set(err, ERR_STORAGE, "the objects of a mirror can't be opened");
+    for (size_t i = 0; i < oids->count && rc == 0; i++) {
+        bool here;
 
-            if (is_tip(&v, &oids->items[i], &here))
-                oid_list_add(out, &oids->items[i]);
-        }
+        if (is_tip(&v, &oids->items[i], &here))
+            oid_list_add(out, &oids->items[i]);
+        *lacks = *lacks || !here;
+    }
+    if (rc == 0 && *lacks)
+        rc = objects_can_be_read(path, err);
     close_view(&v);
     oid_list_sort(out);
+    return rc;
+}
+
+int objects_that_are_tips(const char *path, const struct oid_list *oids, struct oid_list *out,
+                          struct err *err)
+{
+    bool lacks = true;
+    int rc = 0;
+
+    for (unsigned i = 0; i < LOOKS && lacks && rc == 0; i++) {
+        oid_list_clear(out);
+        rc = look_for_tips(path, oids, out, &lacks, err);
+    }
+    return rc;
 }
 
 void objects_missing(const char *path, const struct oid_list *oids, struct oid_list *out)
@@ -309,7 +377,7 @@ int objects_add_refs(const char *path, const struct oid_list *tips, struct err *
     int rc = 0;
 
     if (git_repository_open_bare(&repo, path) != 0)
-        return err_set(err, ERR_CORRUPT, "a mirror can't be opened");
+        return err_set(err, ERR_STORAGE, "a mirror can't be opened");
     for (size_t i = 0; i < tips->count && rc == 0; i++) {
         char hex[OID_HEX_SIZE];
         git_reference *ref = NULL;

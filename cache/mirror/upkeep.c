@@ -194,7 +194,8 @@ static int gather_tips(struct upkeep *u, struct err *err)
     rc = tip_list_write(m->path, &times, err); /* or what was in memory would be lost */
     for (size_t i = 0; i < times.count; i++)
         oid_list_add(&asked, &times.items[i].oid);
-    objects_that_are_tips(m->path, &asked, &tips);
+    if (rc == 0)
+        rc = objects_that_are_tips(m->path, &asked, &tips, err);
     for (size_t i = 0; i < tips.count; i++)
         tip_list_want(&u->tips, &tips.items[i], tip_list_find(&times, &tips.items[i])->wanted_s);
     if (rc == 0 && tips.count == 0)

@@ -35,7 +35,7 @@ static int pump(int fd, mirror_output_fn *fn, mirror_idle_fn *idle_fn, int idle_
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            rc = err_errno(err, ERR_PROCESS, "read from git upload-pack");
+            rc = err_errno(err, ERR_BUSY, "read from git upload-pack");
         else if (n == 0)
             break;
         else

@@ -30,8 +30,10 @@ static int check_connectivity(struct mirror *m, struct err *err)
     if (rc == 0) {
         read_first_line(p, finding, sizeof(finding));
         rc = process_finish(&p, err);
-        /* Without a finding git failed for a reason of its own. */
-        if (rc != 0 && finding[0] != '\0')
+        /* Without a finding git failed for a reason of its own; and what it found when it was
+         * killed, or when the machine was short of something, is none. */
+        if (rc != 0 && finding[0] != '\0' && err->kind == ERR_PROCESS &&
+            strstr(err->text, " signal ") == NULL)
             rc = err_set(err, ERR_CORRUPT, "git fsck says: %s", finding);
     }
     free(git_dir);

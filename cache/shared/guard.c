@@ -126,22 +126,23 @@ struct question {
     uint64_t started_us;
 };
 
-/* -1: it is open.  *q: for end(). */
-static int begin(struct guard *g, enum guard_operation operation, struct question *q,
-                 struct err *err)
+/* False: it is open.  *q: for end(). */
+static bool begin(struct guard *g, enum guard_operation operation, struct question *q,
+                  struct err *err)
 {
-    int rc = 0;
+    bool refused;
 
     lock_take(&g->lock);
-    if (g->open) {
+    refused = g->open;
+    *q = (struct question){operation, g->period, now_us()};
+    if (refused) {
         g->counts.refused++;
-        rc = err_set(err, ERR_BUSY, "it is not asked until it works again: %s", g->why.text);
+        err_set(err, ERR_BUSY, "it is not asked until it works again: %s", g->why.text);
     } else {
         g->counts.asked[operation]++;
-        *q = (struct question){operation, g->period, now_us()};
     }
     lock_drop(&g->lock);
-    return rc;
+    return !refused;
 }
 
 /* Failures of what began before the last change say nothing about how it is now. */
@@ -234,7 +235,7 @@ static int guard_put(void *self, const char *key, const struct object_source *so
     struct question q;
     int rc;
 
-    if (begin(g, GUARD_PUT, &q, err) != 0)
+    if (!begin(g, GUARD_PUT, &q, err))
         return -1;
     if (source->fd < 0) {
         watched.read = read_stream;
@@ -272,7 +273,7 @@ static int guard_get(void *self, const char *key, uint64_t offset, uint64_t leng
     struct question q;
     int rc;
 
-    if (begin(g, GUARD_GET, &q, err) != 0)
+    if (!begin(g, GUARD_GET, &q, err))
         return -1;
     rc = object_get(g->inner, key, offset, length, info, pass_on, &sink, err);
     return sink.failed ? rc : end(g, &q, rc, err);
@@ -283,7 +284,7 @@ static int guard_head(void *self, const char *key, struct object_info *out, stru
     struct guard *g = self;
     struct question q;
 
-    if (begin(g, GUARD_HEAD, &q, err) != 0)
+    if (!begin(g, GUARD_HEAD, &q, err))
         return -1;
     return end(g, &q, object_head(g->inner, key, out, err), err);
 }
@@ -294,7 +295,7 @@ static int guard_list(void *self, const char *prefix, object_list_fn *fn, void *
     struct guard *g = self;
     struct question q;
 
-    if (begin(g, GUARD_LIST, &q, err) != 0)
+    if (!begin(g, GUARD_LIST, &q, err))
         return -1;
     return end(g, &q, object_list(g->inner, prefix, fn, ctx, err), err);
 }
@@ -304,7 +305,7 @@ static int guard_remove(void *self, const char *key, struct err *err)
     struct guard *g = self;
     struct question q;
 
-    if (begin(g, GUARD_REMOVE, &q, err) != 0)
+    if (!begin(g, GUARD_REMOVE, &q, err))
         return -1;
     return end(g, &q, object_remove(g->inner, key, err), err);
 }

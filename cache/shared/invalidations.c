@@ -9,6 +9,7 @@
 #include "protocol/base.h"
 
 static const char PREFIX[] = "invalidations/";
+static const char ABOUT_ALL[] = "all";
 
 enum {
     TEXT_MAX = 16 * 1024,
@@ -17,24 +18,36 @@ enum {
 
 /* ---- writing down ---- */
 
-static char *key_for(int64_t now_ms)
+static char *key_for(const struct event *e, const char *id, int64_t now_ms)
 {
     char token[REDIS_TOKEN_SIZE];
+    bool one = e->scope != SCOPE_EVERYTHING && e->repo_id[0] != '\0';
 
     redis_token(token);
-    return xasprintf("%s%013" PRId64 "-%s.json", PREFIX, now_ms, token);
+    return xasprintf("%s%013" PRId64 "-%s-%s-%.*s.json", PREFIX, now_ms, token,
+                     one ? e->repo_id : ABOUT_ALL, (int)strcspn(id, " "), id);
 }
 
-/* When it was noted; -1: that is none of ours. */
-static int64_t time_of(const char *key)
+struct name {
+    int64_t noted_ms;
+    char about[KEY_HEX_SIZE]; /* a repository's id, or ABOUT_ALL */
+    char id[EVENT_ID_SIZE];
+};
+
+/* False: that is none of ours. */
+static bool read_name(const char *key, struct name *out)
 {
-    int64_t ms = -1;
+    unsigned long long ms, number;
+    const char *name = key + sizeof(PREFIX) - 1;
+    struct key ignored;
     int end = 0;
 
-    if (sscanf(key + sizeof(PREFIX) - 1, "%13" SCNd64 "-%*16[0-9a-f].json%n", &ms, &end) != 1 ||
-        key[sizeof(PREFIX) - 1 + (size_t)end] != '\0' || end == 0)
-        return -1;
-    return ms;
+    if (sscanf(name, "%13" SCNd64 "-%*16[0-9a-f]-%64[0-9a-z]-%18llu-%18llu.json%n", &out->noted_ms,
+               out->about, &ms, &number, &end) != 4 ||
+        end == 0 || name[end] != '\0' || out->noted_ms < 0)
+        return false;
+    snprintf(out->id, sizeof(out->id), "%llu-%llu", ms, number);
+    return strcmp(out->about, ABOUT_ALL) == 0 || key_from_hex(out->about, &ignored);
 }
 
 struct keys {
@@ -45,9 +58,10 @@ struct keys {
 static int collect(void *ctx, const char *key, const struct object_info *info)
 {
     struct keys *k = ctx;
+    struct name name;
 
     (void)info;
-    if (time_of(key) < 0)
+    if (!read_name(key, &name))
         return 0;
     if ((k->count & (k->count - 1)) == 0)
         k->items = xrealloc(k->items, (k->count > 0 ? 2 * k->count : 1) * sizeof(*k->items));
@@ -65,11 +79,13 @@ static void keys_clear(struct keys *k)
 static void remove_old(struct object_store *store, int64_t now_ms)
 {
     struct keys keys = {0};
+    struct name name;
     struct err ignored;
 
     if (object_list(store, PREFIX, collect, &keys, &ignored) == 0)
         for (size_t i = 0; i < keys.count; i++)
-            if (time_of(keys.items[i]) < now_ms - (int64_t)INVALIDATIONS_KEPT_S * 1000)
+            if (read_name(keys.items[i], &name) &&
+                name.noted_ms < now_ms - (int64_t)INVALIDATIONS_KEPT_S * 1000)
                 object_remove(store, keys.items[i], &ignored);
     keys_clear(&keys);
 }
@@ -91,8 +107,8 @@ static ssize_t read_text(void *ctx, void *buf, size_t len, struct err *err)
     return (ssize_t)n;
 }
 
-int invalidations_note(struct object_store *store, const struct event *e, int64_t now_ms,
-                       struct err *err)
+int invalidations_note(struct object_store *store, const struct event *e, const char *id,
+                       int64_t now_ms, struct err *err)
 {
     json_t *json =
         json_pack("{s:i, s:s, s:s, s:s, s:s, s:s}", "scope", (int)e->scope, "repo_id", e->repo_id,
@@ -100,7 +116,7 @@ int invalidations_note(struct object_store *store, const struct event *e, int64_
     char *line = json != NULL ? json_dumps(json, JSON_COMPACT) : NULL;
     struct text text = {line, line != NULL ? strlen(line) : 0};
     const struct object_source source = {.fd = -1, .read = read_text, .ctx = &text};
-    char *key = key_for(now_ms);
+    char *key = key_for(e, id, now_ms);
     int rc;
 
     if (line == NULL)
@@ -133,12 +149,14 @@ static int take(void *ctx, const void *data, size_t len, struct err *err)
     return 0;
 }
 
-static int hand_out(const struct reading *r, invalidation_fn *fn, void *ctx, struct err *err)
+static int hand_out(const struct reading *r, const char *key, invalidation_fn *fn, void *ctx,
+                    struct err *err)
 {
     struct event e = {.kind = EVENT_INVALIDATE};
     const char *repo_id = "";
     json_error_t why;
     json_t *json = json_loadb(r->text, r->len, 0, &why);
+    struct name name;
     int scope, rc;
 
     if (json == NULL ||
@@ -155,7 +173,8 @@ static int hand_out(const struct reading *r, invalidation_fn *fn, void *ctx, str
         e.scope = (enum event_scope)scope;
         memcpy(e.repo_id, repo_id, KEY_HEX_SIZE);
     }
-    rc = fn(ctx, &e, err);
+    must(read_name(key, &name));
+    rc = fn(ctx, &e, name.id, err);
     json_decref(json);
     return rc;
 }
@@ -172,10 +191,10 @@ int invalidations_each(struct object_store *store, const atomic_bool *stop, inva
         if (stop != NULL && *stop) {
             rc = err_set(err, ERR_CANCELLED, "the program ends");
         } else if (object_get(store, keys.items[i], 0, UINT64_MAX, NULL, take, r, err) == 0) {
-            rc = hand_out(r, fn, ctx, err);
+            rc = hand_out(r, keys.items[i], fn, ctx, err);
         } else if (err->kind == ERR_CORRUPT) {
             r->len = 0;
-            rc = hand_out(r, fn, ctx, err);
+            rc = hand_out(r, keys.items[i], fn, ctx, err);
         } else if (err->kind != ERR_NOT_FOUND) { /* or it was too old just now */
             rc = -1;
         }
@@ -183,4 +202,29 @@ int invalidations_each(struct object_store *store, const atomic_bool *stop, inva
     keys_clear(&keys);
     free(r);
     return rc;
+}
+
+struct naming {
+    invalidation_name_fn *fn;
+    void *ctx;
+};
+
+static int hand_out_name(void *ctx, const char *key, const struct object_info *info)
+{
+    const struct naming *n = ctx;
+    struct name name;
+    struct key repo_id;
+
+    (void)info;
+    if (read_name(key, &name))
+        n->fn(n->ctx, key_from_hex(name.about, &repo_id) ? &repo_id : NULL, name.id);
+    return 0;
+}
+
+int invalidations_list(struct object_store *store, invalidation_name_fn *fn, void *ctx,
+                       struct err *err)
+{
+    struct naming n = {fn, ctx};
+
+    return object_list(store, PREFIX, hand_out_name, &n, err);
 }

@@ -16,6 +16,7 @@ void manifest_clear(struct manifest *m)
     free(m->repo);
     free(m->url);
     free(m->node);
+    free(m->applied);
     free(m->packs);
     free(m->tips);
     *m = (struct manifest){0};
@@ -108,7 +109,8 @@ static const char *what_is_wrong(const struct manifest *m)
     bool has_midx = m->midx_hash[0] != '\0';
     const char *wrong;
 
-    if (!is_text(m->repo) || !is_text(m->url) || !is_text(m->node))
+    if (!is_text(m->repo) || !is_text(m->url) || !is_text(m->node) ||
+        (m->applied != NULL && !is_text(m->applied)))
         return "a name";
     if (has_user(m->url))
         return "a URL with a user";
@@ -218,13 +220,13 @@ int manifest_write(const struct manifest *m, struct bytes *out, struct err *err)
     if (wrong != NULL)
         return err_set(err, ERR_INPUT, "a mirror's manifest can't hold this: %s", wrong);
     key_to_hex(&m->repo_id, repo_id);
-    json =
-        json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o*, s:o*}", "version",
-                  MANIFEST_VERSION, "format", hash_name(HASH_SHA1), "repo_id", repo_id, "repo",
-                  m->repo, "url", m->url, "node", m->node, "generation", (json_int_t)m->generation,
-                  "fence", (json_int_t)m->fence, "created", (json_int_t)m->created, "packs",
-                  write_packs(m), "tips", write_tips(m), "multi_pack_index", write_midx(m),
-                  "commit_graph", write_file_of(&m->commit_graph));
+    json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s*, s:I, s:I, s:I, s:o, s:o, s:o*, s:o*}",
+                     "version", MANIFEST_VERSION, "format", hash_name(HASH_SHA1), "repo_id",
+                     repo_id, "repo", m->repo, "url", m->url, "node", m->node, "applied",
+                     m->applied, "generation", (json_int_t)m->generation, "fence",
+                     (json_int_t)m->fence, "created", (json_int_t)m->created, "packs",
+                     write_packs(m), "tips", write_tips(m), "multi_pack_index", write_midx(m),
+                     "commit_graph", write_file_of(&m->commit_graph));
     if (json == NULL)
         return err_set(err, ERR_INPUT, "a mirror's manifest can't hold a name that is not UTF-8");
     text = seal(json);
@@ -347,12 +349,12 @@ static int read_midx(json_t *json, struct manifest *out, struct err *err)
 
 static int read_names(json_t *json, struct manifest *out, struct err *err)
 {
-    const char *format, *repo_id, *repo, *url, *node;
+    const char *format, *repo_id, *repo, *url, *node, *applied = NULL;
     json_int_t generation, fence, created;
 
-    if (json_unpack(json, "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I}", "format", &format, "repo_id",
-                    &repo_id, "repo", &repo, "url", &url, "node", &node, "generation", &generation,
-                    "fence", &fence, "created", &created) != 0)
+    if (json_unpack(json, "{s:s, s:s, s:s, s:s, s:s, s?s, s:I, s:I, s:I}", "format", &format,
+                    "repo_id", &repo_id, "repo", &repo, "url", &url, "node", &node, "applied",
+                    &applied, "generation", &generation, "fence", &fence, "created", &created) != 0)
         return damaged(err, "it lacks a name or a number");
     if (!key_from_hex(repo_id, &out->repo_id))
         return damaged(err, "the repository's id");
@@ -361,6 +363,7 @@ static int read_names(json_t *json, struct manifest *out, struct err *err)
     out->repo = xstrdup(repo);
     out->url = xstrdup(url);
     out->node = xstrdup(node);
+    out->applied = applied != NULL ? xstrdup(applied) : NULL;
     out->generation = (uint64_t)generation;
     out->fence = (uint64_t)fence;
     out->created = created;

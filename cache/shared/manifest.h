@@ -74,9 +74,10 @@ struct manifest_tip {
 
 struct manifest {
     struct key repo_id;
-    char *repo; /* "<upstream>/<path>" */
-    char *url;  /* upstream, without credentials */
-    char *node; /* who wrote it */
+    char *repo;    /* "<upstream>/<path>" */
+    char *url;     /* upstream, without credentials */
+    char *node;    /* who wrote it */
+    char *applied; /* the last event that it had applied (cutoffs.h); NULL: none */
 
     uint64_t generation; /* 1, and 1 more each time */
     uint64_t fence;      /* the fencing number of the lease under which it was written; 0: none */

@@ -244,7 +244,7 @@ static void keep_arrived(struct mirror_download *d)
 
 static int read_and_choose(struct mirror_download *d, struct err *err)
 {
-    int rc = stored_manifest_read(d->store, d->repo_id, &d->there, err);
+    int rc = stored_manifest_read(d->store, d->cutoffs, d->repo_id, &d->there, err);
 
     d->damaged = rc != 0 && err->kind == ERR_CORRUPT;
     d->part = (struct manifest){0};
@@ -350,7 +350,7 @@ static void remove_damaged(struct mirror_download *d)
 
 void mirror_download_end(struct mirror_download *d)
 {
-    if (d->damaged)
+    if (d->damaged || d->there.late)
         remove_damaged(d);
     mirror_copy_in_abort(&d->in);
     for (size_t i = 0; i < d->arrived_count; i++)

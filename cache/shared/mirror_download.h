@@ -23,6 +23,7 @@ typedef int mirror_download_choose_fn(struct mirror_download *d, struct err *err
 /* On the caller's stack; the first of these are the caller's to set. */
 struct mirror_download {
     struct object_store *store;
+    struct cutoffs *cutoffs; /* may be NULL */
     struct mirror *mirror;
     const struct key *repo_id;
     shared_mirror_tick_fn *tick; /* may be NULL */
@@ -57,7 +58,8 @@ int mirror_download_files(struct mirror_download *d, struct err *err);
 int mirror_download_idle(void *ctx, struct err *err);
 /* What came; yours to clear by mirror_content_clear(). */
 void mirror_download_content(const struct mirror_download *d, struct mirror_content *out);
-/* What is damaged leaves the store, and its manifest, so that it is put anew. */
+/* What is damaged leaves the store, and its manifest, so that it is put anew; so does a manifest
+ * that was put too late. */
 void mirror_download_end(struct mirror_download *d);
 
 #endif

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -10,6 +12,7 @@
 #include "cache/answer_file.h"
 #include "cache/invalidate.h"
 #include "cache/lock.h"
+#include "cache/shared/cutoffs.h"
 #include "cache/shared/invalidations.h"
 #include "cache/shared/manifest.h"
 #include "cache/workers.h"
@@ -49,6 +52,8 @@ struct shared {
     struct uploads *uploads;
     atomic_bool joined; /* uploads and chores are gone */
     struct leases *leases;
+    struct events *events;
+    struct cutoffs *cutoffs;
     struct keeper *keeper;
     struct workers *chores; /* one thread: tidying may take long, and probing must go on */
     pthread_t clock;
@@ -56,6 +61,8 @@ struct shared {
 
     struct lock lock;
     pthread_cond_t stop_wanted;
+    pthread_cond_t learnt;
+    bool learning, knows; /* of the invalidations before this start */
     struct lack lacks[LACKS_MAX];
     size_t lacks_next;
     struct key removals[REMOVALS_MAX]; /* of repositories; number n lies at n % REMOVALS_MAX */
@@ -79,6 +86,39 @@ static void report_damage(struct shared *s, const char *what, const struct err *
 {
     atomic_fetch_add(&s->damaged, 1);
     s->listener.damage(s->listener.ctx, what, why);
+}
+
+/* ---- what was invalidated ---- */
+
+static void note_cutoff(void *ctx, const struct key *repo_id, const char *id)
+{
+    struct shared *s = ctx;
+
+    cutoffs_note(s->cutoffs, repo_id, id);
+}
+
+/* Events tell of what is invalidated from this start on, notes of all before it: without them
+ * nothing there can be trusted.  Read once; who comes meanwhile waits. */
+static int learn(struct shared *s, struct err *err)
+{
+    bool knows;
+    int rc;
+
+    lock_take(&s->lock);
+    while (s->learning)
+        lock_wait(&s->lock, &s->learnt);
+    knows = s->knows;
+    s->learning = !knows;
+    lock_drop(&s->lock);
+    if (knows)
+        return 0;
+    rc = invalidations_list(s->store, note_cutoff, s, err);
+    lock_take(&s->lock);
+    s->learning = false;
+    s->knows = rc == 0;
+    pthread_cond_broadcast(&s->learnt);
+    lock_drop(&s->lock);
+    return rc;
 }
 
 /* ---- up ---- */
@@ -125,11 +165,13 @@ static void note_removal(struct shared *s, const struct key *repo_id)
     lock_drop(&s->lock);
 }
 
-void shared_take_back(struct shared *s, const char *repo_id)
+void shared_refuse_older(struct shared *s, const char *repo_id, const char *id)
 {
     struct key one;
+    bool all = !key_from_hex(repo_id, &one);
 
-    note_removal(s, key_from_hex(repo_id, &one) ? &one : &ALL);
+    cutoffs_note(s->cutoffs, all ? NULL : &one, id);
+    note_removal(s, all ? &ALL : &one);
 }
 
 /* since: count_removals() of then. */
@@ -180,7 +222,8 @@ static void tell_put(struct shared *s, const struct key *key, const char *object
     s->listener.put(s->listener.ctx, key, e, generation);
 }
 
-static int put_file(struct shared *s, const char *path, int fd, struct sent *sent, struct err *err)
+static int put_file(struct shared *s, const char *path, int fd, const char *applied,
+                    struct sent *sent, struct err *err)
 {
     const char *slash = strrchr(path, '/');
     char object[OBJECT_KEY_MAX + 1];
@@ -194,7 +237,7 @@ static int put_file(struct shared *s, const char *path, int fd, struct sent *sen
     if (rc == 0 && !key_from_hex(entry.repo_id, &sent->repo_id))
         rc = err_set(err, ERR_CORRUPT, "an answer's record names no repository");
     if (rc == 0)
-        rc = shared_answer_put(s->store, &key, fd, &s->stop, &sent->bytes, err);
+        rc = shared_answer_put(s->store, &key, fd, applied, &s->stop, &sent->bytes, err);
     if (rc == 0) {
         shared_answer_key(entry.repo_id, &key, object);
         tell_put(s, &key, object, &entry, 0);
@@ -203,12 +246,13 @@ static int put_file(struct shared *s, const char *path, int fd, struct sent *sen
     return rc;
 }
 
-static int put_answer(struct shared *s, const char *path, struct sent *sent, struct err *err)
+static int put_answer(struct shared *s, const char *path, const char *applied, struct sent *sent,
+                      struct err *err)
 {
     char *full = folder_pathf(s->cache->folder, "%s", path);
     int fd = open(full, O_RDONLY | O_CLOEXEC);
     int rc = fd >= 0
-                 ? put_file(s, path, fd, sent, err)
+                 ? put_file(s, path, fd, applied, sent, err)
                  : err_errno(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_STORAGE, "open %s", path);
 
     free(full);
@@ -241,8 +285,8 @@ static struct lease *take_lease(struct shared *s, const char *repo_id)
     return lease;
 }
 
-static int put_one_mirror(struct shared *s, struct mirror *m, struct entry *e, struct sent *sent,
-                          struct err *err)
+static int put_one_mirror(struct shared *s, struct mirror *m, struct entry *e, const char *applied,
+                          struct sent *sent, struct err *err)
 {
     struct lease *lease = take_lease(s, e->repo_id);
     const struct shared_mirror_put_options options = {.node = s->node,
@@ -250,6 +294,8 @@ static int put_one_mirror(struct shared *s, struct mirror *m, struct entry *e, s
                                                       .lease = lease,
                                                       .fence =
                                                           lease != NULL ? lease_fence(lease) : 0,
+                                                      .cutoffs = s->cutoffs,
+                                                      .applied = applied,
                                                       .stop = &s->stop};
     char object[OBJECT_KEY_MAX + 1];
     struct shared_mirror_sent what = {0};
@@ -269,7 +315,8 @@ static int put_one_mirror(struct shared *s, struct mirror *m, struct entry *e, s
     return rc;
 }
 
-static int put_mirror(struct shared *s, const char *path, struct sent *sent, struct err *err)
+static int put_mirror(struct shared *s, const char *path, const char *applied, struct sent *sent,
+                      struct err *err)
 {
     struct mirror *m = mirrors_at(s->cache->mirrors, path);
     char *full = folder_pathf(s->cache->folder, "%s", path);
@@ -281,7 +328,9 @@ static int put_mirror(struct shared *s, const char *path, struct sent *sent, str
     else
         rc = mirror_read_entry(full, &e, err);
     if (rc == 0)
-        rc = put_one_mirror(s, m, &e, sent, err);
+        rc = learn(s, err);
+    if (rc == 0)
+        rc = put_one_mirror(s, m, &e, applied, sent, err);
     entry_clear(&e);
     free(full);
     mirror_unref(&m);
@@ -293,16 +342,19 @@ static enum uploads_result upload(void *ctx, enum entry_kind kind, const char *p
     struct shared *s = ctx;
     uint64_t started = now_us(), removals = count_removals(s);
     bool conditions = object_store_has_conditions(s->store);
+    char applied[EVENT_ID_SIZE];
     struct sent sent = {0};
     struct err why;
     int rc;
 
     if (guard_open(s->guard, NULL)) /* who found that out is about to pause the queue */
         return UPLOADS_NOT_TRIED;
+    events_applied(s->events, applied); /* before a look at what lies here */
+    applied[strcspn(applied, " ")] = '\0';
     if (kind == ENTRY_ANSWER)
-        rc = put_answer(s, path, &sent, &why);
+        rc = put_answer(s, path, applied, &sent, &why);
     else
-        rc = put_mirror(s, path, &sent, &why);
+        rc = put_mirror(s, path, applied, &sent, &why);
     if (rc == 0 && sent.bytes > 0)
         s->listener.uploaded(s->listener.ctx, path, sent.bytes, now_us() - started);
     if (sent.bytes > 0 && was_removed(s, &sent.repo_id, removals))
@@ -329,7 +381,10 @@ int shared_get_answer(struct shared *s, const char *repo_id, const struct key *k
 {
     char object[OBJECT_KEY_MAX + 1];
     struct err ignored;
-    int rc = shared_answer_get(s->store, repo_id, key, sink, err);
+    int rc = learn(s, err);
+
+    if (rc == 0)
+        rc = shared_answer_get(s->store, s->cutoffs, repo_id, key, sink, err);
 
     shared_answer_key(repo_id, key, object);
     if (rc == 0) {
@@ -417,7 +472,9 @@ int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id
 
     if (!shared_may_restore(s, repo_id))
         return err_set(err, ERR_NOT_FOUND, "the shared tier has no mirror");
-    rc = shared_mirror_restore(s->store, m, repo_id, tick, ctx, out, err);
+    rc = learn(s, err);
+    if (rc == 0)
+        rc = shared_mirror_restore(s->store, s->cutoffs, m, repo_id, tick, ctx, out, err);
     if (rc == 0)
         atomic_fetch_add(&s->restored, 1);
     note_result(s, repo_id, rc, err);
@@ -433,7 +490,9 @@ int shared_catch_up(struct shared *s, struct mirror *m, const struct key *repo_i
     *out = (struct shared_mirror_got){0};
     if (!shared_may_restore(s, repo_id))
         return err_set(err, ERR_NOT_FOUND, "the shared tier has no mirror");
-    rc = shared_mirror_catch_up(s->store, m, repo_id, tick, ctx, out, err);
+    rc = learn(s, err);
+    if (rc == 0)
+        rc = shared_mirror_catch_up(s->store, s->cutoffs, m, repo_id, tick, ctx, out, err);
     if (rc == 0 && out->bytes > 0)
         atomic_fetch_add(&s->caught_up, 1);
     note_result(s, repo_id, rc, err);
@@ -457,9 +516,17 @@ int shared_remove_everything(struct shared *s, struct shared_removed *out, struc
     return shared_remove_all(s->store, &s->stop, out, err);
 }
 
-int shared_invalidation_note(struct shared *s, const struct event *e, struct err *err)
+int shared_invalidation_note(struct shared *s, const struct event *e, const char *id,
+                             struct err *err)
 {
-    return invalidations_note(s->store, e, now_s() * 1000, err);
+    char now[EVENT_ID_SIZE];
+
+    if (id == NULL) {
+        snprintf(now, sizeof(now), "%" PRId64 "000-0", now_s());
+        id = now;
+    }
+    shared_refuse_older(s, e->repo_id, id);
+    return invalidations_note(s->store, e, id, now_s() * 1000, err);
 }
 
 struct replay {
@@ -467,7 +534,7 @@ struct replay {
     uint64_t count;
 };
 
-static int apply_noted(void *ctx, const struct event *e, struct err *err)
+static int apply_noted(void *ctx, const struct event *e, const char *id, struct err *err)
 {
     struct replay *r = ctx;
     const struct invalidation what = {
@@ -475,7 +542,7 @@ static int apply_noted(void *ctx, const struct event *e, struct err *err)
     struct invalidated gone;
 
     r->count++;
-    shared_take_back(r->shared, e->repo_id);
+    shared_refuse_older(r->shared, e->repo_id, id);
     return cache_invalidate(r->shared->cache, &what, &gone, err);
 }
 
@@ -515,7 +582,9 @@ static int has_all_of_mirror(void *ctx, const char *path, bool *has, struct err 
 
     *has = true; /* of what has gone meanwhile nothing is missing */
     if (m != NULL && mirror_ready(m))
-        rc = shared_mirror_has_all(s->store, m, has, err);
+        rc = learn(s, err);
+    if (m != NULL && mirror_ready(m) && rc == 0)
+        rc = shared_mirror_has_all(s->store, s->cutoffs, m, has, err);
     mirror_unref(&m);
     return rc;
 }
@@ -583,7 +652,9 @@ static void resume(struct shared *s)
 static void *keep_time(void *ctx)
 {
     struct shared *s = ctx;
+    struct err ignored;
 
+    learn(s, &ignored); /* or else the first who asks */
     guard_probe(s->guard, now_ms(), true);
     resume(s);
     lock_take(&s->lock);
@@ -624,12 +695,15 @@ int shared_open(struct cache *cache, const struct shared_options *options,
     s->cache = cache;
     s->listener = *listener;
     s->leases = options->leases;
+    s->events = options->events;
+    s->cutoffs = cutoffs_new();
     s->node = xstrdup(options->node);
     s->compression = options->compression;
     s->tidy_interval_ms = (uint64_t)options->limits.interval_s * 1000;
     s->upload_queue = options->upload_queue;
     lock_init(&s->lock, LOCK_SHARED);
     lock_cond_init(&s->stop_wanted);
+    lock_cond_init(&s->learnt);
     s->uploads = uploads_new(options->uploads, options->upload_queue, upload, s);
     s->store = guard_new(&store, on_changed, s, &s->guard);
     s->keeper = keeper_new(s->store, cache->local, &(struct keeper_mirrors){has_all_of_mirror, s},
@@ -676,6 +750,8 @@ void shared_close(struct shared **sp)
     shared_join(s);
     keeper_free(&s->keeper);
     object_store_free(&s->store);
+    cutoffs_free(&s->cutoffs);
+    pthread_cond_destroy(&s->learnt);
     pthread_cond_destroy(&s->stop_wanted);
     lock_clear(&s->lock);
     free(s->node);

@@ -14,6 +14,7 @@
  *     shared_answer.h     answers, up and down
  *     shared_mirror.h     mirrors, up and down
  *     uploads.h           the queue of what is to go up
+ *     cutoffs.h           what came up too late, after it was invalidated
  *     keeper.h            bounds, and what lies safe there and takes room here
  *     object_store.h      the store itself, and its drivers */
 #ifndef PANNIER_CACHE_SHARED_SHARED_H
@@ -21,6 +22,7 @@
 
 #include "cache/cache.h"
 #include "cache/cluster/event.h"
+#include "cache/cluster/events.h"
 #include "cache/cluster/lease.h"
 #include "cache/shared/guard.h"
 #include "cache/shared/keeper.h"
@@ -37,6 +39,7 @@ struct shared_options {
     enum compression compression; /* of files of mirrors */
     struct keeper_limits limits;
     struct leases *leases; /* under which mirrors go up; NULL: this node is alone */
+    struct events *events; /* which invalidations this node has applied */
     unsigned uploads;      /* at once */
     size_t upload_queue;   /* that may wait */
 };
@@ -99,13 +102,15 @@ int shared_remove_repository(struct shared *s, const struct key *repo_id,
 /* As shared_remove_all(). */
 int shared_remove_everything(struct shared *s, struct shared_removed *out, struct err *err);
 
-/* What is on its way up of this repository ("": of any) goes from there again when it has arrived:
- * somebody removes it just now. */
-void shared_take_back(struct shared *s, const char *repo_id);
+/* This repository ("": any) was invalidated by the event id.  What is on its way up of it goes from
+ * there again when it has arrived, and what was put by those who had yet to hear of it is not taken
+ * from there any more. */
+void shared_refuse_older(struct shared *s, const char *repo_id, const char *id);
 
 /* As invalidations_note() and, what all nodes have noted, cache_invalidate() here; *count of them.
- */
-int shared_invalidation_note(struct shared *s, const struct event *e, struct err *err);
+ * id NULL: of no event, as none could be sent; the clock says when. */
+int shared_invalidation_note(struct shared *s, const struct event *e, const char *id,
+                             struct err *err);
 int shared_invalidations_apply(struct shared *s, uint64_t *count, struct err *err);
 
 /* ---- for people ---- */

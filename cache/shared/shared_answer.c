@@ -274,7 +274,8 @@ static int put_whole(struct object_store *store, const char *object_key, int fd,
 }
 
 static int read_and_put(struct object_store *store, const char *object_key, int fd,
-                        const atomic_bool *stop, uint64_t *sent, struct err *err)
+                        const char *applied, const atomic_bool *stop, uint64_t *sent,
+                        struct err *err)
 {
     struct shared_answer_head h = {0};
     struct tally t = {.sum = checksum_new()};
@@ -289,6 +290,8 @@ static int read_and_put(struct object_store *store, const char *object_key, int 
         t.pieces = NULL;
         free(h.answer.entry.path);
         h.answer.entry.path = xstrdup(object_key);
+        if (applied != NULL && applied[0] != '\0')
+            h.answer.entry.applied = xstrdup(applied);
         rc = stop != NULL && atomic_load(stop)
                  ? err_set(err, ERR_CANCELLED, "pannier is shutting down")
                  : put_whole(store, object_key, fd, &h, sent, err);
@@ -300,7 +303,7 @@ static int read_and_put(struct object_store *store, const char *object_key, int 
 }
 
 int shared_answer_put(struct object_store *store, const struct key *key, int fd,
-                      const atomic_bool *stop, uint64_t *sent, struct err *err)
+                      const char *applied, const atomic_bool *stop, uint64_t *sent, struct err *err)
 {
     char object_key[OBJECT_KEY_MAX + 1];
     struct object_info there;
@@ -321,7 +324,7 @@ int shared_answer_put(struct object_store *store, const struct key *key, int fd,
         rc = object_remove(store, object_key, err); /* or the put would find it in its way */
     else if (err->kind != ERR_NOT_FOUND)
         rc = -1;
-    return rc == 0 ? read_and_put(store, object_key, fd, stop, sent, err) : -1;
+    return rc == 0 ? read_and_put(store, object_key, fd, applied, stop, sent, err) : -1;
 }
 
 /* ---- get ---- */
@@ -329,6 +332,8 @@ int shared_answer_put(struct object_store *store, const struct key *key, int fd,
 struct getting {
     const char *object_key, *repo_id;
     const struct shared_answer_sink *sink;
+    struct cutoffs *cutoffs; /* may be NULL */
+    bool late;
     struct object_info info;
     struct bytes head;
     size_t head_size;            /* 0: not yet known */
@@ -341,6 +346,15 @@ struct getting {
     struct decompressor *unpacker;
 };
 
+static bool was_put_too_late(const struct getting *g)
+{
+    const struct entry *e = &g->h.answer.entry;
+    struct key repo_id;
+
+    return g->cutoffs != NULL && key_from_hex(e->repo_id, &repo_id) &&
+           cutoffs_refuse(g->cutoffs, &repo_id, e->applied);
+}
+
 /* The whole head is here. */
 static int begin(struct getting *g, struct err *err)
 {
@@ -352,6 +366,11 @@ static int begin(struct getting *g, struct err *err)
         return err_set(err, ERR_CORRUPT, "another answer lies there");
     if (g->info.size != g->head_size + g->h.stored_size)
         return err_set(err, ERR_CORRUPT, "a shared answer has another length than it says");
+    g->late = was_put_too_late(g);
+    if (g->late)
+        return err_set(err, ERR_NOT_FOUND,
+                       "%s was put by a node that had yet to hear of an invalidation",
+                       g->object_key);
     bytes_clear(&g->head);
     if (g->h.packed)
         g->unpacker = decompressor_new(e->size, g->sink->data, g->sink->ctx);
@@ -443,12 +462,16 @@ static int finish(struct getting *g, struct err *err)
     return g->unpacker != NULL ? decompressor_end(g->unpacker, err) : 0;
 }
 
-int shared_answer_get(struct object_store *store, const char *repo_id, const struct key *key,
-                      const struct shared_answer_sink *sink, struct err *err)
+int shared_answer_get(struct object_store *store, struct cutoffs *cutoffs, const char *repo_id,
+                      const struct key *key, const struct shared_answer_sink *sink, struct err *err)
 {
     char object_key[OBJECT_KEY_MAX + 1];
-    struct getting g = {
-        .object_key = object_key, .repo_id = repo_id, .sink = sink, .sum = checksum_new()};
+    struct getting g = {.object_key = object_key,
+                        .repo_id = repo_id,
+                        .sink = sink,
+                        .cutoffs = cutoffs,
+                        .sum = checksum_new()};
+    struct err ignored;
     int rc;
 
     shared_answer_key(repo_id, key, object_key);
@@ -459,6 +482,8 @@ int shared_answer_get(struct object_store *store, const char *repo_id, const str
         rc = finish(&g, err);
     if (rc != 0 && err->kind == ERR_CORRUPT)
         err_prefix(err, "%s", object_key);
+    if (g.late) /* it would be in the way of the next one */
+        object_remove(store, object_key, &ignored);
     decompressor_free(&g.unpacker);
     checksum_free(g.sum);
     free(g.buf);

@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "cache/entry.h"
+#include "cache/shared/cutoffs.h"
 #include "cache/shared/object_store.h"
 #include "protocol/checksum.h"
 #include "protocol/digest.h"
@@ -44,13 +45,14 @@ struct shared_answer {
  * goes out; but first it is asked for, and where there is one nothing is read.  0: it is there;
  * *sent is the bytes of the object, or 0 where one with that key was there already.  One that a
  * glance shows to be damaged there is replaced; of another whoever gets it finds out, and removes
- * it.
+ * it.  applied: the last event that was applied here before fd was opened (cutoffs.h); NULL: none.
  *
  * -1: as answer_file_verify(), object_put(), ERR_INPUT (too long for the format), or ERR_CANCELLED
  * when *stop (may be NULL) has become true before it goes out; then object_store_stop() ends it.
  * Worker threads. */
 int shared_answer_put(struct object_store *store, const struct key *key, int fd,
-                      const atomic_bool *stop, uint64_t *sent, struct err *err);
+                      const char *applied, const atomic_bool *stop, uint64_t *sent,
+                      struct err *err);
 
 struct shared_answer_sink {
     /* Once, before the first byte.  Borrowed. */
@@ -59,11 +61,13 @@ struct shared_answer_sink {
     object_sink_fn *data;
     void *ctx;
 };
-/* 0: data() has had the whole body.  -1: ERR_NOT_FOUND; ERR_CORRUPT, the object is not what was
- * put (what data() had of it was); ERR_REFUSED, another version of pannier wrote it; or as
- * object_get(), or what the sink said.  Worker threads. */
-int shared_answer_get(struct object_store *store, const char *repo_id, const struct key *key,
-                      const struct shared_answer_sink *sink, struct err *err);
+/* 0: data() has had the whole body.  -1: ERR_NOT_FOUND, also of one that was put too late (cutoffs,
+ * which may be NULL), and was removed now; ERR_CORRUPT, the object is not what was put (what data()
+ * had of it was); ERR_REFUSED, another version of pannier wrote it; or as object_get(), or what the
+ * sink said.  Worker threads. */
+int shared_answer_get(struct object_store *store, struct cutoffs *cutoffs, const char *repo_id,
+                      const struct key *key, const struct shared_answer_sink *sink,
+                      struct err *err);
 
 /* ---- the head, for the above and for tests; pure ---- */
 

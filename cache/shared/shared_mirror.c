@@ -15,7 +15,8 @@ int shared_mirror_has(struct object_store *store, const struct key *repo_id, boo
     return *has || err->kind == ERR_NOT_FOUND ? 0 : -1;
 }
 
-int shared_mirror_has_all(struct object_store *store, struct mirror *m, bool *has, struct err *err)
+int shared_mirror_has_all(struct object_store *store, struct cutoffs *cutoffs, struct mirror *m,
+                          bool *has, struct err *err)
 {
     struct mirror_copy_out *copy = NULL;
     const struct mirror_content *here;
@@ -31,7 +32,7 @@ int shared_mirror_has_all(struct object_store *store, struct mirror *m, bool *ha
         mirror_copy_out_end(&copy);
         return err_set(err, ERR_CORRUPT, "the record of a mirror has no repository's id");
     }
-    rc = stored_manifest_read(store, &repo_id, &there, err);
+    rc = stored_manifest_read(store, cutoffs, &repo_id, &there, err);
     *has = rc == 0 && manifest_covers(&there.manifest, m, here, INT64_MAX);
     if (rc != 0 && (err->kind == ERR_NOT_FOUND || err->kind == ERR_CORRUPT))
         rc = 0;

@@ -8,6 +8,9 @@
  * own.  A file is checked against its own trailing checksum and the list of packs before it goes
  * up, and against the manifest when it comes down.
  *
+ * cutoffs, which may be NULL everywhere: what lies there and was put too late is as good as not
+ * there.
+ *
  * Worker threads: blocks on the network, the disk and git. */
 #ifndef PANNIER_CACHE_SHARED_SHARED_MIRROR_H
 #define PANNIER_CACHE_SHARED_SHARED_MIRROR_H
@@ -19,6 +22,7 @@
 #include "cache/cluster/lease.h"
 #include "cache/compress.h"
 #include "cache/mirror/mirror.h"
+#include "cache/shared/cutoffs.h"
 #include "cache/shared/object_store.h"
 
 struct shared_mirror_put_options {
@@ -27,6 +31,8 @@ struct shared_mirror_put_options {
      * all stores can refuse who comes late. */
     const struct lease *lease;
     uint64_t fence; /* the lease's; 0: there is none */
+    struct cutoffs *cutoffs;
+    const char *applied; /* the last event that was applied here when this began; NULL: none */
     enum compression compression;
     const atomic_bool *stop; /* may be NULL */
 };
@@ -60,9 +66,9 @@ struct shared_mirror_got {
  * twice in the middle, or the mirror is there already; ERR_BUSY: it is being removed; ERR_REFUSED:
  * another version of pannier put it; ERR_LIMIT, ERR_STORAGE: no room; or as object_get(), or what
  * tick said. */
-int shared_mirror_restore(struct object_store *store, struct mirror *m, const struct key *repo_id,
-                          shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
-                          struct err *err);
+int shared_mirror_restore(struct object_store *store, struct cutoffs *cutoffs, struct mirror *m,
+                          const struct key *repo_id, shared_mirror_tick_fn *tick, void *ctx,
+                          struct shared_mirror_got *out, struct err *err);
 
 /* Bring m, which is ready, forward by what the store has and it lacks; between mirror_write_begin()
  * and _end().  Where all of that is here already, only the manifest travels.  Packs that come stand
@@ -74,15 +80,16 @@ int shared_mirror_restore(struct object_store *store, struct mirror *m, const st
  * is damaged or missing, or is not all that its tips reach (removed as in shared_mirror_restore());
  * ERR_BUSY: m is gone, or being removed; others as in shared_mirror_restore().  The mirror is as it
  * was; only what the disk did in the very end may leave it with packs and without their tips. */
-int shared_mirror_catch_up(struct object_store *store, struct mirror *m, const struct key *repo_id,
-                           shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
-                           struct err *err);
+int shared_mirror_catch_up(struct object_store *store, struct cutoffs *cutoffs, struct mirror *m,
+                           const struct key *repo_id, shared_mirror_tick_fn *tick, void *ctx,
+                           struct shared_mirror_got *out, struct err *err);
 
 /* Does the store have one?  0: *has says so. */
 int shared_mirror_has(struct object_store *store, const struct key *repo_id, bool *has,
                       struct err *err);
 /* Is m, as it is here, there as well: all that its tips reach, in whatever packs?  For who wants to
  * let m go here. */
-int shared_mirror_has_all(struct object_store *store, struct mirror *m, bool *has, struct err *err);
+int shared_mirror_has_all(struct object_store *store, struct cutoffs *cutoffs, struct mirror *m,
+                          bool *has, struct err *err);
 
 #endif

@@ -110,6 +110,8 @@ static int take_snapshot(struct upload *u, struct err *err)
     mine->url = xstrdup(content->about.url);
     mine->node = xstrdup(u->options->node);
     mine->fence = u->options->fence;
+    if (u->options->applied != NULL && u->options->applied[0] != '\0')
+        mine->applied = xstrdup(u->options->applied);
     take_packs(mine, content);
     take_tips(mine, content);
     manifest_each(mine, add_outgoing, u);
@@ -364,7 +366,7 @@ static int check_turn(const struct upload *u, struct err *err)
 static int read_there(struct upload *u, struct err *err)
 {
     stored_manifest_clear(&u->there);
-    if (stored_manifest_read(u->store, &u->mine.repo_id, &u->there, err) == 0)
+    if (stored_manifest_read(u->store, u->options->cutoffs, &u->mine.repo_id, &u->there, err) == 0)
         return 0;
     /* One that nobody can use is no loss. */
     return err->kind == ERR_NOT_FOUND || err->kind == ERR_CORRUPT ? 0 : -1;

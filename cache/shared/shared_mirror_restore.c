@@ -34,11 +34,12 @@ static int commit(struct mirror_download *d, struct err *err)
     return rc;
 }
 
-int shared_mirror_restore(struct object_store *store, struct mirror *m, const struct key *repo_id,
-                          shared_mirror_tick_fn *tick, void *ctx, struct shared_mirror_got *out,
-                          struct err *err)
+int shared_mirror_restore(struct object_store *store, struct cutoffs *cutoffs, struct mirror *m,
+                          const struct key *repo_id, shared_mirror_tick_fn *tick, void *ctx,
+                          struct shared_mirror_got *out, struct err *err)
 {
     struct mirror_download d = {.store = store,
+                                .cutoffs = cutoffs,
                                 .mirror = m,
                                 .repo_id = repo_id,
                                 .tick = tick,

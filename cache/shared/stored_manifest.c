@@ -25,8 +25,8 @@ static int add_text(void *ctx, const void *data, size_t len, struct err *err)
                : err_set(err, ERR_CORRUPT, "the manifest of a mirror is too long");
 }
 
-int stored_manifest_read(struct object_store *store, const struct key *repo_id,
-                         struct stored_manifest *out, struct err *err)
+int stored_manifest_read(struct object_store *store, struct cutoffs *cutoffs,
+                         const struct key *repo_id, struct stored_manifest *out, struct err *err)
 {
     char key[OBJECT_KEY_MAX + 1];
     struct object_info info = {0};
@@ -50,6 +50,13 @@ int stored_manifest_read(struct object_store *store, const struct key *repo_id,
     if (rc == 0)
         rc = manifest_read(text.data != NULL ? text.data : "", text.len, repo_id, &out->manifest,
                            err);
+    if (rc == 0 && cutoffs != NULL && cutoffs_refuse(cutoffs, repo_id, out->manifest.applied)) {
+        manifest_clear(&out->manifest);
+        out->late = true;
+        rc = err_set(err, ERR_NOT_FOUND,
+                     "the mirror in the shared tier was put by a node that had yet to hear of an "
+                     "invalidation");
+    }
     out->usable = rc == 0;
     bytes_clear(&text);
     return rc;

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "cache/mirror/copy.h"
+#include "cache/shared/cutoffs.h"
 #include "cache/shared/manifest.h"
 #include "cache/shared/object_store.h"
 
@@ -14,16 +15,17 @@ struct stored_manifest {
     bool there;                 /* an object is */
     char etag[OBJECT_ETAG_MAX]; /* of it */
     uint64_t size;
+    bool late;                /* it was put too late: see cutoffs.h */
     bool usable;              /* it is a manifest, and this one: */
     struct manifest manifest; /* {0} where it isn't */
 };
 void stored_manifest_clear(struct stored_manifest *s); /* one that is {0} is fine */
 
-/* *out is yours to clear, whatever happens.  -1: ERR_NOT_FOUND: there is none; ERR_CORRUPT: it is
- * damaged, and out has its etag; ERR_REFUSED: another version of pannier wrote it; or as
- * object_get(). */
-int stored_manifest_read(struct object_store *store, const struct key *repo_id,
-                         struct stored_manifest *out, struct err *err);
+/* cutoffs may be NULL.  *out is yours to clear, whatever happens.  -1: ERR_NOT_FOUND: there is
+ * none, or it was put too late, and out has its etag; ERR_CORRUPT: it is damaged, and out has its
+ * etag; ERR_REFUSED: another version of pannier wrote it; or as object_get(). */
+int stored_manifest_read(struct object_store *store, struct cutoffs *cutoffs,
+                         const struct key *repo_id, struct stored_manifest *out, struct err *err);
 
 /* Over the one that was read (or none), and no other; *size is of the object.  -1: ERR_CONFLICT:
  * another one is there by now; ERR_INPUT, ERR_LIMIT: it can't be told; or as object_put(). */

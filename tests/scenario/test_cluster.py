@@ -13,7 +13,7 @@ from support.admin import Admin
 from support.cluster import command
 from support.faulty import HOP_BY_HOP, Faulty, Gate, for_a_pack, packs_asked
 from support.faulty_s3 import Gate as S3Gate
-from support.faulty_s3 import asks
+from support.faulty_s3 import Late, asks
 from support.gitclient import Reader, ask, same_objects, wait_traced
 from support.net import HOST
 from support.wait import DEADLINE, until
@@ -702,6 +702,80 @@ def test_what_was_on_its_way_up_is_not_found_after_an_invalidation(cluster, upst
     assert cluster.tier.answers() == [] and cluster.tier.manifests() == []
     assert clone_by_hand(b, big.oid())
     assert b.packs(1) == ["miss, upstream"]
+
+
+PATIENT = {"deadline": "1m", "stall_timeout": "1m"}
+HOLDS = {"answer": "answers/", "mirror": "manifest.json"}
+
+
+def late_upload(cluster, node, part):
+    """node, which was asked for a full clone, is about to put that part of it."""
+    late = cluster.tier.front.on(asks("put", part), Late(), times=1)
+    assert ask(node.url_of("public/simple"), pktline.ls_refs()).status == 200
+    return late
+
+
+def ends_late(late, tier, part):
+    """What was invalidated meanwhile lies in the bucket, and who put it doesn't know."""
+    late.before.open()
+    late.after.wait_held()
+    assert [k for k in tier.objects.keys() if part in k]
+
+
+@pytest.mark.parametrize("what", HOLDS)
+def test_what_arrives_after_an_invalidation_is_served_by_nobody(cluster, upstream, simple, git, what):
+    """Its upload began before that, and ends behind the acknowledgement: in the bucket it lies until who
+    put it hears of the end, and takes it back."""
+    a, b = cluster.nodes_up("a", "b", upstream=upstream.url, shared=PATIENT)
+    late = late_upload(cluster, a, HOLDS[what])
+    git.clone(a.url_of("public/simple"))
+    late.before.wait_held()
+    assert cluster.invalidate(b, NAME).status == 0
+    ends_late(late, cluster.tier, HOLDS[what])
+    # What lies there is no answer to this question, and the mirror could make one.
+    git.clone(b.url_of("public/simple"), *(["--depth=2"] if what == "mirror" else []))
+    assert b.packs(1) == ["miss, upstream"]
+    assert b.shared()["hits"] == b.shared()["restored"] == 0
+    late.open()
+    for node in (a, b):
+        cluster.tier.wait_idle(node)
+
+
+def test_what_a_node_that_is_cut_off_puts_after_an_invalidation_is_served_by_nobody(cluster, upstream, simple,
+                                                                                      git):
+    """It can't hear of the invalidation, and takes nothing back."""
+    a, b = cluster.nodes_up("a", "b", upstream=upstream.url, shared=PATIENT)
+    late = late_upload(cluster, a, "answers/")
+    git.clone(a.url_of("public/simple"))
+    late.before.wait_held()
+    cluster.link(a).cut()
+    assert cluster.invalidate(b, NAME).status == 0
+    late.open()
+    cluster.tier.wait_idle(a)
+    assert cluster.tier.answers()
+    git.clone(b.url_of("public/simple"))
+    assert b.packs(1) == ["miss, upstream"]
+    cluster.link(a).heal()
+    cluster.wait_met(a, b)
+
+
+def test_what_arrives_when_who_put_it_is_dead_is_not_even_served_by_new_nodes(cluster, upstream, simple, git):
+    a, b = cluster.nodes_up("a", "b", upstream=upstream.url, shared=PATIENT)
+    late = late_upload(cluster, a, "answers/")
+    git.clone(a.url_of("public/simple"))
+    late.before.wait_held()
+    a.kill()
+    assert cluster.invalidate(b, NAME).status == 0
+    ends_late(late, cluster.tier, "answers/")
+    c = cluster.nodes_up("c", upstream=upstream.url, shared=PATIENT)[0]
+    git.clone(c.url_of("public/simple"))
+    assert c.packs(1) == ["miss, upstream"]
+    late.open()
+    # What came is in nobody's way: c's own is found there by others.
+    cluster.tier.wait_up(c, answers=1, mirrors=1)
+    d = cluster.nodes_up("d", upstream=upstream.url, shared=PATIENT)[0]
+    git.clone(d.url_of("public/simple"))
+    assert d.packs(1) == ["hit, shared"]
 
 
 def test_with_pass_nobody_follows_a_node_that_is_cut_off(cluster, upstream, big):

@@ -271,6 +271,21 @@ def test_what_the_bucket_refused_is_taken_from_the_node_that_has_it(cluster, ups
     assert get(b, simple.oid()) == "hit, peer"
 
 
+def test_what_only_a_disk_has_is_known_again_when_redis_has_lost_it(cluster, upstream, simple, index):
+    """The bucket refused it, so nobody would find it there."""
+    a, b = cluster.nodes_up("a", "b", upstream=upstream.url)
+    cluster.tier.front.on(asks("put begin", "answers/"), refused(413, "EntityTooLarge"))
+    get(a, simple.oid())
+    a.wait_answers()
+    cluster.tier.wait_idle(a)
+    index.wait_where(("local", "a"))
+    cluster.redis.restart_empty()
+    cluster.wait_met(a, b)
+    index.wait_where(("local", "a"))
+    assert get(b, simple.oid()) == "hit, peer"
+    assert len(packs_asked(upstream)) == 1
+
+
 def test_with_the_bucket_away_what_went_up_is_taken_from_who_put_it(cluster, upstream, simple, index):
     a, b = cluster.nodes_up("a", "b", upstream=upstream.url)
     get(a, simple.oid())

@@ -22,7 +22,7 @@ from .faulty import HOP_BY_HOP, Exchange, Faulty, never
 from .net import HOST
 from .wait import DEADLINE
 
-__all__ = ["FaultyS3", "Gate", "asks", "bucket_missing", "changed", "cut", "flipped", "lost", "never",
+__all__ = ["FaultyS3", "Gate", "Late", "asks", "bucket_missing", "changed", "cut", "flipped", "lost", "never",
            "refused", "relay", "slow_down", "stall", "wrong_clock"]
 
 PIECE = 65536
@@ -248,6 +248,26 @@ class Gate(faulty.Gate):
         response = x.ask_up_to(self.after)
         self.hold(x)
         return x.break_off() if self.breaks else x.go_on(response)
+
+
+class Late:
+    """Holds each request before S3 is asked (`before`), and once more when S3 has done it, before a word
+    of that comes back (`after`): two gates.  Between the two it is done, and who asked doesn't know."""
+
+    def __init__(self):
+        self.before, self.after = Gate(), Gate()
+
+    def __call__(self, x):
+        self.before.hold(x)
+        x.open()
+        response = x.answer()
+        self.after.hold(x)
+        x.begin(response)
+        x.go_on(response)
+
+    def open(self):
+        self.before.open()
+        self.after.open()
 
 
 class Handler(faulty.Handler):

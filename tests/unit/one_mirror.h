@@ -76,6 +76,17 @@ static inline int tear_down(void **state)
     return 0;
 }
 
+/* What can't be removed for want of descriptors stays there until the next start. */
+static inline void empty_incoming(struct fixture *f)
+{
+    char *incoming = folder_pathf(f->folder, "incoming");
+    struct err err;
+
+    remove_tree(incoming);
+    assert_int_equal(make_folders(incoming, &err), 0);
+    free(incoming);
+}
+
 static inline struct oid oid_of(const char *revision)
 {
     struct oid oid = {0};

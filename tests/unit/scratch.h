@@ -123,6 +123,26 @@ static inline void limit_file_size(rlim_t limit)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &now), 0);
 }
 
+/* As if all but so many descriptors were in use, until descriptors_are_back(), which wants *before.
+ */
+static inline void few_descriptors(rlim_t free_ones, struct rlimit *before)
+{
+    int next = dup(STDERR_FILENO);
+    struct rlimit few;
+
+    assert_true(next >= 0);
+    close(next);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, before), 0);
+    few = *before;
+    few.rlim_cur = (rlim_t)next + free_ones;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+}
+
+static inline void descriptors_are_back(const struct rlimit *before)
+{
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, before), 0);
+}
+
 /* Run fn(ctx of each) in count threads, all let go at once by the barrier that fn waits at. */
 static inline void run_together(size_t count, void *(*fn)(void *), void *ctxs, size_t ctx_size)
 {

@@ -294,6 +294,112 @@ static void a_late_failure_leaves_the_next_ones_answer_alone(void **state)
     answer_unref(&next);
 }
 
+/* Nor is it found by way of its file, where the next one that leads takes nothing from it. */
+static void what_was_let_go_of_is_not_kept(void **state)
+{
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct answer *old = lead(f, &key), *next;
+    char *path = path_of(f, &key);
+
+    answers_begin(f->answers, &key, old);
+    append(old, 5);
+    answers_let_go(f->answers);
+    next = lead(f, &key);
+    assert_false(keep(f, &key, old));
+    assert_int_equal(answer_state(old), ANSWER_WHOLE);
+    assert_int_equal(access(path, F_OK), -1);
+    assert_false(answers_find_local(f->answers, &key, next));
+    answers_begin(f->answers, &key, next);
+    append(next, 5);
+    assert_true(keep(f, &key, next));
+    assert_int_equal(access(path, F_OK), 0);
+    answer_unref(&old);
+    answer_unref(&next);
+    free(path);
+}
+
+struct held_publisher {
+    const struct fixture *f;
+    struct answer *a;
+    pthread_barrier_t inside;
+    atomic_bool goes_on;
+};
+
+static void hold_publisher(void *ctx, enum entry_kind kind, const char *path)
+{
+    struct held_publisher *p = ctx;
+
+    (void)kind;
+    (void)path;
+    pthread_barrier_wait(&p->inside);
+    while (!p->goes_on)
+        sched_yield();
+}
+
+static void *publish_one(void *ctx)
+{
+    struct held_publisher *p = ctx;
+    struct key key = key_number(1);
+
+    assert_true(keep(p->f, &key, p->a));
+    return NULL;
+}
+
+static void *let_go_of_all(void *ctx)
+{
+    struct held_publisher *p = ctx;
+
+    answers_let_go(p->f->answers);
+    assert_true(p->goes_on);
+    return NULL;
+}
+
+static int remove_one(void *ctx, const struct entry *e)
+{
+    struct fixture *f = ctx;
+    struct err err;
+
+    assert_int_equal(local_remove(f->local, e->path, &err), 0);
+    return 0;
+}
+
+static uint64_t remove_all_there_is(struct fixture *f)
+{
+    struct local_usage before, after;
+    struct err err;
+
+    local_usage(f->local, &before);
+    assert_int_equal(local_each(f->local, remove_one, f, &err), 0);
+    local_usage(f->local, &after);
+    return before.entries[ENTRY_ANSWER] - after.entries[ENTRY_ANSWER];
+}
+
+/* Who lets go, and then removes what is kept, must meet what is just being published. */
+static void who_lets_go_waits_for_what_is_being_published(void **state)
+{
+    struct fixture *f = *state;
+    struct key key = key_number(1);
+    struct held_publisher p = {.f = f, .a = lead(f, &key)};
+    pthread_t publisher, remover;
+
+    answers_begin(f->answers, &key, p.a);
+    append(p.a, 5);
+    pthread_barrier_init(&p.inside, NULL, 2);
+    local_set_listener(f->local, hold_publisher, &p);
+    pthread_create(&publisher, NULL, publish_one, &p);
+    pthread_barrier_wait(&p.inside);
+    pthread_create(&remover, NULL, let_go_of_all, &p);
+    p.goes_on = true;
+    pthread_join(publisher, NULL);
+    pthread_join(remover, NULL);
+    local_set_listener(f->local, NULL, NULL);
+    assert_int_equal(remove_all_there_is(f), 1);
+    assert_false(answers_have(f->answers, &key));
+    pthread_barrier_destroy(&p.inside);
+    answer_unref(&p.a);
+}
+
 static void what_was_let_go_of_goes_on_for_its_readers_and_is_not_found(void **state)
 {
     const struct fixture *f = *state;
@@ -1134,6 +1240,8 @@ int main(void)
         TEST(after_a_failure_the_next_leads_anew),
         TEST(what_is_ended_without_being_kept_is_for_those_who_have_it),
         TEST(a_late_failure_leaves_the_next_ones_answer_alone),
+        TEST(what_was_let_go_of_is_not_kept),
+        TEST(who_lets_go_waits_for_what_is_being_published),
         TEST(what_was_let_go_of_goes_on_for_its_readers_and_is_not_found),
         TEST(a_kept_answer_is_at_hand),
         TEST(a_digest_that_is_known_is_kept_with_the_answer),

@@ -382,6 +382,34 @@ static void all_nodes_apply_all_events_in_one_order(void **state)
     both_ways(check_order);
 }
 
+/* What was kept before events_applied() was asked, and is there still, has survived all up to that:
+ * so the number is that of the last one applied, and all later ones have larger ones. */
+static void check_applied(struct member *a, struct member *b)
+{
+    char first[EVENT_ID_SIZE], second[EVENT_ID_SIZE], at[EVENT_ID_SIZE];
+
+    send_it(a, "first", first);
+    await_applied(a, first);
+    events_applied(b->events, at);
+    assert_true(event_id_compare(at, first) >= 0);
+    set_gate(&b->notes, true);
+    send_it(a, "second", second);
+    assert_true(event_id_compare(at, second) < 0);
+    await_inside(&b->notes);
+    events_applied(b->events, at);
+    assert_true(event_id_compare(at, second) < 0);
+    set_gate(&b->notes, false);
+    await_applied(a, second);
+    events_applied(b->events, at);
+    assert_true(event_id_compare(at, second) >= 0);
+}
+
+static void what_is_applied_is_older_than_what_is_to_come(void **state)
+{
+    (void)state;
+    both_ways(check_applied);
+}
+
 static void check_retry(struct member *a, struct member *b)
 {
     char id[EVENT_ID_SIZE];
@@ -800,6 +828,7 @@ int main(void)
         cmocka_unit_test(a_scope_of_later_versions_is_everything),
         cmocka_unit_test(ids_are_compared_as_numbers),
         cmocka_unit_test(all_nodes_apply_all_events_in_one_order),
+        cmocka_unit_test(what_is_applied_is_older_than_what_is_to_come),
         cmocka_unit_test(what_can_not_be_applied_is_tried_again_before_anything_else),
         cmocka_unit_test(the_sender_can_wait_until_all_have_applied_it),
         cmocka_unit_test(who_is_late_is_named),

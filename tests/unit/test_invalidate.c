@@ -9,11 +9,15 @@
 
 #include "cache/invalidate.h"
 #include "protocol/base.h"
+#include "real_git.h"
 #include "scratch.h"
 
 #define REPO_A "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 #define REPO_B "ff112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 #define OBJECT "1111111111111111111111111111111111111111"
+
+/* One upstream repository for all tests. */
+static struct real_git upstream;
 
 struct fixture {
     struct scratch scratch;
@@ -203,6 +207,92 @@ static void a_mirror_that_is_being_made_is_not_published(void **state)
     mirror_unref(&m);
 }
 
+static struct oid id_of(const char *revision)
+{
+    struct oid id = {0};
+    char hex[65];
+
+    real_git_id(&upstream, revision, hex);
+    assert_true(oid_from_hex(HASH_SHA1, hex, strlen(hex), &id));
+    return id;
+}
+
+static void take_in(struct mirror *m, const char *revisions, const char *tip)
+{
+    const struct entry about = {.kind = ENTRY_MIRROR,
+                                .repo_id = (char *)REPO_A,
+                                .repo = (char *)"host/repo",
+                                .url = (char *)"https://host/repo"};
+    struct oid id = id_of(tip);
+    struct oid_list tips = {0};
+    struct mirror_intake *in;
+    struct bytes pack;
+    struct err err;
+
+    bytes_init(&pack, REAL_GIT_OUTPUT_MAX);
+    oid_list_add(&tips, &id);
+    assert_int_equal(REAL_GIT(&upstream, NULL, revisions, strlen(revisions), &pack, "git",
+                              "pack-objects", "-q", "--revs", "--stdout", "--thin"),
+                     0);
+    mirror_write_begin(m);
+    assert_int_equal(mirror_intake_begin(m, &about, false, &in, &err), 0);
+    assert_int_equal(mirror_intake_feed(in, pack.data, pack.len, &err), 0);
+    assert_int_equal(mirror_intake_commit(&in, &tips, &err), 0);
+    mirror_write_end(m);
+    bytes_clear(&pack);
+    oid_list_clear(&tips);
+}
+
+static void make_mirror(struct fixture *f)
+{
+    struct mirror *m = mirrors_get(f->cache.mirrors, "host", "repo");
+
+    take_in(m, "main~4\n", "main~4");
+    take_in(m, "main~1\n^main~4\n", "main~1");
+    assert_true(mirror_ready(m));
+    mirror_unref(&m);
+}
+
+static bool have_mirror(struct fixture *f)
+{
+    struct mirror *m = mirrors_get(f->cache.mirrors, "host", "repo");
+    bool ready = mirror_ready(m);
+
+    mirror_unref(&m);
+    return ready;
+}
+
+static void a_mirror_without_the_object_stays(void **state)
+{
+    struct fixture *f = *state;
+    struct oid id = id_of("main");
+    char hex[OID_HEX_SIZE];
+
+    make_mirror(f);
+    oid_to_hex(HASH_SHA1, &id, hex);
+    assert_int_equal(invalidate(f, SCOPE_OBJECT, REPO_A, hex).mirrors, 0);
+    assert_true(have_mirror(f));
+    id = id_of("main~4");
+    oid_to_hex(HASH_SHA1, &id, hex);
+    assert_int_equal(invalidate(f, SCOPE_OBJECT, REPO_A, hex).mirrors, 1);
+    assert_false(have_mirror(f));
+}
+
+static int make_upstream(void **state)
+{
+    (void)state;
+    signal(SIGPIPE, SIG_IGN);
+    real_git_init(&upstream, "sha1");
+    return 0;
+}
+
+static int remove_upstream(void **state)
+{
+    (void)state;
+    real_git_clear(&upstream);
+    return 0;
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -214,7 +304,8 @@ int main(void)
         TEST(everything_goes),
         TEST(a_pin_goes_only_when_that_is_said),
         TEST(a_mirror_that_is_being_made_is_not_published),
+        TEST(a_mirror_without_the_object_stays),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_upstream, remove_upstream);
 }

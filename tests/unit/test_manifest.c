@@ -38,6 +38,7 @@ static struct manifest sample(void)
         .repo = xstrdup("example.org/group/repo"),
         .url = xstrdup("https://example.org/group/repo"),
         .node = xstrdup("node \"1\", \xc3\xbc"),
+        .applied = xstrdup("1700000000000-3"),
         .generation = 7,
         .fence = 3,
         .created = 1700000000,
@@ -113,6 +114,7 @@ static void what_is_written_is_read_again(void **state)
     assert_string_equal(out.repo, m.repo);
     assert_string_equal(out.url, m.url);
     assert_string_equal(out.node, m.node);
+    assert_string_equal(out.applied, m.applied);
     assert_true(out.generation == 7 && out.fence == 3 && out.created == 1700000000);
     assert_int_equal(out.packs_count, 2);
     assert_int_equal(out.indexed, 1);
@@ -161,7 +163,8 @@ static void a_mirror_needs_no_more_than_a_pack(void **state)
 /* Of other nodes, too: changing it needs a new version. */
 static void the_text_is_this(void **state)
 {
-    static const char START[] = "{\"commit_graph\":{\"sha256\":\"0808";
+    static const char START[] =
+        "{\"applied\":\"1700000000000-3\",\"commit_graph\":{\"sha256\":\"0808";
     struct manifest m = sample();
     struct bytes text = write_it(&m);
 

@@ -523,6 +523,74 @@ static void a_want_of_descriptors_costs_no_mirror(void **state)
     assert_true(mirror_ready(f->mirror));
 }
 
+/* What can't be opened now may have it: an invalidation must not spare such a mirror. */
+static void what_can_not_be_looked_for_does_not_count_as_lacking(void **state)
+{
+    struct fixture *f = *state;
+    struct oid here = oid_of("main"), nowhere = unknown_oid();
+    struct rlimit before;
+
+    make_whole(f);
+    few_descriptors(0, &before);
+    assert_false(mirror_lacks(f->mirror, &here));
+    assert_false(mirror_lacks(f->mirror, &nowhere));
+    descriptors_are_back(&before);
+    assert_false(mirror_lacks(f->mirror, &here));
+    assert_true(mirror_lacks(f->mirror, &nowhere));
+}
+
+/* Whoever serves takes git's own failures (ERR_PROCESS) for damage. */
+static void git_s_want_of_descriptors_is_not_its_failure(void **state)
+{
+    struct fixture *f = *state;
+    struct fetch_request req = request(2, "main");
+    struct rlimit before;
+    struct err err;
+    rlim_t few = 0;
+    int rc;
+
+    fill(f, "main~3\n", false, "main~3");
+    fill(f, "main~2\n^main~3\n", true, "main~2");
+    fill(f, "main~1\n^main~2\n", true, "main~1");
+    fill(f, "main\n^main~1\n", true, "main");
+    assert_true(mirror_ready(f->mirror));
+    do {
+        struct bytes pack;
+
+        few_descriptors(few++, &before);
+        rc = serve(f, &req, NULL, NULL, &pack, &err);
+        descriptors_are_back(&before);
+        if (rc != 0 && err.kind == ERR_PROCESS)
+            fail_msg("with %d descriptors: %s", (int)few - 1, err.text);
+        bytes_clear(&pack);
+    } while (rc != 0);
+    assert_true(few > 2);
+    request_clear(&req);
+}
+
+/* Nor does git's want of them, or what libgit2 can't open. */
+static void a_want_of_descriptors_is_no_damage_to_who_reads_all_of_it(void **state)
+{
+    struct fixture *f = *state;
+    struct rlimit before;
+    struct err err;
+    rlim_t few = 0;
+    int rc;
+
+    fill(f, "main~3\n", false, "main~3");
+    fill(f, "main\n^main~3\n", true, "main");
+    assert_true(mirror_ready(f->mirror));
+    do {
+        few_descriptors(few++, &before);
+        rc = mirror_verify(f->mirror, &err);
+        descriptors_are_back(&before);
+        if (rc != 0 && err.kind == ERR_CORRUPT)
+            fail_msg("with %d descriptors: %s", (int)few - 1, err.text);
+    } while (rc != 0);
+    assert_true(few > 2);
+    assert_int_equal(mirrors_damaged(f->mirrors), 0);
+}
+
 /* ---- handles and writers ---- */
 
 static void unsuited_names_have_no_mirror(void **state)
@@ -741,6 +809,9 @@ int main(void)
         cmocka_unit_test(damage_under_us_is_found_dropped_and_mended),
         cmocka_unit_test(damage_while_we_were_away_is_found_dropped_and_mended),
         TEST(a_want_of_descriptors_costs_no_mirror),
+        TEST(git_s_want_of_descriptors_is_not_its_failure),
+        TEST(what_can_not_be_looked_for_does_not_count_as_lacking),
+        TEST(a_want_of_descriptors_is_no_damage_to_who_reads_all_of_it),
         TEST(unsuited_names_have_no_mirror),
         TEST(one_name_is_one_mirror),
         TEST(there_is_one_writer_at_a_time),

@@ -635,11 +635,43 @@ static void a_hole_is_found_by_verification(void **state)
     assert_int_equal(err.kind, ERR_CORRUPT);
 }
 
+/* A tip that can't be looked at now is one nevertheless: what only it reaches would go. */
+static void a_want_of_descriptors_costs_no_tips(void **state)
+{
+    struct fixture *f = *state;
+    struct mirror_upkeep_options options = at(0);
+    struct mirror_upkeep done;
+    struct rlimit before;
+    struct err err;
+    rlim_t few = 0;
+    int rc;
+
+    make_old(f);
+    do {
+        few_descriptors(few++, &before);
+        rc = mirror_upkeep(f->mirror, &options, &done, &err);
+        descriptors_are_back(&before);
+        if (rc != 0 && err.kind == ERR_CORRUPT)
+            fail_msg("with %d descriptors: %s", (int)few - 1, err.text);
+        empty_incoming(f);
+    } while (rc != 0);
+    assert_true(few > 2);
+    assert_int_equal(done.packs_after, 1);
+    for (int i = 0; i < 12; i++) {
+        char *tip = xasprintf("main~%d", i);
+
+        assert_true(has(f, tip));
+        free(tip);
+    }
+    assert_true(mirror_ready(f->mirror));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(one_that_was_fetched_into_often_gets_few_packs_and_a_bitmap),
+        TEST(a_want_of_descriptors_costs_no_tips),
         TEST(nothing_is_done_where_nothing_is_needed),
         TEST(there_is_no_upkeep_of_nothing),
         TEST(it_is_fetched_into_and_kept_up_again_and_again),

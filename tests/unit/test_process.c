@@ -150,6 +150,73 @@ static void a_disk_that_fails_a_writer_is_told_from_other_failures(void **state)
     processes_free(&pool);
 }
 
+/* That a machine is short of something says nothing about what git worked on, though git's last
+ * words may well say so. */
+static void what_the_machine_lacks_is_told_from_other_failures(void **state)
+{
+    static const struct {
+        const char *says;
+        enum err_kind kind;
+    } rows[] = {
+        {"fatal: open failed: Too many open files", ERR_BUSY},
+        {"error: unable to open objects/pack/x.pack: Too many open files in system", ERR_BUSY},
+        {"fatal: mmap failed: Cannot allocate memory", ERR_BUSY},
+        {"fatal: Out of memory, malloc failed (tried to allocate 4096 bytes)", ERR_BUSY},
+        {"fatal: unable to create thread: Resource temporarily unavailable", ERR_BUSY},
+        {"fatal: mmap failed: Cannot allocate memory\nfatal: git upload-pack: aborting due to "
+         "possible "
+         "repository corruption on the remote side.",
+         ERR_BUSY},
+        {"fatal: git upload-pack: not our ref Out of memory, malloc failed", ERR_PROCESS},
+        {"fatal: Cannot allocate memory, says who", ERR_PROCESS},
+    };
+    struct processes *pool = pool_of(2);
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char *alias = xasprintf("alias.t=!printf '%%s\\n' \"%s\" >&2; exit 128 #", rows[i].says);
+        const char *const args[] = {"-c", alias, "t", NULL};
+        const struct process_spec spec = {.args = args};
+        struct process *p;
+        struct err err;
+
+        assert_int_equal(process_start(pool, &spec, &p, &err), 0);
+        assert_int_equal(process_finish(&p, &err), -1);
+        if (err.kind != rows[i].kind)
+            fail_msg("%d for: %s", err.kind, rows[i].says);
+        free(alias);
+    }
+    processes_free(&pool);
+}
+
+static void a_want_of_descriptors_is_told_from_other_failures(void **state)
+{
+    static const char *const args[] = {"rev-parse", "--git-dir", NULL};
+    const struct process_spec specs[] = {{.args = args},
+                                         {.args = args, .input = "x", .input_len = 1}};
+    struct processes *pool = pool_of(2);
+    struct rlimit before;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(specs); i++) {
+        struct process *p;
+        struct err err;
+        rlim_t few = 0;
+        int rc;
+
+        do {
+            few_descriptors(few++, &before);
+            rc = process_start(pool, &specs[i], &p, &err);
+            descriptors_are_back(&before);
+            if (rc != 0)
+                assert_int_equal(err.kind, ERR_BUSY);
+        } while (rc != 0);
+        assert_true(few > 2);
+        process_kill(&p);
+    }
+    processes_free(&pool);
+}
+
 static void words_without_a_failure_are_no_failure(void **state)
 {
     struct processes *pool = pool_of(2);
@@ -463,6 +530,8 @@ int main(void)
         cmocka_unit_test(input_is_given_through_a_pipe),
         cmocka_unit_test(a_failure_tells_the_last_words),
         cmocka_unit_test(a_disk_that_fails_a_writer_is_told_from_other_failures),
+        cmocka_unit_test(what_the_machine_lacks_is_told_from_other_failures),
+        cmocka_unit_test(a_want_of_descriptors_is_told_from_other_failures),
         cmocka_unit_test(words_without_a_failure_are_no_failure),
         cmocka_unit_test(output_that_nobody_read_does_not_end_it),
         cmocka_unit_test(the_environment_is_clean),

@@ -113,6 +113,16 @@ static int memory_get(void *self, const char *key, uint64_t offset, uint64_t len
     return 0;
 }
 
+static int memory_remove(void *self, const char *key, struct err *err)
+{
+    struct memory *m = self;
+
+    (void)err;
+    if (strcmp(m->key, key) == 0)
+        bytes_reset(&m->object);
+    return 0;
+}
+
 static void memory_free(void *self)
 {
     struct memory *m = self;
@@ -134,6 +144,7 @@ static struct object_store *memory_new(struct memory **m)
         .put = memory_put,
         .get = memory_get,
         .head = memory_head,
+        .remove = memory_remove,
         .free = memory_free,
         .has_conditions = true,
         .lacks_conditions = memory_lacks_conditions,
@@ -280,14 +291,14 @@ static int get_into(struct object_store *s, uint8_t n, struct taker *t, struct e
     struct shared_answer_sink sink = {.begin = take_begin, .data = take, .ctx = t};
     struct key key = key_number(n);
 
-    return shared_answer_get(s, REPO, &key, &sink, err);
+    return shared_answer_get(s, NULL, REPO, &key, &sink, err);
 }
 
 static int put_answer(struct object_store *s, uint8_t n, int fd, uint64_t *sent, struct err *err)
 {
     struct key key = key_number(n);
 
-    return shared_answer_put(s, &key, fd, NULL, sent, err);
+    return shared_answer_put(s, &key, fd, NULL, NULL, sent, err);
 }
 
 /* The one in the file is put as number 1. */
@@ -556,14 +567,46 @@ static void no_other_object_can_stand_in(void **state)
     sink.ctx = &t;
     must_put(b, 1000, false);
     shared_answer_key(OTHER_REPO, &one, b->memory->key);
-    assert_int_equal(shared_answer_get(b->store, OTHER_REPO, &one, &sink, &err), -1);
+    assert_int_equal(shared_answer_get(b->store, NULL, OTHER_REPO, &one, &sink, &err), -1);
     assert_int_equal(err.kind, ERR_CORRUPT);
     shared_answer_key(REPO, &two, b->memory->key);
-    assert_int_equal(shared_answer_get(b->store, REPO, &two, &sink, &err), -1);
+    assert_int_equal(shared_answer_get(b->store, NULL, REPO, &two, &sink, &err), -1);
     assert_int_equal(err.kind, ERR_CORRUPT);
     assert_int_equal(t.begun, 0);
     shared_answer_key(REPO, &one, b->memory->key);
     expect_whole(b->store, 1, 1000);
+}
+
+/* Its upload may have begun before the invalidation, and ended behind it. */
+static void one_that_was_put_too_late_is_not_there(void **state)
+{
+    struct bench *b = *state;
+    struct cutoffs *cutoffs = cutoffs_new();
+    struct shared_answer_sink sink = {.begin = take_begin, .data = take};
+    struct key key = key_number(1), repo_id;
+    struct taker t = {0};
+    uint64_t sent;
+    struct err err;
+    int fd = make_answer(b, 1000, false);
+
+    sink.ctx = &t;
+    assert_true(key_from_hex(REPO, &repo_id));
+    assert_int_equal(shared_answer_put(b->store, &key, fd, "1000-7", NULL, &sent, &err), 0);
+    cutoffs_note(cutoffs, &repo_id, "1000-7");
+    assert_int_equal(shared_answer_get(b->store, cutoffs, REPO, &key, &sink, &err), 0);
+    assert_int_equal(t.begun, 1);
+    cutoffs_note(cutoffs, &repo_id, "1000-8");
+    assert_int_equal(shared_answer_get(b->store, cutoffs, REPO, &key, &sink, &err), -1);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+    assert_int_equal(t.begun, 1);
+    /* Nor is it in the way of the next one. */
+    assert_int_equal(b->memory->object.len, 0);
+    assert_int_equal(shared_answer_put(b->store, &key, fd, "1000-8", NULL, &sent, &err), 0);
+    assert_true(sent > 0);
+    t = (struct taker){0};
+    assert_int_equal(shared_answer_get(b->store, cutoffs, REPO, &key, &sink, &err), 0);
+    close(fd);
+    cutoffs_free(&cutoffs);
 }
 
 /* A byte of the head's fixed part, and the part's digest anew. */
@@ -788,7 +831,7 @@ static void a_put_that_was_stopped_sends_nothing(void **state)
     uint64_t sent;
     struct err err;
 
-    assert_int_equal(shared_answer_put(b->store, &key, fd, &stop, &sent, &err), -1);
+    assert_int_equal(shared_answer_put(b->store, &key, fd, NULL, &stop, &sent, &err), -1);
     assert_int_equal(err.kind, ERR_CANCELLED);
     assert_int_equal(b->memory->puts, 0);
     close(fd);
@@ -861,6 +904,7 @@ int main(void)
         TEST(no_flipped_byte_of_a_piece_is_handed_on),
         TEST(what_was_cut_or_goes_on_is_damaged),
         TEST(no_other_object_can_stand_in),
+        TEST(one_that_was_put_too_late_is_not_there),
         TEST(another_version_is_refused),
         TEST(a_head_that_was_made_up_is_no_head),
         TEST(a_frame_of_another_length_is_damage),

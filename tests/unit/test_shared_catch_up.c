@@ -19,7 +19,7 @@ static int try_catch_up(struct bench *b, struct node *n, struct shared_mirror_go
     int rc;
 
     mirror_write_begin(n->f.mirror);
-    rc = shared_mirror_catch_up(b->store, n->f.mirror, &b->repo_id, NULL, NULL, got, err);
+    rc = shared_mirror_catch_up(b->store, NULL, n->f.mirror, &b->repo_id, NULL, NULL, got, err);
     mirror_write_end(n->f.mirror);
     return rc;
 }
@@ -105,7 +105,8 @@ static void the_second_node_catches_up_and_serves_the_newest(void **state)
     let_a_be_ahead(b);
     assert_false(has(&b->b.f, "main"));
     mirror_write_begin(b->b.f.mirror);
-    rc = shared_mirror_catch_up(b->store, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got, &err);
+    rc = shared_mirror_catch_up(b->store, NULL, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got,
+                                &err);
     mirror_write_end(b->b.f.mirror);
     if (rc != 0)
         fail_msg("%s", err.text);
@@ -695,7 +696,8 @@ static void one_that_nobody_wants_any_more_changes_nothing(void **state)
 
     let_a_be_ahead(b);
     mirror_write_begin(b->b.f.mirror);
-    rc = shared_mirror_catch_up(b->store, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got, &err);
+    rc = shared_mirror_catch_up(b->store, NULL, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got,
+                                &err);
     mirror_write_end(b->b.f.mirror);
     assert_int_equal(rc, -1);
     assert_string_equal(err.text, "nobody wants it");
@@ -988,10 +990,36 @@ static void serving_and_upkeep_go_on_meanwhile(void **state)
     request_clear(&server.request);
 }
 
+/* What can't be opened now is no damage, wherever descriptors run out. */
+static void a_want_of_descriptors_is_no_damage(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct shared_mirror_got got;
+    struct rlimit before;
+    struct err err;
+    rlim_t few = 0;
+    int rc;
+
+    let_a_be_ahead(b);
+    do {
+        few_descriptors(few++, &before);
+        rc = try_catch_up(b, &b->b, &got, &err);
+        descriptors_are_back(&before);
+        empty_incoming(&b->b.f);
+        if (rc != 0 && err.kind == ERR_CORRUPT)
+            fail_msg("with %d descriptors: %s", (int)few - 1, err.text);
+        assert_true(store_has(b));
+    } while (rc != 0);
+    assert_true(few > 2);
+    is_sound(&b->b);
+    assert_true(has(&b->b.f, "main"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(the_second_node_catches_up_and_serves_the_newest),
+        TEST(a_want_of_descriptors_is_no_damage),
         TEST(where_nothing_is_new_only_the_manifest_travels),
         TEST(nodes_with_other_packs_of_the_same_catch_up),
         TEST(frames_are_opened),

@@ -32,7 +32,8 @@ static void a_mirror_goes_up_and_comes_down_whole(void **state)
     assert_true(store_has(b));
     assert_true(store_has_all(b, &b->a));
     mirror_write_begin(b->b.f.mirror);
-    rc = shared_mirror_restore(b->store, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got, &err);
+    rc = shared_mirror_restore(b->store, NULL, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got,
+                               &err);
     mirror_write_end(b->b.f.mirror);
     assert_int_equal(rc, 0);
     assert_int_equal(got.files, sent.files);
@@ -178,6 +179,55 @@ static void tips_that_a_node_lacks_stay(void **state)
     remove_node(&c);
 }
 
+/* Its upload may have begun before the invalidation, and ended behind it: neither does it come
+ * down, nor do its packs stay beside those of the next one. */
+static void one_that_was_put_too_late_is_not_there(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct cutoffs *cutoffs = cutoffs_new();
+    struct shared_mirror_put_options options = options_of(b, &b->a);
+    struct shared_mirror_got got;
+    struct shared_mirror_sent sent;
+    struct manifest m;
+    struct err err;
+    bool has;
+
+    make_side_branch();
+    fill(&b->a.f, "main\n", false, "main");
+    options.applied = "1000-7";
+    assert_int_equal(put_with(b, &b->a, &options, &sent, &err), 0);
+    read_manifest(b, &m);
+    assert_string_equal(m.applied, "1000-7");
+    manifest_clear(&m);
+    cutoffs_note(cutoffs, &b->repo_id, "1000-8");
+    assert_int_equal(shared_mirror_has_all(b->store, cutoffs, b->a.f.mirror, &has, &err), 0);
+    assert_false(has);
+    fill(&b->b.f, "side\n", false, "side");
+    options = options_of(b, &b->b);
+    options.applied = "1000-8";
+    options.cutoffs = cutoffs;
+    assert_int_equal(put_with(b, &b->b, &options, &sent, &err), 0);
+    read_manifest(b, &m);
+    assert_string_equal(m.node, "b");
+    assert_string_equal(m.applied, "1000-8");
+    assert_int_equal(m.tips_count, 1);
+    assert_int_equal(m.packs_count, 1);
+    manifest_clear(&m);
+    assert_int_equal(shared_mirror_has_all(b->store, cutoffs, b->b.f.mirror, &has, &err), 0);
+    assert_true(has);
+    cutoffs_note(cutoffs, &b->repo_id, "1000-9");
+    remove_node(&b->b);
+    make_node(&b->b, BIG);
+    mirror_write_begin(b->b.f.mirror);
+    assert_int_equal(shared_mirror_restore(b->store, cutoffs, b->b.f.mirror, &b->repo_id, NULL,
+                                           NULL, &got, &err),
+                     -1);
+    mirror_write_end(b->b.f.mirror);
+    assert_int_equal(err.kind, ERR_NOT_FOUND);
+    assert_false(store_has(b));
+    cutoffs_free(&cutoffs);
+}
+
 static void packs_of_others_that_are_too_large_do_not_stay(void **state)
 {
     struct bench *b = bench_of(state);
@@ -257,7 +307,7 @@ static void one_that_is_removed_during_a_put_goes(void **state)
     assert_false(store_has(b));
     assert_int_equal(try_put(b, &b->a, &err), -1);
     assert_int_equal(err.kind, ERR_NOT_FOUND);
-    assert_int_equal(shared_mirror_has_all(b->store, b->a.f.mirror, &b->seen, &err), -1);
+    assert_int_equal(shared_mirror_has_all(b->store, NULL, b->a.f.mirror, &b->seen, &err), -1);
     assert_int_equal(err.kind, ERR_NOT_FOUND);
 }
 
@@ -516,9 +566,9 @@ static void a_restore_that_nobody_wants_any_more_leaves_nothing(void **state)
     make_whole(&b->a.f);
     put(b, &b->a);
     mirror_write_begin(b->b.f.mirror);
-    assert_int_equal(
-        shared_mirror_restore(b->store, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got, &err),
-        -1);
+    assert_int_equal(shared_mirror_restore(b->store, NULL, b->b.f.mirror, &b->repo_id, on_tick,
+                                           &ticks, &got, &err),
+                     -1);
     mirror_write_end(b->b.f.mirror);
     /* Whatever tick says is no word of the store's. */
     assert_int_equal(err.kind, ERR_NOT_FOUND);
@@ -554,9 +604,9 @@ static void a_long_file_ticks(void **state)
     put(b, &b->a);
     b->watched.on_piece = wait_for_a_second; /* the manifest, and the first file */
     mirror_write_begin(b->b.f.mirror);
-    assert_int_equal(
-        shared_mirror_restore(b->store, b->b.f.mirror, &b->repo_id, on_tick, &ticks, &got, &err),
-        0);
+    assert_int_equal(shared_mirror_restore(b->store, NULL, b->b.f.mirror, &b->repo_id, on_tick,
+                                           &ticks, &got, &err),
+                     0);
     mirror_write_end(b->b.f.mirror);
     assert_true(ticks.count > got.files);
 }
@@ -582,8 +632,8 @@ static void the_check_of_what_came_ticks(void **state)
     make_whole(&b->a.f);
     ticks.give_up_at = put(b, &b->a).files + 1;
     mirror_write_begin(b->b.f.mirror);
-    assert_int_equal(shared_mirror_restore(b->store, b->b.f.mirror, &b->repo_id, wait_at_the_end,
-                                           &ticks, &got, &err),
+    assert_int_equal(shared_mirror_restore(b->store, NULL, b->b.f.mirror, &b->repo_id,
+                                           wait_at_the_end, &ticks, &got, &err),
                      -1);
     mirror_write_end(b->b.f.mirror);
     assert_string_equal(err.text, "nobody wants it");
@@ -787,6 +837,41 @@ static void what_a_newer_pannier_has_put_is_left_alone(void **state)
     bytes_clear(&text);
 }
 
+/* What can't be opened now is no damage, wherever descriptors run out: nothing leaves the store. */
+static void a_want_of_descriptors_is_no_damage(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct shared_mirror_put_options options = options_of(b, &b->a);
+    struct shared_mirror_sent sent;
+    struct rlimit before;
+    struct err err;
+    rlim_t few = 0;
+    int rc;
+
+    make_old(&b->a);
+    do {
+        few_descriptors(few++, &before);
+        rc = put_with(b, &b->a, &options, &sent, &err);
+        descriptors_are_back(&before);
+        empty_incoming(&b->a.f);
+        if (rc != 0 && err.kind == ERR_CORRUPT)
+            fail_msg("a put with %d descriptors: %s", (int)few - 1, err.text);
+    } while (rc != 0);
+    assert_true(few > 2);
+    few = 0;
+    do {
+        few_descriptors(few++, &before);
+        rc = try_restore(b, &b->b, &err);
+        descriptors_are_back(&before);
+        empty_incoming(&b->b.f);
+        if (rc != 0 && err.kind == ERR_CORRUPT)
+            fail_msg("a restore with %d descriptors: %s", (int)few - 1, err.text);
+        assert_true(store_has(b));
+    } while (rc != 0);
+    assert_true(few > 2);
+    is_sound(&b->b);
+}
+
 /* ---- what a restore needs ---- */
 
 static void there_is_no_restore_of_nothing(void **state)
@@ -936,6 +1021,7 @@ int main(void)
         TEST(a_put_after_upkeep_brings_what_is_new),
         TEST(nodes_with_other_packs_of_the_same_converge),
         TEST(tips_that_a_node_lacks_stay),
+        TEST(one_that_was_put_too_late_is_not_there),
         TEST(packs_of_others_that_are_too_large_do_not_stay),
         TEST(upkeep_and_fetches_go_on_during_a_put),
         TEST(one_that_is_removed_during_a_put_goes),
@@ -959,6 +1045,7 @@ int main(void)
         TEST(a_manifest_that_is_replaced_in_the_middle_is_read_again),
         TEST(a_damaged_mirror_does_not_go_up),
         TEST(a_damaged_manifest_is_replaced),
+        TEST(a_want_of_descriptors_is_no_damage),
         TEST(what_a_newer_pannier_has_put_is_left_alone),
         TEST(there_is_no_restore_of_nothing),
         TEST(what_is_too_large_does_not_come_down),

@@ -215,7 +215,7 @@ static inline int try_restore(struct bench *b, struct node *n, struct err *err)
     int rc;
 
     mirror_write_begin(n->f.mirror);
-    rc = shared_mirror_restore(b->store, n->f.mirror, &b->repo_id, NULL, NULL, &got, err);
+    rc = shared_mirror_restore(b->store, NULL, n->f.mirror, &b->repo_id, NULL, NULL, &got, err);
     mirror_write_end(n->f.mirror);
     return rc;
 }
@@ -227,7 +227,7 @@ static inline struct shared_mirror_got restore(struct bench *b, struct node *n)
     int rc;
 
     mirror_write_begin(n->f.mirror);
-    rc = shared_mirror_restore(b->store, n->f.mirror, &b->repo_id, NULL, NULL, &got, &err);
+    rc = shared_mirror_restore(b->store, NULL, n->f.mirror, &b->repo_id, NULL, NULL, &got, &err);
     mirror_write_end(n->f.mirror);
     if (rc != 0)
         fail_msg("%s", err.text);
@@ -248,7 +248,7 @@ static inline bool store_has_all(struct bench *b, struct node *n)
     struct err err;
     bool has;
 
-    assert_int_equal(shared_mirror_has_all(b->store, n->f.mirror, &has, &err), 0);
+    assert_int_equal(shared_mirror_has_all(b->store, NULL, n->f.mirror, &has, &err), 0);
     return has;
 }
 
