@@ -553,17 +553,6 @@ int answer_dup_fd(struct answer *a)
     int fd = -1;
 
     lock_take(&a->lock);
-    if (a->state == ANSWER_WHOLE && !a->passing && a->fd >= 0)
-        fd = fcntl(a->fd, F_DUPFD_CLOEXEC, 0);
-    lock_drop(&a->lock);
-    return fd;
-}
-
-int answer_dup_growing_fd(struct answer *a)
-{
-    int fd = -1;
-
-    lock_take(&a->lock);
     if (a->fd >= 0)
         fd = fcntl(a->fd, F_DUPFD_CLOEXEC, 0);
     lock_drop(&a->lock);

@@ -124,12 +124,9 @@ bool answer_checksum(struct answer *a, uint8_t out[CHECKSUM_SIZE]);
 /* Producer, before the end: of all that was appended, which is all that will be.  False: as above,
  * or it wasn't taken. */
 bool answer_checksum_so_far(struct answer *a, uint8_t out[CHECKSUM_SIZE]);
-/* A duplicate of the file's descriptor when the answer is WHOLE and lies in a file: the body is its
- * first answer_size() bytes.  -1 otherwise.  Yours to close. */
+/* A duplicate of the file's descriptor, in whatever state the answer is.  What of it is the
+ * answer's answer_reader_look() says.  -1: no file.  Yours to close. */
 int answer_dup_fd(struct answer *a);
-/* The same of one in whatever state, for whoever goes by answer_reader_look(): what the file holds,
- * and whether it stays there, is not known.  -1: no file. */
-int answer_dup_growing_fd(struct answer *a);
 
 /* For cache/answers.c: the store that keeps answers by key. */
 int answer_fd(struct answer *a); /* borrowed; -1 when not (or not wholly) in a file */

@@ -107,7 +107,7 @@ void reply_error(struct exchange *x, const struct err *err);
 int exchange_follow(struct exchange *x, struct answer *a, exchange_fn *ready, struct err *err);
 /* In ready(): the answer's state now. */
 struct answer *exchange_answer(struct exchange *x);
-/* In ready(): the body is the answer, by sendfile where it is whole and in a file.  note, when not
+/* In ready(): the body is the answer, by sendfile where its length is known.  note, when not
  * NULL, is put in at the answer's note offset as a sideband-2 pkt. */
 void reply_stream(struct exchange *x, int status, const char *content_type, const char *note,
                   const char *result);

@@ -9,37 +9,20 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+enum { FILES_MAX = 1 << 16 }; /* descriptors above this one have no sender */
+
 struct source {
-    atomic_uint_fast64_t end, sent;
     _Atomic(sendfile_fn *) fn; /* NULL: none of its own */
     _Atomic(void *) ctx;
 };
 
-/* By descriptor.  An entry outlives its descriptor, but sendfile is only ever called for one that a
- * response was made of, and then the entry is new. */
-static struct source sources[SENDFILE_FILES_MAX];
+/* By descriptor.  An entry outlives its descriptor, but the library calls sendfile only for one
+ * that a response was made of, and then the entry is new. */
+static struct source sources[FILES_MAX];
 
 static struct source *source_of(int fd)
 {
-    return fd >= 0 && fd < SENDFILE_FILES_MAX ? &sources[fd] : NULL;
-}
-
-void sendfile_body_ends(int fd, uint64_t end)
-{
-    struct source *s = source_of(fd);
-
-    if (s == NULL)
-        return;
-    atomic_store(&s->fn, NULL);
-    atomic_store(&s->sent, 0);
-    atomic_store(&s->end, end);
-}
-
-uint64_t sendfile_body_sent(int fd)
-{
-    const struct source *s = source_of(fd);
-
-    return s != NULL ? atomic_load(&s->sent) : 0;
+    return fd >= 0 && fd < FILES_MAX ? &sources[fd] : NULL;
 }
 
 /* A library that was built otherwise, or that got another one's, would send what isn't there yet.
@@ -95,17 +78,8 @@ size_t sendfile_bounded(size_t step, uint64_t left, size_t wanted)
 /* Takes the place of the C library's for all of the program. */
 ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
 {
-    struct source *s = offset != NULL && *offset >= 0 ? source_of(in) : NULL;
+    struct source *s = source_of(in);
     sendfile_fn *fn = s != NULL ? atomic_load(&s->fn) : NULL;
-    uint64_t end = s != NULL ? atomic_load(&s->end) : 0;
-    ssize_t n;
 
-    if (fn != NULL)
-        return fn(atomic_load(&s->ctx), out, count);
-    if (s != NULL && end > (uint64_t)*offset)
-        count = sendfile_bounded(SENDFILE_STEP, end - (uint64_t)*offset, count);
-    n = call(out, in, offset, count);
-    if (n > 0 && end > 0)
-        atomic_store(&s->sent, (uint64_t)*offset);
-    return n;
+    return fn != NULL ? fn(atomic_load(&s->ctx), out, count) : call(out, in, offset, count);
 }

@@ -1,13 +1,11 @@
-/* Bigger steps for libmicrohttpd's sendfile, and steps of our own.
+/* libmicrohttpd's sendfile, in steps of our own.
  *
  * Unless each connection has a thread it sends at most 128 KiB a call and then goes through its
  * event loop, which costs a third and more of a warm answer's processor time (docs/performance.md).
- * There is no option for that, so the program defines sendfile64() itself: the dynamic linker gives
- * it to the library, too, and it sends up to SENDFILE_STEP where the file's body has that much
- * left. libmicrohttpd goes by what was sent, not by what it asked for.
- *
- * Nor does it know bodies that are still being written.  So for a descriptor that has a sender
- * of its own that one is called instead, and decides what can be sent. */
+ * There is no option for that; nor does it know bodies that are still being written, or have
+ * something put in.  So the program defines sendfile64() itself: the dynamic linker gives it to the
+ * library, too, and for a descriptor that has a sender of its own that one is called instead, and
+ * decides what is sent.  libmicrohttpd goes by how much that was, not by what it asked for. */
 #ifndef PANNIER_PROXY_SENDFILE_H
 #define PANNIER_PROXY_SENDFILE_H
 
@@ -16,16 +14,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum {
-    SENDFILE_STEP = 2 << 20,      /* what nginx takes; the socket's buffer bounds it further */
-    SENDFILE_FILES_MAX = 1 << 16, /* descriptors above this one get no bigger steps */
-};
-
-/* The body in the file behind fd ends at end: nothing behind it is ever sent.  Call before a
- * response is made of fd; any thread. */
-void sendfile_body_ends(int fd, uint64_t end);
-/* How far that has gone out. */
-uint64_t sendfile_body_sent(int fd);
+enum { SENDFILE_STEP = 2 << 20 }; /* what nginx takes; the socket's buffer bounds it further */
 
 /* Sends what comes next to the socket, `wanted` bytes at least where that is possible; as
  * sendfile(2).  EAGAIN: nothing now; EBADF: never again, the connection is to be broken off. */

@@ -11,26 +11,39 @@
 
 enum { BLOCK_SIZE = 32 * 1024 }; /* of an answer that can't go by sendfile */
 
-/* Reads the answer with the note put in.  As answer_reader_read(). */
-static ssize_t read_with_note(struct server_part *p, char *buf, size_t len)
+/* What comes next of the note, and how much: 0, the answer's own bytes come first, or only they. */
+static size_t note_is_due(struct server_part *p, const char **from)
 {
     if (p->note.len > 0 && p->note_offset < 0)
         p->note_offset = answer_note_offset(p->reader.answer);
-    if (p->note.len > p->note_sent && p->note_offset >= 0) {
-        uint64_t at = (uint64_t)p->note_offset;
+    if (p->note_offset < 0 || p->reader.offset != (uint64_t)p->note_offset)
+        return 0;
+    *from = p->note.data + p->note_sent;
+    return p->note.len - p->note_sent;
+}
 
-        if (p->reader.offset == at) {
-            size_t n = p->note.len - p->note_sent;
+/* How many of so many bytes of the answer stand before the note. */
+static size_t before_note(const struct server_part *p, size_t len)
+{
+    uint64_t at = (uint64_t)p->note_offset;
 
-            n = n < len ? n : len;
-            memcpy(buf, p->note.data + p->note_sent, n);
-            p->note_sent += n;
-            return (ssize_t)n;
-        }
-        if (p->reader.offset < at && at - p->reader.offset < len)
-            len = (size_t)(at - p->reader.offset);
-    }
-    return answer_reader_read(&p->reader, buf, len);
+    if (p->note_offset < 0 || p->note_sent == p->note.len || at < p->reader.offset)
+        return len;
+    return at - p->reader.offset < len ? (size_t)(at - p->reader.offset) : len;
+}
+
+/* Reads the answer with the note put in.  As answer_reader_read(). */
+static ssize_t read_with_note(struct server_part *p, char *buf, size_t len)
+{
+    const char *note;
+    size_t n = note_is_due(p, &note);
+
+    if (n == 0)
+        return answer_reader_read(&p->reader, buf, before_note(p, len));
+    n = n < len ? n : len;
+    memcpy(buf, note, n);
+    p->note_sent += n;
+    return (ssize_t)n;
 }
 
 static ssize_t on_send(void *cls, uint64_t pos, char *buf, size_t max)
@@ -51,30 +64,59 @@ static ssize_t on_send(void *cls, uint64_t pos, char *buf, size_t max)
     return 0;
 }
 
-/* Bytes that the socket took; 0: it takes no more now; or what the reader says, where that is no
- * bytes. */
-static ssize_t send_step(struct server_part *p, int to, size_t wanted)
+/* As send_step(): from the file, or where fd is -1 from memory. */
+static ssize_t send_bytes(int to, int fd, uint64_t offset, const char *from, size_t len)
+{
+    ssize_t n;
+
+    do
+        n = fd >= 0 ? sendfile_step(to, fd, offset, len)
+                    : send(to, from, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n > 0)
+        return n;
+    /* Else the client is gone, or the disk lost what it had taken. */
+    return n < 0 && errno == EAGAIN ? 0 : READER_FAILED;
+}
+
+static ssize_t send_note(struct server_part *p, int to, const char *from, size_t len)
+{
+    ssize_t n = send_bytes(to, -1, 0, from, len);
+
+    if (n > 0)
+        p->note_sent += (size_t)n;
+    return n;
+}
+
+static ssize_t send_answer(struct server_part *p, int to, size_t wanted)
 {
     char block[BLOCK_SIZE];
     int fd;
     ssize_t n = answer_reader_look(&p->reader, block, sizeof(block), &fd);
-    uint64_t left = (uint64_t)answer_promised_size(p->reader.answer) - p->reader.offset;
-    size_t len = sendfile_bounded(n < SENDFILE_STEP ? (size_t)n : SENDFILE_STEP, left, wanted);
+    size_t len;
 
     if (n == READER_WAIT || n == READER_FAILED)
         return n;
     if (n == READER_END)
         return READER_FAILED; /* libmicrohttpd asks for more than was promised */
-    do
-        n = fd >= 0 ? sendfile_step(to, fd, p->reader.offset, len)
-                    : send(to, block, len, MSG_NOSIGNAL | MSG_DONTWAIT);
-    while (n < 0 && errno == EINTR);
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-        return 0;
-    if (n <= 0)
-        return READER_FAILED; /* the client is gone, or the disk lost what it had taken */
-    answer_reader_take(&p->reader, (size_t)n);
-    p->body_sent += (uint64_t)n;
+    len = sendfile_bounded(n < SENDFILE_STEP ? (size_t)n : SENDFILE_STEP,
+                           p->body_len - p->body_sent, wanted);
+    n = send_bytes(to, fd, p->reader.offset, block, before_note(p, len));
+    if (n > 0)
+        answer_reader_take(&p->reader, (size_t)n);
+    return n;
+}
+
+/* Bytes that the socket took; 0: it takes no more now; or what the reader says, where that is no
+ * bytes. */
+static ssize_t send_step(struct server_part *p, int to, size_t wanted)
+{
+    const char *note;
+    size_t due = note_is_due(p, &note);
+    ssize_t n = due > 0 ? send_note(p, to, note, due) : send_answer(p, to, wanted);
+
+    if (n > 0)
+        p->body_sent += (uint64_t)n;
     return n;
 }
 
@@ -100,35 +142,18 @@ static ssize_t on_sendfile(void *cls, int to, size_t wanted)
     return -1;
 }
 
-static struct MHD_Response *response_of_file(struct server_part *p, uint64_t size)
+/* Where the file still grows the body goes out behind whoever writes it. */
+static struct MHD_Response *response_by_sendfile(struct server_part *p, uint64_t size)
 {
     int fd = answer_dup_fd(p->reader.answer);
     struct MHD_Response *r;
 
     if (fd < 0)
         return NULL;
-    sendfile_body_ends(fd, size);
-    r = MHD_create_response_from_fd_at_offset64(size, fd, 0);
-    if (r == NULL) {
-        close(fd);
-        return NULL;
-    }
-    atomic_store(&p->file, fd);
-    p->stream = false; /* its bytes are counted at the end */
-    p->body_len = size;
-    return r;
-}
-
-/* The body goes out behind whoever writes it. */
-static struct MHD_Response *response_of_growing_file(struct server_part *p, uint64_t size)
-{
-    int fd = answer_dup_growing_fd(p->reader.answer);
-    struct MHD_Response *r;
-
-    if (fd < 0)
-        return NULL;
-    r = sendfile_instead(fd, on_sendfile, p) ? MHD_create_response_from_fd_at_offset64(size, fd, 0)
-                                             : NULL;
+    p->body_len = size + p->note.len;
+    r = sendfile_instead(fd, on_sendfile, p)
+            ? MHD_create_response_from_fd_at_offset64(p->body_len, fd, 0)
+            : NULL;
     if (r == NULL)
         close(fd);
     return r;
@@ -152,8 +177,8 @@ static struct MHD_Response *response_for_stream(struct server_part *p)
     if (known && p->note_offset < 0)
         bytes_reset(&p->note); /* no sideband: nowhere to put it */
     /* What TLS has to encrypt can't go by sendfile. */
-    if (known && p->note.len == 0 && !p->server->tls)
-        r = whole ? response_of_file(p, size) : response_of_growing_file(p, size);
+    if (known && !p->server->tls)
+        r = response_by_sendfile(p, size);
     if (r != NULL)
         return r;
     return MHD_create_response_from_callback(known ? size + p->note.len : MHD_SIZE_UNKNOWN,

@@ -1,5 +1,5 @@
 /* How a reply goes out, once it is decided: out of memory, or behind an answer; by sendfile where
- * its body is just a file's bytes, or will be. */
+ * its length is known. */
 #ifndef PANNIER_PROXY_SENDING_H
 #define PANNIER_PROXY_SENDING_H
 

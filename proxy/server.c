@@ -16,7 +16,6 @@
 #include "proxy/connection.h"
 #include "proxy/log.h"
 #include "proxy/phases.h"
-#include "proxy/sendfile.h"
 #include "proxy/server_part.h"
 #include "proxy/tls.h"
 
@@ -289,7 +288,6 @@ static bool hold_if_known(struct server_part *p)
 static void look_at(struct server_part *p, struct server_request *out)
 {
     const struct exchange *x = &p->x;
-    int file = atomic_load(&p->file);
 
     *out = (struct server_request){
         .method = xstrdup(x->method),
@@ -308,9 +306,6 @@ static void look_at(struct server_part *p, struct server_request *out)
     out->state = state_name(p->phase);
     if (p->phase == REPLYING)
         out->result = x->result;
-    /* Once the connection is done with it the descriptor may be another file's. */
-    if (file >= 0 && p->connection != NULL)
-        out->bytes = sendfile_body_sent(file);
     lock_drop(&p->lock);
 }
 

@@ -23,7 +23,6 @@ struct server_part *part_new(struct server *s, const char *target,
     p->connection = connection;
     p->started_us = now_us();
     p->note_offset = -1;
-    atomic_init(&p->file, -1);
     bytes_init(&p->note, 4 * NOTE_MAX);
     p->x.proxy = s->proxy;
     p->x.server = p;

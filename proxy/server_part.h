@@ -97,8 +97,7 @@ struct server_part {
     struct bytes note; /* as a pkt */
     int64_t note_offset;
     size_t note_sent;
-    atomic_uint_fast64_t body_sent; /* others look at it, and at file, meanwhile */
-    atomic_int file;                /* goes out by sendfile; -1: nothing does */
+    atomic_uint_fast64_t body_sent; /* others look at it meanwhile */
 
     struct server_part *prev, *next;
 };
