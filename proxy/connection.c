@@ -112,7 +112,7 @@ bool connection_last_words(struct connection *c, const char *text, size_t len)
     return true;
 }
 
-size_t server_connections(struct server *s)
+size_t connection_count(struct server *s)
 {
     struct connection *c;
     size_t n;

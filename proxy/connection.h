@@ -14,6 +14,9 @@ enum awaiting { AWAIT_HEADERS, AWAIT_REQUEST, AWAIT_BODY, BUSY };
 void connection_on_notice(void *cls, struct MHD_Connection *connection, void **context,
                           enum MHD_ConnectionNotificationCode what);
 
+/* That are open.  Any thread. */
+size_t connection_count(struct server *s);
+
 /* NULL: it isn't known, and has no deadlines.  The rest is for its HTTP thread; NULL is fine. */
 struct connection *connection_of(struct MHD_Connection *connection);
 /* From now on this is waited for; config: whose limits.body_timeout goes for the body. */

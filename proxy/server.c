@@ -226,6 +226,11 @@ const char *server_address(const struct server *s)
     return acceptor_address(s->acceptor);
 }
 
+size_t server_connections(struct server *s)
+{
+    return connection_count(s);
+}
+
 size_t server_active(struct server *s)
 {
     size_t n;

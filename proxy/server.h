@@ -11,23 +11,6 @@
 
 struct server;
 
-/* What to do with a request, once its headers are known. */
-struct plan {
-    enum { PLAN_REPLIED, PLAN_KEEP_BODY, PLAN_STREAM_BODY } kind;
-    exchange_fn *handler;    /* not for PLAN_REPLIED, where a reply_...() was called */
-    struct workers *workers; /* where it runs */
-    quick_fn *quick;         /* tried first, where there is a kept body; or NULL */
-};
-typedef struct plan plan_fn(struct exchange *x);
-
-/* How an exchange ended.  Times are from the request's first line. */
-struct exchange_end {
-    int status;     /* 0: there was no reply */
-    uint64_t bytes; /* of the reply's body */
-    uint64_t first_byte_us, total_us;
-    bool whole; /* the connection lasted until the reply's end */
-};
-
 /* One address and what is served there. */
 struct server_listener {
     const char *host;     /* borrowed for the call */

@@ -19,7 +19,7 @@
 #include <stdatomic.h>
 
 #include "cache/lock.h"
-#include "proxy/server.h"
+#include "proxy/exchange.h"
 #include "proxy/upload.h"
 
 struct MHD_Connection;
