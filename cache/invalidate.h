@@ -22,10 +22,9 @@
 struct invalidation {
     enum event_scope scope;
     const char *repo_id; /* hex; "" with SCOPE_EVERYTHING */
-    const char *repo; /* "<upstream>/<path>", for a mirror that is only being made; "": not known */
-    const char *object; /* SCOPE_OBJECT: its id in hex */
-    bool unpin;         /* SCOPE_REPOSITORY: its pin goes first */
-    bool dry_run;       /* only tell what would go */
+    const char *object;  /* SCOPE_OBJECT: its id in hex */
+    bool unpin;          /* SCOPE_REPOSITORY: its pin goes first */
+    bool dry_run;        /* only tell what would go */
 };
 struct invalidated {
     uint64_t answers, mirrors, bytes; /* bytes on the disk */
