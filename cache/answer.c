@@ -27,7 +27,7 @@ struct answer {
     atomic_int refs;
     uint64_t number;
     struct lock lock;
-    pthread_cond_t room; /* window mode: a reader took something, or left */
+    pthread_cond_t room; /* window mode: a reader took something, or left; or summing is over */
 
     enum answer_state state;
     enum answer_source source;
@@ -54,6 +54,7 @@ struct answer {
     struct checksum *checksum;
     bool digest_known; /* from before the first byte, or from the end on */
     bool checksum_known;
+    bool summing; /* somebody reads the file for it */
     uint8_t known_sha256[SHA256_SIZE];
     uint8_t known_checksum[CHECKSUM_SIZE];
     struct answer_reader *readers;
@@ -144,7 +145,7 @@ static void take_sums(struct answer *a, bool digest, bool checksum)
     checksum_free(a->checksum);
     a->sha256 = digest && a->fd >= 0 ? digest_new(HASH_SHA256) : NULL;
     a->checksum = checksum && a->fd >= 0 ? checksum_new() : NULL;
-    a->digest_known = false;
+    a->digest_known = a->checksum_known = false;
 }
 
 void answer_tell_digest(struct answer *a, const uint8_t sha256[SHA256_SIZE])
@@ -624,21 +625,28 @@ static bool sum_file(int fd, uint64_t size, uint8_t out[CHECKSUM_SIZE])
 
 bool answer_checksum(struct answer *a, uint8_t out[CHECKSUM_SIZE])
 {
-    bool known, readable;
+    bool readable, known;
 
     lock_take(&a->lock);
+    while (a->summing)
+        lock_wait(&a->lock, &a->room);
     readable = a->state == ANSWER_WHOLE && !a->passing && a->fd >= 0;
     known = readable && a->checksum_known;
     if (known)
         memcpy(out, a->known_checksum, CHECKSUM_SIZE);
+    a->summing = readable && !known;
     lock_drop(&a->lock);
-    if (known || !readable || !sum_file(a->fd, a->total, out))
+    if (known || !readable)
         return known;
+    known = sum_file(a->fd, a->total, out);
     lock_take(&a->lock);
-    memcpy(a->known_checksum, out, CHECKSUM_SIZE);
-    a->checksum_known = true;
+    if (known)
+        memcpy(a->known_checksum, out, CHECKSUM_SIZE);
+    a->checksum_known = known;
+    a->summing = false;
+    pthread_cond_broadcast(&a->room);
     lock_drop(&a->lock);
-    return true;
+    return known;
 }
 
 int answer_rename_file(struct answer *a, const char *path, struct err *err)
@@ -665,7 +673,7 @@ void answer_fill_from_file(struct answer *a, int fd, uint64_t size,
     must(a->state == ANSWER_FILLING && a->fd < 0 && !a->passing);
     a->fd = fd;
     a->total = a->file_len = size;
-    a->note_offset = note_offset;
+    a->note_offset = note_offset <= (int64_t)size ? note_offset : -1; /* a record may lie */
     memcpy(a->known_sha256, sha256, SHA256_SIZE);
     a->digest_known = true;
     a->source = SOURCE_LOCAL;

@@ -384,17 +384,16 @@ static int pass(void *ctx, const void *data, size_t len, struct err *err)
     return f->sink->data(f->sink->ctx, data, len, err);
 }
 
-/* which: of which body it must be; of another one it says nothing. */
-static int ask_sums(struct proxy *proxy, const char *address, const char *target, const char *which,
-                    struct peer_sums *sums, bool *kept, struct err *err)
+/* which: of which body they must be.  False: the other has another one by now, or doesn't tell; it
+ * may take long to read a large one for them. */
+static bool ask_sums(struct proxy *proxy, const char *address, const char *target,
+                     const char *which, struct peer_sums *sums)
 {
     struct following f = {.sink = NULL};
-    int rc = ask(proxy, address, target, &f, err);
+    struct err ignored;
 
-    if (rc == 0 && !read_sums(f.sums, sums))
-        rc = err_set(err, ERR_UPSTREAM, "the other node tells no sums");
-    *kept = rc == 0 && strcmp(f.which, which) == 0;
-    return rc != 0 && err->kind == ERR_NOT_FOUND ? 0 : rc;
+    return ask(proxy, address, target, &f, &ignored) == 0 && read_sums(f.sums, sums) &&
+           strcmp(f.which, which) == 0;
 }
 
 int peer_follow(struct proxy *proxy, const char *address, const struct key *key,
@@ -416,8 +415,7 @@ int peer_follow(struct proxy *proxy, const char *address, const struct key *key,
     if (f.begun && gather_flush(&f.gathered, rc == 0 ? err : &ignored) != 0)
         rc = -1;
     gather_clear(&f.gathered);
-    if (rc == 0)
-        rc = ask_sums(proxy, address, sums_target, f.which, sums, kept, err);
+    *kept = rc == 0 && ask_sums(proxy, address, sums_target, f.which, sums);
     free(sums_target);
     free(target);
     return rc;

@@ -49,7 +49,7 @@ struct peer_sums {
     uint8_t checksum[CHECKSUM_SIZE];
 };
 /* Follow key's answer at address ("host:port") to its end.  0: data() has had all of it, and *sums
- * are what they must be; *kept false: the other doesn't keep it, and can't tell.
+ * are what they must be; *kept false: the other doesn't keep it, or can't tell.
  * -1: ERR_NOT_FOUND, it is not there (any more); ERR_CONFLICT, the other has yet to hear of an
  * invalidation; ERR_UPSTREAM, ERR_TIMEOUT, ERR_DENIED (another
  * secret, or a clock that is off); or what the sink said.  Worker threads: blocks. */

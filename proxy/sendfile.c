@@ -1,6 +1,7 @@
 #include "proxy/sendfile.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdatomic.h>
@@ -9,7 +10,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { FILES_MAX = 1 << 16 }; /* descriptors above this one have no sender */
+enum {
+    FILES_MAX = 1 << 16, /* descriptors above this one have no sender */
+    COPY_SIZE = 32 * 1024,
+};
 
 struct source {
     _Atomic(sendfile_fn *) fn; /* NULL: none of its own */
@@ -25,8 +29,9 @@ static struct source *source_of(int fd)
     return fd >= 0 && fd < FILES_MAX ? &sources[fd] : NULL;
 }
 
-/* A library that was built otherwise, or that got another one's, would send what isn't there yet.
- */
+/* Where another library's comes first, that one would be called, and send what isn't there yet.
+ * That libmicrohttpd calls sendfile64() at all, as Debian's does, and not sendfile(), is for who
+ * builds it otherwise to see to. */
 static bool is_asked(void)
 {
     return dlsym(RTLD_DEFAULT, "sendfile64") == (void *)sendfile64;
@@ -52,18 +57,29 @@ static ssize_t call(int out, int in, off64_t *offset, size_t count)
 #endif
 }
 
+/* Where the file's file system has no such thing. */
+static ssize_t copy_step(int to, int fd, off64_t at, size_t len)
+{
+    char block[COPY_SIZE];
+    ssize_t n = pread64(fd, block, len < sizeof(block) ? len : sizeof(block), at);
+
+    return n > 0 ? send(to, block, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT) : n;
+}
+
 ssize_t sendfile_step(int to, int fd, uint64_t offset, size_t len)
 {
     off64_t at = (off64_t)offset;
+    ssize_t n = call(to, fd, &at, len);
 
-    return call(to, fd, &at, len);
+    return n < 0 && (errno == EINVAL || errno == ENOSYS) ? copy_step(to, fd, at, len) : n;
 }
 
 void sendfile_push(int to)
 {
-    int off = 0;
+    int on = 1;
 
-    setsockopt(to, IPPROTO_TCP, TCP_CORK, &off, sizeof(off));
+    /* Not by taking TCP_CORK off: libmicrohttpd remembers whether it is on. */
+    setsockopt(to, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
 size_t sendfile_bounded(size_t step, uint64_t left, size_t wanted)

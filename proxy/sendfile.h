@@ -30,7 +30,7 @@ size_t sendfile_bounded(size_t step, uint64_t left, size_t wanted);
 /* What was sent goes on its way: nothing follows for now. */
 void sendfile_push(int to);
 
-/* The system call itself. */
+/* The system call itself, or what does the same where the file system has none. */
 ssize_t sendfile_step(int to, int fd, uint64_t offset, size_t len);
 
 #endif

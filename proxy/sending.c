@@ -131,10 +131,10 @@ static ssize_t on_sendfile(void *cls, int to, size_t wanted)
 
     while (sent < wanted && (n = send_step(p, to, wanted - sent)) > 0)
         sent += (size_t)n;
-    if (n < 0 && sent > 0)
-        sendfile_push(to);
-    if (n < 0 && (n == READER_WAIT || sent > 0))
+    if (n == READER_WAIT || (n < 0 && sent > 0)) {
+        sendfile_push(to); /* also of what an earlier call has sent */
         part_sleep_until_more(p);
+    }
     if (sent > 0)
         return (ssize_t)sent;
     /* With anything else but these it would go on to read the file itself. */

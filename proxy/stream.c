@@ -210,6 +210,8 @@ int stream_feed(struct stream *s, const void *data, size_t len, struct err *err)
 void stream_begin_kept(struct stream *s, int64_t note_offset, int64_t size)
 {
     must(!s->handed_on);
+    if (size >= 0 && note_offset > size)
+        note_offset = -1;
     s->kept = true;
     answer_promise_size(s->answer, size);
     s->open_at = note_offset;
@@ -245,8 +247,13 @@ static ssize_t walk_pkt(struct stream *s, const char *data, size_t len, bool *wh
 
 int stream_feed_kept(struct stream *s, const void *data, size_t len, struct err *err)
 {
+    int64_t promised = answer_promised_size(s->answer);
     size_t end = 0; /* of the last pkt that is whole */
 
+    if (promised >= 0 && len > (uint64_t)promised - s->seen)
+        return err_set(err, ERR_CORRUPT,
+                       "what was kept goes on behind the %" PRId64 " bytes that were promised",
+                       promised);
     for (size_t at = 0; at < len;) {
         bool whole = false;
         ssize_t n = walk_pkt(s, (const char *)data + at, len - at, &whole, err);

@@ -374,6 +374,8 @@ static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t
     uint64_t now = now_ms();
     uint64_t limit = t->got_data ? t->config->stall_timeout_ms : t->config->response_timeout_ms;
 
+    if (t->stopped) /* once more, as curl closes what was stopped */
+        return 1;
     if (r->share > 0 && !t->got_data && limit > QUESTION_TIMEOUT_MS)
         limit = QUESTION_TIMEOUT_MS;
     (void)dl_total, (void)dl, (void)ul_total;
@@ -471,31 +473,43 @@ static int explain(CURLcode code, const char *words, const struct transfer *t)
     }
 }
 
+/* Returns after how long to come again. */
+static uint64_t pause_transfer(struct transfer *t)
+{
+    const struct upstream_request *r = t->request;
+    uint64_t again_ms = LOOK_MS, started = now_ms();
+
+    if (r->pause_fn == NULL)
+        return again_ms;
+    t->stopped = r->pause_fn(r->ctx, &again_ms, t->err) != 0;
+    t->last_progress_ms += now_ms() - started; /* as in on_data() */
+    return again_ms;
+}
+
 /* As curl_easy_perform(), which would come back to our functions only once a second while nothing
  * comes. */
 static CURLcode perform(struct handle *h, struct transfer *t)
 {
-    const struct upstream_request *r = t->request;
     CURLcode code = CURLE_ABORTED_BY_CALLBACK;
-    uint64_t again_ms;
+    CURLMcode rc = curl_multi_add_handle(h->multi, h->easy);
     CURLMsg *message;
-    int running, left;
+    int running = 1, left;
 
-    must(curl_multi_add_handle(h->multi, h->easy) == CURLM_OK);
-    for (;;) {
-        must(curl_multi_perform(h->multi, &running) == CURLM_OK);
-        again_ms = LOOK_MS;
-        if (running == 0 || t->stopped)
+    while (rc == CURLM_OK && !t->stopped) {
+        uint64_t again_ms;
+
+        rc = curl_multi_perform(h->multi, &running);
+        if (rc != CURLM_OK || running == 0 || t->stopped)
             break;
-        if (r->pause_fn != NULL && r->pause_fn(r->ctx, &again_ms, t->err) != 0) {
-            t->stopped = true;
-            break;
-        }
-        must(curl_multi_poll(h->multi, NULL, 0, (int)again_ms, NULL) == CURLM_OK);
+        again_ms = pause_transfer(t);
+        if (!t->stopped)
+            rc = curl_multi_poll(h->multi, NULL, 0, (int)again_ms, NULL);
     }
     message = curl_multi_info_read(h->multi, &left);
     if (message != NULL)
         code = message->data.result;
+    else if (rc != CURLM_OK)
+        code = CURLE_OUT_OF_MEMORY;
     curl_multi_remove_handle(h->multi, h->easy);
     return code;
 }

@@ -332,6 +332,8 @@ static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t
     uint64_t now = now_ms(), limit = t->call->deadline_ms;
 
     (void)dl_total, (void)ul_total;
+    if (t->stopped) /* once more, as curl closes what was stopped */
+        return 1;
     if (dl + ul != t->moved)
         t->last_moved_ms = now;
     t->moved = dl + ul;

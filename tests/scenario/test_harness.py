@@ -1,10 +1,26 @@
 """The tests' own tools, proven without pannier: what they say about it is worth no more than this."""
+import subprocess
+
 import pytest
 
 from support import pktline, repos
 from support.faulty import Gate, changed_pack, cut, err
 from support.gitclient import Reader, ask, ask_gzipped, refs, same_objects, wait_traced
+from support.net import Ports
+from support.pannier import descendants
 from support.wait import until
+
+
+def test_ports_are_taken_by_one_process_only():
+    one, other = Ports(), Ports()  # as of two processes: a lock is a file's, not a process's
+    taken = [p.take() for p in (one, other) for _ in range(100)]
+    assert len(set(taken)) == 200
+
+
+def test_descendants_of_who_is_gone_are_none():
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    assert list(descendants(process.pid)) == []
 
 
 def test_origin_serves_protocol_0_1_and_2_and_counts_what_it_serves(origin, simple, git):

@@ -1,26 +1,64 @@
 """Loopback ports, and counting what passes them."""
+import fcntl
+import os
 import random
 import socket
+import tempfile
 import threading
+from pathlib import Path
 
 from .wait import until
 
 HOST = "127.0.0.1"
 
 
-def free_port():
-    """One that no outgoing connection is given (those have 32768 and more), as whoever asks takes it only
-    after a while."""
-    for _ in range(1000):
-        port = random.randrange(10000, 32000)
-        with socket.socket() as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+class Ports:
+    """A range of ports from which no other process takes any while this one lives: whoever asks for one
+    listens there only after a while, and of some thousand such whiles two would meet."""
+
+    FIRST, LAST, SIZE = 10000, 32000, 500  # outgoing connections are given 32768 and more
+
+    def __init__(self):
+        self.owner = os.getpid()
+        self.lock = threading.Lock()
+        folder = Path(tempfile.gettempdir()) / f"pannier-test-ports-{os.getuid()}"
+        folder.mkdir(exist_ok=True)
+        firsts = list(range(self.FIRST, self.LAST, self.SIZE))
+        random.shuffle(firsts)
+        for self.first in firsts:
+            self.file = open(folder / str(self.first), "w")  # the lock goes with the process
             try:
-                s.bind((HOST, port))
-            except OSError:
-                continue
-        return port
-    raise AssertionError("no port is free")
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                self.file.close()
+        else:
+            raise AssertionError("other processes have taken all ranges of ports")
+        self.next = 0
+
+    def take(self):
+        with self.lock:
+            for _ in range(self.SIZE):
+                port = self.first + self.next
+                self.next = (self.next + 1) % self.SIZE
+                with socket.socket() as s:
+                    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    try:
+                        s.bind((HOST, port))
+                    except OSError:
+                        continue
+                return port
+        raise AssertionError("no port is free")
+
+
+_ports = None
+
+
+def free_port():
+    global _ports
+    if _ports is None or _ports.owner != os.getpid():
+        _ports = Ports()
+    return _ports.take()
 
 
 def accepts(port, host=HOST):

@@ -298,9 +298,14 @@ class Pannier:
 
 
 def descendants(pid):
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+    """(pid, command line); who ends meanwhile is left out."""
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for task in tasks:
         try:
-            children = task.read_text().split()
+            children = Path(f"/proc/{pid}/task/{task}/children").read_text().split()
         except OSError:
             continue
         for child in map(int, children):

@@ -737,6 +737,30 @@ static void a_verified_file_makes_an_answer_whole_at_once(void **state)
     scratch_clear(&scratch);
 }
 
+static void a_note_has_no_place_behind_a_files_end(void **state)
+{
+    static const int64_t offsets[][2] = {{-1, -1}, {0, 0}, {900, 900}, {901, -1}};
+    const uint8_t sha256[SHA256_SIZE] = {1};
+    struct scratch scratch;
+    char *path;
+
+    (void)state;
+    scratch_init(&scratch);
+    path = scratch_path(&scratch, "file");
+    put_file(path, "", 0);
+    for (size_t i = 0; i < sizeof(offsets) / sizeof(offsets[0]); i++) {
+        struct answer *a = answer_new_filling();
+        struct claim *claim = NULL;
+
+        answer_fill_from_file(a, open(path, O_RDONLY | O_CLOEXEC), 900, sha256, offsets[i][0],
+                              &claim);
+        assert_int_equal(answer_note_offset(a), offsets[i][1]);
+        answer_unref(&a);
+    }
+    free(path);
+    scratch_clear(&scratch);
+}
+
 static void expect_checksum(const uint8_t found[CHECKSUM_SIZE], const void *data, size_t len)
 {
     struct checksum *c = checksum_new();
@@ -958,6 +982,7 @@ int main(void)
         cmocka_unit_test(a_failure_stands_behind_the_bytes),
         cmocka_unit_test(a_file_that_was_cut_under_its_readers_fails_them),
         cmocka_unit_test(a_verified_file_makes_an_answer_whole_at_once),
+        cmocka_unit_test(a_note_has_no_place_behind_a_files_end),
         cmocka_unit_test(the_checksum_is_taken_on_the_way_or_read_off_the_file),
         cmocka_unit_test(a_file_that_was_cut_has_no_checksum),
         cmocka_unit_test(a_digest_that_is_awaited_is_known_once_it_is_told),

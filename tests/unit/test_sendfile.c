@@ -2,12 +2,14 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -120,6 +122,40 @@ static void the_end_of_a_body_waits_for_nothing(void **state)
     fclose(file);
 }
 
+static void what_is_pushed_goes_although_more_is_awaited(void **state)
+{
+    char buf[100] = {0};
+    int from, to;
+
+    (void)state;
+    connect_two(&from, &to);
+    set_cork(from, 1);
+    assert_int_equal(send(from, buf, sizeof(buf), 0), sizeof(buf));
+    sendfile_push(from);
+    assert_int_equal(take_what_comes(to, buf, sizeof(buf)), sizeof(buf));
+    close(from);
+    close(to);
+}
+
+/* /proc has files that sendfile(2) refuses, on all kernels so far. */
+static void where_the_file_system_has_no_sendfile_it_goes_by_memory(void **state)
+{
+    char text[8], buf[sizeof(text)];
+    int file = open("/proc/self/auxv", O_RDONLY | O_CLOEXEC), from, to;
+    off64_t at = 0;
+
+    (void)state;
+    assert_int_equal(pread(file, text, sizeof(text), 0), sizeof(text));
+    connect_two(&from, &to);
+    assert_int_equal(syscall(SYS_sendfile, from, file, &at, sizeof(text)), -1);
+    assert_int_equal(sendfile_step(from, file, 0, sizeof(text)), sizeof(text));
+    assert_int_equal(recv(to, buf, sizeof(buf), MSG_WAITALL), sizeof(text));
+    assert_memory_equal(buf, text, sizeof(text));
+    close(from);
+    close(to);
+    close(file);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -127,6 +163,8 @@ int main(void)
         cmocka_unit_test(what_the_library_takes_for_the_end_is_sent_to_the_end),
         cmocka_unit_test(a_step_is_never_more_than_there_is),
         cmocka_unit_test(the_end_of_a_body_waits_for_nothing),
+        cmocka_unit_test(what_is_pushed_goes_although_more_is_awaited),
+        cmocka_unit_test(where_the_file_system_has_no_sendfile_it_goes_by_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

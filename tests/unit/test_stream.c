@@ -830,13 +830,28 @@ static void what_was_kept_and_has_another_size_than_promised_is_not_whole(void *
         rig_init(&r, &V2);
         stream_begin_kept(&r.stream, -1, promised[i]);
         assert_int_equal(answer_promised_size(r.answer), promised[i]);
-        assert_int_equal(stream_feed_kept(&r.stream, "000dpackfile\n", 13, &err), 0);
-        assert_int_equal(stream_finish_kept(&r.stream, &err), -1);
+        assert_int_equal(stream_feed_kept(&r.stream, "000d", 4, &err), 0);
+        /* What goes on behind it is not waited for to its end, which may never come. */
+        assert_int_equal(stream_feed_kept(&r.stream, "packfile\n", 9, &err),
+                         promised[i] < 13 ? -1 : 0);
+        if (promised[i] > 13)
+            assert_int_equal(stream_finish_kept(&r.stream, &err), -1);
         assert_int_equal(err.kind, ERR_CORRUPT);
         answer_fail(r.answer, &why);
         assert_true(read_out(&r)->len < (size_t)promised[i]);
         rig_clear(&r);
     }
+}
+
+static void a_note_has_no_place_behind_the_end(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    rig_init(&r, &V2);
+    stream_begin_kept(&r.stream, 14, 13);
+    assert_int_equal(answer_note_offset(r.answer), -1);
+    rig_clear(&r);
 }
 
 static void another_source_takes_over_without_the_promise(void **state)
@@ -903,6 +918,7 @@ int main(void)
         cmocka_unit_test(a_break_amid_what_was_kept_is_told_by_the_sideband),
         cmocka_unit_test(what_was_kept_and_ends_amid_a_pkt_is_not_whole),
         cmocka_unit_test(what_was_kept_and_has_another_size_than_promised_is_not_whole),
+        cmocka_unit_test(a_note_has_no_place_behind_the_end),
         cmocka_unit_test(another_source_takes_over_without_the_promise),
         cmocka_unit_test(the_note_goes_where_the_source_that_took_over_has_room_for_it),
     };

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "cache/lock.h"
 #include "proxy/upstream.h"
 #include "scratch.h"
 
@@ -824,6 +825,35 @@ static void what_was_gathered_does_not_wait_for_the_tick(void **state)
     client_clear(&k.client);
 }
 
+enum { PATIENCE_MS = 100 };
+
+static int refuse_after_long(void *ctx, uint64_t *again_ms, struct err *err)
+{
+    uint64_t until = now_ms() + (uint64_t)2 * PATIENCE_MS;
+
+    (void)ctx;
+    (void)again_ms;
+    while (now_ms() < until)
+        ;
+    return err_set(err, ERR_CANCELLED, "nobody reads");
+}
+
+/* curl comes back once more as it closes what was stopped. */
+static void who_stops_it_late_is_still_the_one_who_did(void **state)
+{
+    struct upstream_request r;
+    struct client c;
+
+    (void)state;
+    CLIENT_INIT(&c, SAYS_NOTHING);
+    c.config.response_timeout_ms = PATIENCE_MS;
+    r = get(&c);
+    r.pause_fn = refuse_after_long;
+    assert_int_equal(perform(&c, &r), -1);
+    assert_string_equal(c.err.text, "nobody reads");
+    client_clear(&c);
+}
+
 /* ---- bounds ---- */
 
 /* Another request of the same kind, while the first is under way. */
@@ -908,6 +938,7 @@ int main(void)
         cmocka_unit_test(ticks_come_in_silence_and_all_can_be_cancelled),
         cmocka_unit_test(a_tick_may_end_it),
         cmocka_unit_test(what_was_gathered_does_not_wait_for_the_tick),
+        cmocka_unit_test(who_stops_it_late_is_still_the_one_who_did),
         cmocka_unit_test(connections_to_a_host_are_bounded),
         cmocka_unit_test(questions_have_a_share_and_are_refused_at_once_beyond_it),
     };
