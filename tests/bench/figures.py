@@ -31,8 +31,10 @@ def ratios(a, b):
     return [x / y for x, y in zip(a, b)]
 
 
-def touch_memory(size):
-    """A virtual machine that hands free memory back to its host pays for each page anew, up to seconds
-    for a GB, and by chance: so what is about to be written is touched before, by somebody else."""
+def settle(size):
+    """What figures before left to be written is written first.  And a virtual machine that hands free
+    memory back to its host pays for each page anew, up to seconds for a GB, and by chance: so what is about to be
+    written is touched before, by somebody else."""
+    os.sync()
     pages = bytearray(b"\1") * size
     del pages

@@ -344,7 +344,7 @@ class Replay:
         return gb / result["seconds"], (cpu_seconds(self.pids) - before) / gb
 
 
-def compare_replays(bench, what, ours, nginx, readers, goals, **options):
+def compare_replays(bench, what, ours, nginx, readers, **options):
     """At least 4 GB for each figure, so that CPU ticks are fine enough.  One reader is over in a second
     and feels every neighbour: more rounds."""
     repeat = max(1, 16 // readers)
@@ -353,11 +353,9 @@ def compare_replays(bench, what, ours, nginx, readers, goals, **options):
                      lambda: ours.run(readers, repeat, **options))
     for i, (name, unit) in enumerate((("throughput", "GB/s"), ("CPU per GB", "s"))):
         mine, its = [x[i] for x in b], [x[i] for x in a]
-        row = Row(f"{what}, {readers} reader{'s' * (readers > 1)}: {name}, pannier / nginx",
-                  ratios(mine, its), note=f"{median(mine):.2f} / {median(its):.2f} {unit}")
-        if goals:
-            row.goal, row.at_least = (0.9, True) if i == 0 else (1.3, False)
-        bench.rows.append(row)
+        bench.rows.append(Row(
+            f"{what}, {readers} reader{'s' * (readers > 1)}: {name}, pannier / nginx", ratios(mine, its),
+            goal=1.3 if i else 0.9, at_least=not i, note=f"{median(mine):.2f} / {median(its):.2f} {unit}"))
 
 
 def measure_warm(bench):
@@ -377,9 +375,9 @@ def measure_warm(bench):
         ours = Replay(bench, pannier.port, request, [pannier.process.pid], prepare)
         terminal = Replay(bench, pannier.port, shown, [pannier.process.pid], prepare)
         for readers in READERS:
-            compare_replays(bench, "warm clone", ours, nginx, readers, goals=True)
+            compare_replays(bench, "warm clone", ours, nginx, readers)
         for readers in READERS:
-            compare_replays(bench, "warm clone, on a terminal", terminal, nginx, readers, goals=False)
+            compare_replays(bench, "warm clone, on a terminal", terminal, nginx, readers)
         others = set(pannier.packs(10)[1:]) - {"hit, local"}
         assert not others, f"all but the first come from the cache, not {others}"
 

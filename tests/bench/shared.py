@@ -12,7 +12,7 @@ import time
 import urllib.parse
 
 import repository
-from figures import alternate, cpu_seconds, median, ratios, touch_memory
+from figures import alternate, cpu_seconds, median, ratios, settle
 from support.faulty_s3 import FaultyS3
 from support.gitclient import Git
 from support.net import HOST
@@ -76,7 +76,7 @@ def fill(bench, tier, asked):
 
 def curl(url):
     """GB/s"""
-    touch_memory(TOUCHED)
+    settle(TOUCHED)
     done = subprocess.run(["curl", "-sS", "-f", "-o", "/dev/null", "-w", "%{json}", url],
                           capture_output=True, text=True, check=True)
     said = json.loads(done.stdout)
@@ -88,7 +88,7 @@ def through(bench, tier, asked, **cache):
     with bench.pannier(bench.origin(), tier.config(**cache)) as node:
         wait_usable(node)
         ask_refs(bench, node)
-        touch_memory(TOUCHED)
+        settle(TOUCHED)
         before = cpu_seconds([node.process.pid])
         # As curl does, its client reads what comes.
         result = bench.load(node.port, bench.request_file(asked, node.port, "origin"), seconds=600, copy=True)
