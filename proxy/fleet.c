@@ -53,13 +53,17 @@ struct fleet {
 
 /* ---- events ---- */
 
-static void describe(const struct event *e, struct invalidation *out)
+/* id: of the event; NULL: it couldn't be sent, and is of now. */
+static void describe(const struct event *e, const char *id, struct invalidation *out)
 {
+    int64_t unpin_s = id == NULL ? (int64_t)time(NULL)
+                                 : event_id_ms(e->unpin_id[0] != '\0' ? e->unpin_id : id) / 1000;
+
     *out = (struct invalidation){.scope = e->scope,
                                  .repo_id = e->repo_id,
                                  .repo = e->repo,
                                  .object = e->name,
-                                 .unpin = e->unpin};
+                                 .unpin_s = e->unpin ? unpin_s : 0};
 }
 
 static void log_invalidated(const struct event *e, const struct invalidated *what)
@@ -130,7 +134,7 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
         forget_seen(f, e);
         if (f->proxy->cache.shared != NULL && e->scope != SCOPE_REF)
             shared_refuse_older(f->proxy->cache.shared, e->repo_id, id);
-        describe(e, &what);
+        describe(e, id, &what);
         rc = cache_invalidate(&f->proxy->cache, &what, &gone, err);
         if (rc == 0)
             log_invalidated(e, &gone);
@@ -648,7 +652,7 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
     if (told != 0) { /* here at least */
         forget_refs(f, &e);
         forget_seen(f, &e);
-        describe(&e, &here);
+        describe(&e, NULL, &here);
         cache_invalidate(&f->proxy->cache, &here, &gone, err);
     }
     /* A node that has missed the event finds it written down. */
@@ -664,6 +668,8 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
     if (rc == 0 && told == 0 && !f->alone) {
         bool all = out->acknowledged;
 
+        if (e.unpin) /* and not a pin that was set since */
+            strcpy(e.unpin_id, id);
         told = tell(f, &e, id, &why);
         if (told == 0 && all)
             told = wait_told(f, id, out, &why);
