@@ -296,6 +296,12 @@ static int do_ask(const struct command_line *line, struct client *client, struct
     path = a->on_repository ? xasprintf("/repositories/%s%s", hex, a->path) : xstrdup(a->path);
     rc = a->list != NULL ? list_all(client, path, a->list, out, err)
                          : ask_call(client, a->method, path, body, out, err);
+    if (rc != 0 && a->on_repository && err->kind == ERR_NOT_FOUND) {
+        char *name = commands_repo_name(line->arguments[0]);
+
+        err_prefix(err, "%s", name); /* the API says its id only */
+        free(name);
+    }
     free(path);
     return rc;
 }

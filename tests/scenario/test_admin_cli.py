@@ -43,7 +43,7 @@ def test_one_is_shown_by_any_of_its_names(cli):
     for name in (f"{REPO}.git", f"https://{REPO}", document["id"], document["url"], f"http://me:s3cret@{upstream}.git"):
         assert cli.document("repo show", name) == document
     assert "s3cret" not in cli.pannier.output()
-    assert "nothing is kept of" in cli.fails("repo show", "origin/no/such")
+    assert "origin/no/such: nothing is kept of" in cli.fails("repo show", "origin/no/such")
     result = cli.run("repo show", "origin/no/such", "--json")
     assert result.returncode == 1 and json.loads(result.stdout)["error"]["kind"] == "not-found"
 
@@ -116,7 +116,8 @@ def test_it_is_pinned_and_refreshed(cli):
     assert cli.document("repo ls")["repositories"][0]["pinned"] is True
     assert re.search(r"^of \d+ branches and tags 0 were not here", cli.done("repo refresh", REPO))
     assert cli.done("repo unpin", REPO) == "not pinned any more\n"
-    assert cli.fails("repo unpin", REPO) == "this is not pinned"
+    assert cli.fails("repo unpin", REPO) == f"{REPO}: this is not pinned"
+    assert cli.fails("repo unpin", f"http://me:s3cret@{REPO}.git") == f"{REPO}: this is not pinned"
 
 
 def test_numbers_are_shown(cli):
