@@ -60,9 +60,12 @@ static void remove_unborn(struct cache *c, const struct invalidation *what)
         mirrors_remove_unborn(c->mirrors, &repo_id);
 }
 
-static int unpin(struct cache *c, const char *repo_id, struct err *err)
+static int unpin(struct cache *c, const struct invalidation *what, struct err *err)
 {
-    return local_unpin(c->local, repo_id, err) == 0 || err->kind == ERR_NOT_FOUND ? 0 : -1;
+    return local_unpin_older(c->local, what->repo_id, what->unpin_s, err) == 0 ||
+                   err->kind == ERR_NOT_FOUND
+               ? 0
+               : -1;
 }
 
 int cache_invalidate(struct cache *c, const struct invalidation *what, struct invalidated *out,
@@ -80,8 +83,8 @@ int cache_invalidate(struct cache *c, const struct invalidation *what, struct in
     if (!what->dry_run) {
         answers_let_go(c->answers);
         remove_unborn(c, what);
-        if (what->unpin)
-            unpinned = unpin(c, what->repo_id, &unpinning);
+        if (what->unpin_s > 0)
+            unpinned = unpin(c, what, &unpinning);
     }
     rc = what->scope == SCOPE_EVERYTHING ? local_each(c->local, collect, &r, err)
                                          : local_each_of(c->local, what->repo_id, collect, &r, err);

@@ -23,8 +23,10 @@ struct invalidation {
     enum event_scope scope;
     const char *repo_id; /* hex; "" with SCOPE_EVERYTHING */
     const char *object;  /* SCOPE_OBJECT: its id in hex */
-    bool unpin;          /* SCOPE_REPOSITORY: its pin goes first */
-    bool dry_run;        /* only tell what would go */
+    /* SCOPE_REPOSITORY: its pin goes first, if it was set by then (seconds since 1970): what is
+     * told again takes no pin that was set since.  0: it stays. */
+    int64_t unpin_s;
+    bool dry_run; /* only tell what would go */
 };
 struct invalidated {
     uint64_t answers, mirrors, bytes; /* bytes on the disk */

@@ -54,10 +54,15 @@ struct fleet {
 
 /* ---- events ---- */
 
-static void describe(const struct event *e, struct invalidation *out)
+/* id: of the event, or where it couldn't be sent clock_id(). */
+static void describe(const struct event *e, const char *id, struct invalidation *out)
 {
-    *out = (struct invalidation){
-        .scope = e->scope, .repo_id = e->repo_id, .object = e->name, .unpin = e->unpin};
+    int64_t unpin_s = event_id_ms(e->unpin_id[0] != '\0' ? e->unpin_id : id) / 1000;
+
+    *out = (struct invalidation){.scope = e->scope,
+                                 .repo_id = e->repo_id,
+                                 .object = e->name,
+                                 .unpin_s = e->unpin ? unpin_s : 0};
 }
 
 static void log_invalidated(const struct event *e, const struct invalidated *what)
@@ -128,7 +133,7 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
         forget_seen(f, e);
         if (f->proxy->cache.shared != NULL && e->scope != SCOPE_REF)
             shared_refuse_older(f->proxy->cache.shared, e->repo_id, id);
-        describe(e, &what);
+        describe(e, id, &what);
         rc = cache_invalidate(&f->proxy->cache, &what, &gone, err);
         if (rc == 0)
             log_invalidated(e, &gone);
@@ -657,7 +662,7 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
         forget_seen(f, &e);
         if (f->proxy->cache.shared != NULL && what->scope != SCOPE_REF)
             shared_refuse_older(f->proxy->cache.shared, e.repo_id, id);
-        describe(&e, &here);
+        describe(&e, id, &here);
         cache_invalidate(&f->proxy->cache, &here, &gone, err);
     }
     /* A node that has missed the event finds it written down. */
@@ -673,6 +678,8 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
     if (rc == 0 && told == 0 && !f->alone) {
         bool all = out->acknowledged;
 
+        if (e.unpin) /* and not a pin that was set since */
+            strcpy(e.unpin_id, id);
         told = tell(f, &e, id, &why);
         if (told == 0 && all)
             told = wait_told(f, id, out, &why);

@@ -94,7 +94,7 @@ struct fleet_invalidation {
     const char *name;   /* of the ref, or the object's id; "" otherwise */
     const char *reason; /* the operator's; may be "" */
     struct key repo_id;
-    bool unpin; /* SCOPE_REPOSITORY: also its pins, on the nodes that hear of it as it happens */
+    bool unpin; /* SCOPE_REPOSITORY: also its pins, as far as they aren't newer */
 };
 struct fleet_invalidated {
     uint64_t shared_objects, shared_bytes;

@@ -228,6 +228,7 @@ static void add_field(struct bytes *b, enum log_format format, const char *name,
         add_name(b, format, name);
         (void)bytes_addf(b, "%" PRIu64, va_arg(*ap, uint64_t));
         return;
+    case LOG_NO_U64: (void)va_arg(*ap, uint64_t); return;
     case LOG_MS:
         number = va_arg(*ap, uint64_t);
         add_name(b, format, name);

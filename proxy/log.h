@@ -13,9 +13,10 @@
 #include "proxy/config.h"
 
 enum log_type {
-    LOG_STR, /* const char *; NULL leaves the field out */
-    LOG_U64, /* uint64_t */
-    LOG_MS,  /* uint64_t microseconds, shown as milliseconds with one decimal */
+    LOG_STR,    /* const char *; NULL leaves the field out */
+    LOG_U64,    /* uint64_t */
+    LOG_MS,     /* uint64_t microseconds, shown as milliseconds with one decimal */
+    LOG_NO_U64, /* uint64_t that means nothing here: leaves the field out */
 };
 
 /* Before log_start() and after log_stop() lines are written at once by the caller. */

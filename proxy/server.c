@@ -243,6 +243,22 @@ size_t server_active(struct server *s)
 
 /* ---- for who looks on ---- */
 
+/* Only these have a version of git's protocol. */
+static bool speaks_git(const struct exchange *x)
+{
+    if (x->upstream == NULL)
+        return false;
+    switch (x->path.service) {
+    case SERVICE_UPLOAD_PACK_REFS:
+    case SERVICE_UPLOAD_PACK:
+    case SERVICE_RECEIVE_PACK_REFS:
+    case SERVICE_RECEIVE_PACK: return true;
+    case SERVICE_LFS:
+    case SERVICE_DUMB: break;
+    }
+    return false;
+}
+
 void server_log_request(const struct exchange *x, const struct exchange_end *end)
 {
     char repository[512] = "", stale[32] = "";
@@ -255,12 +271,12 @@ void server_log_request(const struct exchange *x, const struct exchange_end *end
              LOG_STR, x->tls_subject, "as", LOG_STR, x->who != NULL ? x->who->name : NULL, "method",
              LOG_STR, x->method != NULL ? x->method : "?", "repository", LOG_STR,
              repository[0] != '\0' ? repository : NULL, "service", LOG_STR,
-             x->upstream != NULL ? service_name(x->path.service) : NULL, "protocol", LOG_U64,
-             (uint64_t)x->protocol, "result", LOG_STR, x->result != NULL ? x->result : "aborted",
-             "stale", LOG_STR, stale[0] != '\0' ? stale : NULL, "status", LOG_U64,
-             (uint64_t)end->status, "bytes", LOG_U64, end->bytes, "first_byte_ms", LOG_MS,
-             end->first_byte_us, "total_ms", LOG_MS, end->total_us, "ended", LOG_STR,
-             end->whole ? "whole" : "cut", NULL);
+             x->upstream != NULL ? service_name(x->path.service) : NULL, "protocol",
+             speaks_git(x) ? LOG_U64 : LOG_NO_U64, (uint64_t)x->protocol, "result", LOG_STR,
+             x->result != NULL ? x->result : "aborted", "stale", LOG_STR,
+             stale[0] != '\0' ? stale : NULL, "status", LOG_U64, (uint64_t)end->status, "bytes",
+             LOG_U64, end->bytes, "first_byte_ms", LOG_MS, end->first_byte_us, "total_ms", LOG_MS,
+             end->total_us, "ended", LOG_STR, end->whole ? "whole" : "cut", NULL);
 }
 
 static const char *state_name(enum phase phase)

@@ -72,7 +72,7 @@ size_t event_write(const struct event *e, const char **words, size_t n,
     n = put_word(words, n, "name", e->name);
     if (e->generation != 0)
         n = put_word(words, n, "generation", redis_number(e->generation, generation));
-    n = put_word(words, n, "unpin", e->unpin ? "1" : "");
+    n = put_word(words, n, "unpin", !e->unpin ? "" : e->unpin_id[0] != '\0' ? e->unpin_id : "1");
     return put_word(words, n, "reason", e->reason);
 }
 
@@ -91,6 +91,14 @@ static const char *field(const struct redis_reply *fields, const char *name)
     const char *value = redis_field(fields, name);
 
     return value != NULL ? value : "";
+}
+
+/* "1", or the id of the event that has said it first. */
+static void read_unpin(const char *text, struct event *out)
+{
+    out->unpin = out->kind == EVENT_INVALIDATE && out->scope == SCOPE_REPOSITORY && text[0] != '\0';
+    if (out->unpin && event_id_ms(text) > 0 && strlen(text) < sizeof(out->unpin_id))
+        strcpy(out->unpin_id, text);
 }
 
 /* False: longer than any. */
@@ -129,13 +137,19 @@ int event_read(const struct redis_reply *fields, struct event *out, struct err *
     out->kind = (enum event_kind)kind;
     if (out->kind == EVENT_INVALIDATE)
         out->scope = scope < ARRAY_LEN(scopes) ? (enum event_scope)scope : SCOPE_EVERYTHING;
-    out->unpin = out->kind == EVENT_INVALIDATE && out->scope == SCOPE_REPOSITORY &&
-                 field(fields, "unpin")[0] != '\0';
+    read_unpin(field(fields, "unpin"), out);
     if (!copy_hex(fields, "repo_id", out->repo_id) ||
         !read_generation(field(fields, "generation"), &out->generation))
         return err_set(err, ERR_CORRUPT, "an event has a field that is too long, or no number");
     fault = find_fault(out);
     return fault == NULL ? 0 : err_set(err, ERR_CORRUPT, "an event makes no sense: %s", fault);
+}
+
+int64_t event_id_ms(const char *id)
+{
+    size_t digits = strspn(id, "0123456789");
+
+    return digits > 0 && digits <= 18 && id[digits] == '-' ? strtoll(id, NULL, 10) : 0;
 }
 
 int event_id_compare(const char *a, const char *b)

@@ -37,11 +37,13 @@ struct event {
     enum event_scope scope;     /* EVENT_INVALIDATE */
     char repo_id[KEY_HEX_SIZE]; /* hex; "": none */
     uint64_t generation;        /* EVENT_UPDATE: of the mirror in the shared tier; 0: not said */
-    bool unpin;                 /* SCOPE_REPOSITORY: its pin goes, too */
-    const char *repo;           /* as clients write it, for people; "": none */
-    const char *name;           /* of the ref or object; "": none */
-    const char *reason;         /* the operator's, or which webhook; "": none */
-    const char *node;           /* who sent it; events_send() fills it in */
+    bool unpin; /* SCOPE_REPOSITORY: its pin goes, too, unless it is newer than the event */
+    /* Of the event that has said it first, where this one only says it again; "": it doesn't. */
+    char unpin_id[EVENT_ID_SIZE];
+    const char *repo;   /* as clients write it, for people; "": none */
+    const char *name;   /* of the ref or object; "": none */
+    const char *reason; /* the operator's, or which webhook; "": none */
+    const char *node;   /* who sent it; events_send() fills it in */
 };
 
 /* "update", "ref": for logs.  Static storage. */
@@ -57,6 +59,8 @@ size_t event_write(const struct event *e, const char **words, size_t n,
  * An invalidation of a scope that this version doesn't know is read as one of everything. */
 int event_read(const struct redis_reply *fields, struct event *out, struct err *err);
 
+/* When it was sent, in milliseconds since 1970; 0: it is no id. */
+int64_t event_id_ms(const char *id);
 /* <0, 0, >0: which id is older.  What is no id is older than any. */
 int event_id_compare(const char *a, const char *b);
 

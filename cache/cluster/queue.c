@@ -203,7 +203,7 @@ static int add_here(struct queue *q, enum queue_priority priority, const char *i
         free(j->payload);
         j->payload = xstrdup(payload);
     } else if (j == NULL && q->waiting[priority] >= q->max) {
-        rc = err_set(err, ERR_BUSY, "the queue %s is full", names[priority]);
+        rc = err_set(err, ERR_LIMIT, "the queue %s is full", names[priority]);
     } else if (j == NULL) {
         j = xcalloc(1, sizeof(*j));
         j->id = xstrdup(id);
@@ -298,7 +298,7 @@ static int add_there(struct queue *q, enum queue_priority priority, const char *
                        &reply, err);
 
     if (rc == 0 && reply->integer != 1)
-        rc = err_set(err, ERR_BUSY, "the queue %s is full", names[priority]);
+        rc = err_set(err, ERR_LIMIT, "the queue %s is full", names[priority]);
     redis_reply_free(&reply);
     return rc;
 }

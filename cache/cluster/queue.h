@@ -54,8 +54,8 @@ struct queue *queue_new(struct redis *redis, const struct queue_config *config);
 void queue_stop(struct queue *q);  /* who waits in queue_take() gets ERR_CANCELLED */
 void queue_free(struct queue **q); /* after redis_stop() */
 
-/* 0: it waits, or did already.  -1: ERR_BUSY, so many wait already, or Redis is away; ERR_LIMIT, id
- * or payload are too long; or as redis_ask().  Worker threads. */
+/* 0: it waits, or did already.  -1: ERR_LIMIT, so many wait already, or id or payload are too long;
+ * or as redis_ask(): it may wait or not, and to add it again does no harm.  Worker threads. */
 int queue_add(struct queue *q, enum queue_priority priority, const char *id, const char *payload,
               struct err *err);
 

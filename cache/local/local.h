@@ -106,6 +106,8 @@ enum { PINS_MAX = 4096 }; /* repositories */
 int local_pin(struct local *l, const char *repo_id, int64_t now_s, struct err *err);
 /* -1: ERR_NOT_FOUND, or ERR_STORAGE. */
 int local_unpin(struct local *l, const char *repo_id, struct err *err);
+/* The same, of one that was pinned at until_s or before; ERR_NOT_FOUND also if it was later. */
+int local_unpin_older(struct local *l, const char *repo_id, int64_t until_s, struct err *err);
 bool local_is_pinned(struct local *l, const char *repo_id, int64_t *since_s); /* any thread */
 
 /* ---- from time to time ---- */

@@ -181,11 +181,19 @@ int local_pin(struct local *l, const char *repo_id, int64_t now_s, struct err *e
 
 int local_unpin(struct local *l, const char *repo_id, struct err *err)
 {
+    return local_unpin_older(l, repo_id, INT64_MAX, err);
+}
+
+int local_unpin_older(struct local *l, const char *repo_id, int64_t until_s, struct err *err)
+{
+    const struct pin *p;
     bool there;
 
     lock_take(&l->lock);
-    there = find_locked(l, repo_id) != NULL;
-    unset_locked(l, repo_id);
+    p = find_locked(l, repo_id);
+    there = p != NULL && p->since_s <= until_s;
+    if (there)
+        unset_locked(l, repo_id);
     lock_drop(&l->lock);
     return there ? change(l, repo_id, err) : err_set(err, ERR_NOT_FOUND, "this is not pinned");
 }

@@ -110,9 +110,9 @@ static ssize_t read_text(void *ctx, void *buf, size_t len, struct err *err)
 int invalidations_note(struct object_store *store, const struct event *e, const char *id,
                        int64_t now_ms, struct err *err)
 {
-    json_t *json =
-        json_pack("{s:i, s:s, s:s, s:s, s:s, s:s}", "scope", (int)e->scope, "repo_id", e->repo_id,
-                  "repo", e->repo, "name", e->name, "reason", e->reason, "node", e->node);
+    json_t *json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:b}", "scope", (int)e->scope,
+                             "repo_id", e->repo_id, "repo", e->repo, "name", e->name, "reason",
+                             e->reason, "node", e->node, "unpin", (int)e->unpin);
     char *line = json != NULL ? json_dumps(json, JSON_COMPACT) : NULL;
     struct text text = {line, line != NULL ? strlen(line) : 0};
     const struct object_source source = {.fd = -1, .read = read_text, .ctx = &text};
@@ -157,11 +157,12 @@ static int hand_out(const struct reading *r, const char *key, invalidation_fn *f
     json_error_t why;
     json_t *json = json_loadb(r->text, r->len, 0, &why);
     struct name name;
-    int scope, rc;
+    int scope, unpin = 0, rc;
 
     if (json == NULL ||
-        json_unpack(json, "{s:i, s:s, s:s, s:s, s:s, s:s}", "scope", &scope, "repo_id", &repo_id,
-                    "repo", &e.repo, "name", &e.name, "reason", &e.reason, "node", &e.node) != 0 ||
+        json_unpack(json, "{s:i, s:s, s:s, s:s, s:s, s:s, s?b}", "scope", &scope, "repo_id",
+                    &repo_id, "repo", &e.repo, "name", &e.name, "reason", &e.reason, "node",
+                    &e.node, "unpin", &unpin) != 0 ||
         scope < 0 || scope >= SCOPE_EVERYTHING || strlen(repo_id) != KEY_HEX_SIZE - 1) {
         e = (struct event){.kind = EVENT_INVALIDATE,
                            .scope = SCOPE_EVERYTHING,
@@ -171,6 +172,7 @@ static int hand_out(const struct reading *r, const char *key, invalidation_fn *f
                            .node = ""};
     } else {
         e.scope = (enum event_scope)scope;
+        e.unpin = unpin && e.scope == SCOPE_REPOSITORY;
         memcpy(e.repo_id, repo_id, KEY_HEX_SIZE);
     }
     must(read_name(key, &name));

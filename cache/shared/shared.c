@@ -615,7 +615,10 @@ struct replay {
 static int apply_noted(void *ctx, const struct event *e, const char *id, struct err *err)
 {
     struct replay *r = ctx;
-    const struct invalidation what = {.scope = e->scope, .repo_id = e->repo_id, .object = e->name};
+    const struct invalidation what = {.scope = e->scope,
+                                      .repo_id = e->repo_id,
+                                      .object = e->name,
+                                      .unpin_s = e->unpin ? event_id_ms(id) / 1000 : 0};
     struct invalidated gone;
 
     r->count++;

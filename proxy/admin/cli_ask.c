@@ -1,17 +1,22 @@
 #include "proxy/admin/cli_ask.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "cache/lock.h"
 #include "protocol/base.h"
 #include "protocol/digest.h"
 #include "proxy/admin/cli_say.h"
 #include "proxy/commands.h"
 
-enum { TOKEN_MAX_BYTES = 4096 };
+enum {
+    TOKEN_MAX_BYTES = 4096,
+    ASK_AGAIN_MS = 1000, /* where it isn't said how long to wait */
+};
 
 /* ---- who is asked ---- */
 
@@ -96,8 +101,15 @@ static int problem(int status, const json_t *json, struct err *err)
                    detail);
 }
 
-int ask_call(struct client *c, const char *method, const char *path, json_t *body, json_t **out,
-             struct err *err)
+int ask_not_pannier(const char *path, struct err *err)
+{
+    return err_set(err, ERR_UPSTREAM, "what answers /api/v1%s does not answer as a pannier does",
+                   path);
+}
+
+/* *retry_after_s: as in struct client_reply. */
+static int call(struct client *c, const char *method, const char *path, json_t *body, json_t **out,
+                unsigned *retry_after_s, struct err *err)
 {
     char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
     struct client_reply reply;
@@ -106,6 +118,7 @@ int ask_call(struct client *c, const char *method, const char *path, json_t *bod
 
     json_decref(body);
     *out = NULL;
+    *retry_after_s = 0;
     if (client_call(c, method, path, text, text != NULL ? strlen(text) : 0, &reply, err) != 0) {
         rc = -1;
     } else {
@@ -113,6 +126,9 @@ int ask_call(struct client *c, const char *method, const char *path, json_t *bod
             json_loadb(reply.body.data != NULL ? reply.body.data : "", reply.body.len, 0, &ignored);
         if ((reply.status != 200 && reply.status != 202) || *out == NULL)
             rc = problem(reply.status, *out, err);
+        else if (!json_is_object(*out))
+            rc = ask_not_pannier(path, err);
+        *retry_after_s = reply.retry_after_s;
         client_reply_clear(&reply);
     }
     if (rc != 0) {
@@ -121,6 +137,30 @@ int ask_call(struct client *c, const char *method, const char *path, json_t *bod
     }
     free(text);
     return rc;
+}
+
+int ask_call(struct client *c, const char *method, const char *path, json_t *body, json_t **out,
+             struct err *err)
+{
+    unsigned ignored;
+
+    return call(c, method, path, body, out, &ignored, err);
+}
+
+int ask_patiently(struct client *c, const char *path, uint64_t patience_ms, json_t **out,
+                  struct err *err)
+{
+    uint64_t until = now_ms() + patience_ms;
+    unsigned retry_after_s;
+
+    for (;;) {
+        int rc = call(c, "GET", path, NULL, out, &retry_after_s, err);
+        uint64_t wait_ms = retry_after_s > 0 ? (uint64_t)retry_after_s * 1000 : ASK_AGAIN_MS;
+
+        if (rc == 0 || err->kind != ERR_BUSY || now_ms() + wait_ms > until)
+            return rc;
+        poll(NULL, 0, (int)wait_ms);
+    }
 }
 
 char *ask_escape(const char *s)
@@ -143,6 +183,20 @@ bool ask_is_utf8(const char *s)
     return is;
 }
 
+/* Appends what is on the page to all; *next is yours, NULL: it was the last one. */
+static int take_page(const json_t *page, const char *path, const char *name, json_t *all,
+                     char **next, struct err *err)
+{
+    const json_t *cursor = json_object_get(page, "next");
+
+    if (!json_is_array(json_object_get(page, name)) ||
+        !(json_is_null(cursor) || json_is_string(cursor)))
+        return ask_not_pannier(path, err);
+    must(json_array_extend(all, json_object_get(page, name)) == 0);
+    *next = json_is_string(cursor) ? ask_escape(json_string_value(cursor)) : NULL;
+    return 0;
+}
+
 /* All pages of the list that is called so, at path, which has a query: the document of the last
  * page with all of them in it. */
 static int list_all(struct client *client, const char *path, const char *name, json_t **out,
@@ -163,10 +217,7 @@ static int list_all(struct client *client, const char *path, const char *name, j
         free(cursor);
         cursor = NULL;
         if (rc == 0) {
-            const char *next = said_words(page, "next", NULL);
-
-            must(json_array_extend(all, json_object_get(page, name)) == 0);
-            cursor = next != NULL ? xstrdup(next) : NULL;
+            rc = take_page(page, path, name, all, &cursor, err);
             json_decref(*out);
             *out = page;
         }
@@ -205,12 +256,17 @@ static int find_repository(struct client *client, const char *typed, char hex[KE
     found = json_object_get(page, "repositories");
     if (rc != 0) {
         ;
+    } else if (!json_is_array(found)) {
+        rc = ask_not_pannier(path, err);
     } else if (json_array_size(found) > 1) {
         rc = err_set(err, ERR_INPUT, "%s may be %s or %s: name one of them by its id", name,
                      said_words(json_array_get(found, 0), "repo", "?"),
                      said_words(json_array_get(found, 1), "repo", "?"));
     } else if (json_array_size(found) == 1) {
-        snprintf(hex, KEY_HEX_SIZE, "%s", said_words(json_array_get(found, 0), "id", ""));
+        if (key_from_hex(said_words(json_array_get(found, 0), "id", ""), &id))
+            key_to_hex(&id, hex);
+        else
+            rc = ask_not_pannier(path, err);
     } else {
         must(commands_repo_id(typed, &id)); /* ask_run() has looked */
         key_to_hex(&id, hex);
@@ -240,6 +296,12 @@ static int do_ask(const struct command_line *line, struct client *client, struct
     path = a->on_repository ? xasprintf("/repositories/%s%s", hex, a->path) : xstrdup(a->path);
     rc = a->list != NULL ? list_all(client, path, a->list, out, err)
                          : ask_call(client, a->method, path, body, out, err);
+    if (rc != 0 && a->on_repository && err->kind == ERR_NOT_FOUND) {
+        char *name = commands_repo_name(line->arguments[0]);
+
+        err_prefix(err, "%s", name); /* the API says its id only */
+        free(name);
+    }
     free(path);
     return rc;
 }

@@ -10,6 +10,7 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "protocol/err.h"
 #include "proxy/admin/client.h"
@@ -32,9 +33,15 @@ int ask_run(const struct command_line *line, struct ask ask);
 
 /* Whom line and the environment mean.  -1: ERR_INPUT. */
 int ask_open(const struct command_line *line, struct client **out, struct err *err);
-/* *out: the document, yours.  body is stolen; NULL: none. */
+/* *out: the document, an object, yours.  body is stolen; NULL: none.  -1: as client_call(), or what
+ * was answered: ERR_BUSY, not now (503); ERR_UPSTREAM, it is no pannier that answers. */
 int ask_call(struct client *c, const char *method, const char *path, json_t *body, json_t **out,
              struct err *err);
+/* The same with GET, again and again while it answers with 503 and still may within patience_ms. */
+int ask_patiently(struct client *c, const char *path, uint64_t patience_ms, json_t **out,
+                  struct err *err);
+/* What was answered lacks something that a pannier always says.  -1, with err set. */
+int ask_not_pannier(const char *path, struct err *err);
 
 /* For a path or a query; yours. */
 char *ask_escape(const char *s);

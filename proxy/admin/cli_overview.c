@@ -107,7 +107,7 @@ static void add_node(struct table *t, const json_t *n)
     const char *cells[] = {
         said_words(n, "name", "?"),
         said_words(n, "state", "?"),
-        said_words(n, "peer_address", "-"),
+        said_words(n, "peer_address", said_words(n, "address", "-")),
         said_words(n, "version", "-"),
         silent ? "-" : requests,
         silent ? "-" : disk,

@@ -68,9 +68,12 @@ static void print_repository(const struct command_line *line, const json_t *r)
     print_field("id", said_words(r, "id", "?"));
     print_field("url", said_words(r, "url", "?"));
     print_field("mirror", json_is_true(json_object_get(r, "mirror")) ? "yes" : "no");
-    if (json_is_object(shared))
-        printf("  %-14sgeneration %" PRIu64 ", by %s\n", "in the bucket",
-               said_number(shared, "generation"), said_words(shared, "node", "?"));
+    if (json_is_object(shared)) {
+        printf("  %-14sgeneration %" PRIu64 ", by ", "in the bucket",
+               said_number(shared, "generation"));
+        print_name(said_words(shared, "node", "?"), stdout);
+        putchar('\n');
+    }
     say_number("answers", said_number(r, "answers"));
     print_field("pinned", json_is_true(json_object_get(r, "pinned")) ? "yes" : "no");
     say_size("on disk", said_number(r, "stored_size"));
@@ -172,7 +175,7 @@ static void print_invalidated(const struct command_line *line, const json_t *sai
     puts("what was remembered of refs and of who may see what is forgotten");
     json_array_foreach(json_object_get(said, "late"), i, node)
     {
-        print_name(json_string_value(node), stdout);
+        print_name(json_is_string(node) ? json_string_value(node) : "?", stdout);
         puts(" has not said that it has done so ('pannier nodes --forget' when it is gone for "
              "good)");
     }

@@ -15,6 +15,8 @@
 
 enum {
     WARM_INTERVAL_MS = 200,
+    /* Redis may be away for a while, in which no node can tell how far it is. */
+    WARM_PATIENCE_MS = 60 * 1000,
     WARM_BAR = 30, /* characters */
 };
 
@@ -82,7 +84,7 @@ static void draw_progress(const json_t *warmup)
     uint64_t over = said_number(warmup, "done") + failed;
     bool coloured = say_in_colour(stderr);
     char bar[WARM_BAR + 1];
-    size_t filled = total > 0 ? (size_t)(over * WARM_BAR / total) : 0;
+    size_t filled = over < total ? (size_t)(over * WARM_BAR / total) : WARM_BAR;
 
     if (!isatty(STDERR_FILENO))
         return;
@@ -97,10 +99,18 @@ static void draw_progress(const json_t *warmup)
     fflush(stderr);
 }
 
+static int begin_warmup(struct client *client, json_t *body, json_t **out, struct err *err)
+{
+    if (ask_call(client, "POST", "/warmups", body, out, err) != 0)
+        return -1;
+    return *said_words(*out, "id", "") != '\0' ? 0 : ask_not_pannier("/warmups", err);
+}
+
 /* Until it has ended; *warmup is then what it has become. */
 static int wait_for_warmup(struct client *client, json_t **warmup, struct err *err)
 {
-    char *path = xasprintf("/warmups/%s", said_words(*warmup, "id", ""));
+    char *id = ask_escape(said_words(*warmup, "id", ""));
+    char *path = xasprintf("/warmups/%s", id);
     int rc = 0;
 
     draw_progress(*warmup);
@@ -108,14 +118,24 @@ static int wait_for_warmup(struct client *client, json_t **warmup, struct err *e
         json_t *news;
 
         poll(NULL, 0, WARM_INTERVAL_MS);
-        rc = ask_call(client, "GET", path, NULL, &news, err);
+        rc = ask_patiently(client, path, WARM_PATIENCE_MS, &news, err);
         if (rc != 0)
             break;
+        if (strcmp(said_words(news, "id", ""), said_words(*warmup, "id", "")) != 0)
+            rc = ask_not_pannier(path, err);
+        else
+            draw_progress(news);
         json_decref(*warmup);
         *warmup = news;
-        draw_progress(*warmup);
+    }
+    if (rc != 0 && err->kind == ERR_BUSY) {
+        struct err why = *err;
+
+        err_set(err, ERR_BUSY, "warm-up %s goes on, and how far it is can't be asked: %s", id,
+                why.text);
     }
     free(path);
+    free(id);
     return rc;
 }
 
@@ -158,7 +178,7 @@ int admin_cli_warm(const struct command_line *line)
     if (rc != 0)
         json_decref(body);
     else
-        rc = ask_call(client, "POST", "/warmups", body, &warmup, &why);
+        rc = begin_warmup(client, body, &warmup, &why);
     if (rc == 0 && line->wait)
         rc = wait_for_warmup(client, &warmup, &why);
     if (rc != 0) {

@@ -11,6 +11,7 @@
 enum {
     REPLY_MAX_BYTES = 64 << 20, /* a page has at most 1000 entries */
     CONNECT_TIMEOUT_MS = 10 * 1000,
+    RETRY_AFTER_MAX_S = 24 * 3600, /* nobody waits for longer */
 };
 
 struct client {
@@ -84,9 +85,11 @@ int client_call(struct client *c, const char *method, const char *path, const ch
     char *url = xasprintf("%s/api/v1%s", c->base, path), words[CURL_ERROR_SIZE] = "";
     struct curl_slist *headers = headers_for(c, body != NULL);
     CURLcode code;
+    curl_off_t retry_after_s = 0;
     long status = 0;
 
     out->status = 0;
+    out->retry_after_s = 0;
     bytes_init(&out->body, REPLY_MAX_BYTES);
     curl_easy_reset(c->curl);
     curl_easy_setopt(c->curl, CURLOPT_URL, url);
@@ -105,9 +108,14 @@ int client_call(struct client *c, const char *method, const char *path, const ch
     }
     code = curl_easy_perform(c->curl);
     curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &status);
+    curl_easy_getinfo(c->curl, CURLINFO_RETRY_AFTER, &retry_after_s);
     curl_slist_free_all(headers);
     free(url);
     out->status = (int)status;
+    out->retry_after_s = retry_after_s > 0 && retry_after_s < RETRY_AFTER_MAX_S
+                             ? (unsigned)retry_after_s
+                         : retry_after_s > 0 ? RETRY_AFTER_MAX_S
+                                             : 0;
     if (code == CURLE_OK)
         return 0;
     bytes_clear(&out->body);

@@ -16,6 +16,7 @@ struct client;
 
 struct client_reply {
     int status;
+    unsigned retry_after_s; /* its header's; 0: none */
     struct bytes body;
 };
 

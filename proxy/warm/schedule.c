@@ -130,8 +130,8 @@ static int note_made(struct schedule *s, struct redis *redis, int64_t when, stru
 }
 
 /* Who dies before its jobs are in the queue has noted nothing, and soon doesn't hold the lease any
- * more; who dies between the two makes a second one of it.  A note that can't be made says that
- * Redis went away meanwhile, and that jobs may not have got in: it is made again, too. */
+ * more; who dies between the two makes a second one of it.  So does who loses Redis meanwhile, for
+ * some of its jobs or for the note. */
 static int make_once(struct schedule *s, int64_t when, const struct config *config, struct err *err)
 {
     struct cluster *cluster = fleet_cluster(s->proxy->fleet);

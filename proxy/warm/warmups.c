@@ -275,26 +275,53 @@ static void log_failed(const struct warmup_wish *wish, const char *id, const str
              id, "reason", LOG_STR, why->text, "again", LOG_STR, again ? "yes" : "no", NULL);
 }
 
-static void add_job(struct warmups *w, const char *id, size_t item, const struct warmup_wish *wish)
+static void fail_job(struct warmups *w, const char *id, size_t item, const struct warmup_wish *wish,
+                     const struct err *why)
+{
+    note(w, id, item, PROGRESS_FAILED, NULL, why->text);
+    metrics_count(CELL_WARMUPS_FAILED, 1);
+    log_failed(wish, id, why, false);
+}
+
+/* -1: as queue_add(). */
+static int add_job(struct warmups *w, const char *id, size_t item, const struct warmup_wish *wish,
+                   struct err *err)
 {
     struct queue *q = cluster_queue(fleet_cluster(w->proxy->fleet));
     const char *slash = strchr(wish->repository, '/');
     char *upstream = xstrndup(wish->repository, (size_t)(slash - wish->repository));
     char *payload = write_job(id, item, wish), *name, hex[KEY_HEX_SIZE];
     struct key repo_id;
-    struct err why;
+    int rc;
 
     repo_id_of(upstream, slash + 1, &repo_id);
     key_to_hex(&repo_id, hex);
     name = xasprintf(WARMUP_JOBS "%s:%s", id, hex);
-    if (queue_add(q, wish->priority, name, payload, &why) != 0) {
-        note(w, id, item, PROGRESS_FAILED, NULL, why.text);
-        metrics_count(CELL_WARMUPS_FAILED, 1);
-        log_failed(wish, id, &why, false);
-    }
+    rc = queue_add(q, wish->priority, name, payload, err);
     free(name);
     free(payload);
     free(upstream);
+    return rc;
+}
+
+/* -1: Redis can't be asked.  What comes behind that one isn't tried: it is all begun again. */
+static int add_jobs(struct warmups *w, const char *id, const struct warmup_list *list,
+                    struct err *err)
+{
+    bool lost = false;
+
+    for (size_t i = 0; i < list->count; i++) {
+        struct err full;
+
+        if (lost) {
+            fail_job(w, id, i, &list->wishes[i], err);
+        } else if (add_job(w, id, i, &list->wishes[i], &full) != 0) {
+            fail_job(w, id, i, &list->wishes[i], &full);
+            lost = full.kind != ERR_LIMIT;
+            *err = full;
+        }
+    }
+    return lost ? -1 : 0;
 }
 
 int warmups_begin(struct warmups *w, const char *by, const struct warmup_list *list,
@@ -311,9 +338,7 @@ int warmups_begin(struct warmups *w, const char *by, const struct warmup_list *l
         return -1;
     log_line(LOG_INFO, "warm-up begins", "warmup", LOG_STR, id, "by", LOG_STR, by, "repositories",
              LOG_U64, (uint64_t)list->count, NULL);
-    for (size_t i = 0; i < list->count; i++)
-        add_job(w, id, i, &list->wishes[i]);
-    return 0;
+    return add_jobs(w, id, list, err);
 }
 
 int warmups_do(struct warmups *w, const struct config *config, struct warmup_job *job,

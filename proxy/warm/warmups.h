@@ -54,8 +54,10 @@ void warmup_list_clear(struct warmup_list *l);
 
 /* ---- doing it ---- */
 
-/* Put its jobs into the queue.  Those that don't get in have failed; the others go on.  by: "api",
- * "schedule" or "command".  The list isn't empty.  -1: as progress_begin().  Worker threads. */
+/* Put its jobs into the queue.  One for which that has no room has failed; the others go on.  by:
+ * "api", "schedule" or "command".  The list isn't empty.  -1: as progress_begin(), or as
+ * queue_add(): Redis went away in the middle, and all that isn't in the queue has failed; what to
+ * do is to begin another one.  Worker threads. */
 int warmups_begin(struct warmups *w, const char *by, const struct warmup_list *list,
                   char id[REDIS_TOKEN_SIZE], struct err *err);
 

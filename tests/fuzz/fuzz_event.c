@@ -40,7 +40,7 @@ static void check_again(const struct event *e)
         lines_add(&l, (char *)words[i]);
     must(event_read(&l.array, &again, &err) == 0);
     must(again.kind == e->kind && again.scope == e->scope && again.generation == e->generation);
-    must(again.unpin == e->unpin);
+    must(again.unpin == e->unpin && strcmp(again.unpin_id, e->unpin_id) == 0);
     must(strcmp(again.repo_id, e->repo_id) == 0);
     must(strcmp(again.name, e->name) == 0 && strcmp(again.reason, e->reason) == 0);
     must(strcmp(again.repo, e->repo) == 0 && strcmp(again.node, e->node) == 0);
@@ -62,6 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check_again(&e);
     else
         must(err.kind == ERR_CORRUPT || err.kind == ERR_REFUSED);
+    event_id_ms(text);
     event_id_compare(text, text + strlen(text) / 2);
     free(text);
     return 0;

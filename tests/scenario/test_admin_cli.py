@@ -5,7 +5,7 @@ import re
 import pytest
 
 from support.admin import Admin, tokens_file
-from support.cli import Cli
+from support.cli import Cli, Imposter
 from support.net import HOST, free_port
 from support.wait import until
 
@@ -43,7 +43,7 @@ def test_one_is_shown_by_any_of_its_names(cli):
     for name in (f"{REPO}.git", f"https://{REPO}", document["id"], document["url"], f"http://me:s3cret@{upstream}.git"):
         assert cli.document("repo show", name) == document
     assert "s3cret" not in cli.pannier.output()
-    assert "nothing is kept of" in cli.fails("repo show", "origin/no/such")
+    assert "origin/no/such: nothing is kept of" in cli.fails("repo show", "origin/no/such")
     result = cli.run("repo show", "origin/no/such", "--json")
     assert result.returncode == 1 and json.loads(result.stdout)["error"]["kind"] == "not-found"
 
@@ -116,7 +116,8 @@ def test_it_is_pinned_and_refreshed(cli):
     assert cli.document("repo ls")["repositories"][0]["pinned"] is True
     assert re.search(r"^of \d+ branches and tags 0 were not here", cli.done("repo refresh", REPO))
     assert cli.done("repo unpin", REPO) == "not pinned any more\n"
-    assert cli.fails("repo unpin", REPO) == "this is not pinned"
+    assert cli.fails("repo unpin", REPO) == f"{REPO}: this is not pinned"
+    assert cli.fails("repo unpin", f"http://me:s3cret@{REPO}.git") == f"{REPO}: this is not pinned"
 
 
 def test_numbers_are_shown(cli):
@@ -165,3 +166,30 @@ def test_what_is_no_pannier_is_told(pannier, origin):
     cli = Cli(pannier)
     cli.url = origin.url
     assert "not as a pannier does" in cli.fails("stats")
+
+
+@pytest.mark.parametrize("words", [("repo ls",), ("repo refs", REPO), ("warm", REPO), ("warm", REPO, "--wait")],
+                         ids=" ".join)
+@pytest.mark.parametrize("document", [{}, [], {"repositories": {}, "next": None}, {"repositories": [{}]},
+                                      {"repositories": [], "next": 5}, {"repositories": [{}], "refs": []}], ids=repr)
+def test_json_of_somebody_else_is_told(document, words):
+    with Imposter((200, document, {})) as other:
+        assert "as a pannier does" in Cli(other).fails(*words)
+
+
+def test_a_warmup_that_turns_into_something_else_is_told():
+    begun = (202, {"id": "w", "total": 1, "ended": None}, {})
+    with Imposter(begun, (200, {"id": "v", "total": 1}, {})) as other:
+        assert "as a pannier does" in Cli(other).fails("warm", REPO, "--wait")
+
+
+def test_numbers_that_make_no_sense_fit_onto_a_terminal():
+    begun = (202, {"id": "w", "total": 1, "done": 5000, "ended": "now"}, {})
+    with Imposter(begun) as other:
+        assert f"[{'#' * 30}] 5000 of 1" in Cli(other).on_terminal("warm", REPO, "--wait")
+
+
+def test_names_of_late_nodes_that_are_none_are_told():
+    with Imposter((200, {"late": [5, "b"], "acknowledged": False, "dry_run": False}, {})) as other:
+        result = Cli(other).run("repo invalidate", "--all")
+    assert result.returncode == 1 and "? has not said" in result.stdout and "b has not said" in result.stdout

@@ -519,6 +519,44 @@ def test_a_repository_that_is_removed_is_pinned_nowhere_any_more(cluster, own, g
         assert Admin(node).get("/stats")["local"]["pinned"] == 0
 
 
+def unpinned_by(cluster):
+    """Ids of the events that take pins along, and what these say of that."""
+    entries = cluster.redis.ask("XRANGE", cluster.prefix + "events", "-", "+")
+    found = [(entry, dict(zip(words[::2], words[1::2]))) for entry, words in entries]
+    return [(entry, words["unpin"]) for entry, words in found if "unpin" in words]
+
+
+def test_what_is_told_twice_takes_no_pin_that_was_set_in_between(cluster, own, git):
+    path, _ = own()
+    a, b = cluster.nodes_up("a", "b")
+    stock(cluster, (a, b), path, git)
+    admin = Admin(a)
+    assert admin.done("DELETE", f"/repositories/{admin.repository(f'origin/{path}')}")["acknowledged"] is True
+    (first, says), (_, says_again) = unpinned_by(cluster)
+    assert says == "1" and says_again.split()[0] == first
+
+
+def test_a_node_that_has_missed_a_removal_lets_go_of_its_pin_and_newer_ones_stay(cluster, own, git):
+    path, _ = own()
+    a, b = cluster.nodes_up("a", "b")
+    stock(cluster, (a, b), path, git)
+    repository = Admin(a).repository(f"origin/{path}")
+    assert Admin(b).post(f"/repositories/{repository}/pin")["pinned"] is True
+    b.stop()
+    assert Admin(a).done("DELETE", f"/repositories/{repository}")["acknowledged"] is True
+    removed = int(time.time())
+    until(lambda: int(time.time()) > removed, "the next second has begun")
+    stock(cluster, (a,), path, git)
+    assert Admin(a).post(f"/repositories/{repository}/pin")["pinned"] is True
+    cluster.redis.restart_empty()
+    b.start()
+    cluster.wait_met(a, b)
+    for node in (a, b):
+        node.wait_event("events of other nodes may have been missed")
+    assert a.data.joinpath("pins").read_text().split()[0] == repository
+    assert b.data.joinpath("pins").read_text() == ""
+
+
 def test_the_api_says_which_node_has_not_heard_of_an_invalidation(cluster, own, git):
     path, _ = own()
     a, b = cluster.nodes_up("a", "b", when_away="serve")

@@ -7,7 +7,7 @@ import pytest
 
 from support import forges, repos
 from support.admin import Admin, begin_warmup, ended_warmup, warm
-from support.cli import Cli
+from support.cli import Cli, Imposter
 from support.faulty import Gate, for_a_pack, packs_asked
 from support.gitclient import Failed
 from support.own import Guarded, token_hash
@@ -426,6 +426,44 @@ def test_one_that_redis_goes_away_from_while_it_begins_begins_again(cluster, ups
     until(lambda: made(a)[0] > time.time() - YEAR, "it is noted")
 
 
+def test_one_of_whose_jobs_some_are_lost_begins_again(cluster, upstream, own):
+    """Redis takes the record, the other jobs and the note that it was made."""
+    (path, _), (lost, _) = own(), own()
+    warm = scheduled(upstream.url, path)["warm"]
+    warm["repositories"].append({"url": f"origin/{lost}", "priority": "high"})
+    queue = cluster.prefix + "queue:high"
+    cluster.redis.ask("SET", queue, "no list")
+    a = cluster.node("a", launch=False, upstream=upstream.url, warm=warm)
+    a.data.mkdir(parents=True)
+    miss(a)
+    a.start()
+    first = a.wait_event("not warmed up", repository=f"origin/{lost}")["warmup"]
+    begun(a, count=2)
+    cluster.redis.ask("DEL", queue)
+    until(lambda: made(a)[0] > time.time() - YEAR, "it is noted")
+    last = begun(a, count=2)[-1]["warmup"]
+    assert last != first
+    assert ended_warmup(a, last)["done"] == 2
+    # Who looks at the first one isn't left waiting.
+    assert {r["repository"]: r["state"] for r in ended_warmup(a, first)["repositories"]} == {
+        f"origin/{path}": "done", f"origin/{lost}": "failed"}
+
+
+def test_one_of_whose_jobs_some_are_lost_is_refused(cluster, upstream, own):
+    """What is begun again does no harm."""
+    a = cluster.nodes_up("a", upstream=upstream.url)[0]
+    (path, _), (other, _) = own(), own()
+    queue = cluster.prefix + "queue:high"
+    cluster.redis.ask("SET", queue, "no list")
+    body = {"repositories": [{"repository": f"origin/{path}", "priority": "high"}, f"origin/{other}"]}
+    answer = Admin(a).call("POST", "/api/v1/warmups", body)
+    assert answer.status == 503 and answer.headers["Retry-After"]
+    (task,) = Admin(a).get("/warmups")["warmups"]
+    assert (task["failed"], task["ended"] is None) == (2, False)
+    cluster.redis.ask("DEL", queue)
+    assert ended_warmup(a, begin_warmup(a, *body["repositories"]))["done"] == 2
+
+
 def test_a_reload_takes_another_schedule_over(start, upstream, own):
     path, _ = own()
     pannier = start(config={"upstreams": [{"name": "origin", "url": upstream.url}]})
@@ -514,3 +552,22 @@ def test_the_command_refuses_what_makes_no_sense(behind):
         assert result.returncode == 2 and result.stderr.startswith("pannier warm: "), result
     assert "repositories[0].repository: " in cli.fails("warm", "elsewhere.example/a/b", status=2)
     assert "nothing has been used yet" in cli.fails("warm", "--most-used", "3")
+
+
+def away(seconds):
+    return (503, {"status": 503, "title": "Service Unavailable", "detail": "Redis is away: it was killed"},
+            {"Retry-After": seconds})
+
+
+def test_the_command_waits_where_redis_is_away_for_a_moment():
+    task = {"id": "w", "total": 1, "done": 0, "failed": 0, "ended": None, "repositories": []}
+    ended = {**task, "done": 1, "ended": "2026-01-01T00:00:00Z"}
+    with Imposter((202, task, {}), (200, task, {}), away(1), (200, task, {}), away(1), (200, ended, {})) as other:
+        assert Cli(other).done("warm", "origin/a", "--wait") == "warm-up w: 1 of 1 done, 0 failed\n"
+    assert other.asked == [("POST", "/api/v1/warmups")] + [("GET", "/api/v1/warmups/w")] * 5
+
+
+def test_the_command_does_not_wait_for_longer_than_anybody_would():
+    with Imposter((202, {"id": "w", "total": 1, "ended": None}, {}), away(3600)) as other:
+        said = Cli(other).fails("warm", "origin/a", "--wait")
+    assert said == "warm-up w goes on, and how far it is can't be asked: Redis is away: it was killed"

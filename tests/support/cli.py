@@ -5,6 +5,8 @@ import pty
 import re
 import select
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from .net import HOST
 from .pannier import SANITIZER, binary
@@ -61,3 +63,42 @@ class Cli:
         process.wait(DEADLINE)
         os.close(mine)
         return shown.decode()
+
+
+class Imposter:
+    """Answers the admin API's calls as a test says: replies are (status, document, headers), the last of them
+    again and again."""
+
+    def __init__(self, *replies):
+        self.replies, self.asked = list(replies), []
+        imposter = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def answer(self):
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                imposter.asked.append((self.command, self.path))
+                status, document, headers = imposter.replies[0]
+                if len(imposter.replies) > 1:
+                    imposter.replies.pop(0)
+                body = json.dumps(document).encode()
+                self.send_response(status)
+                for name, value in {"Content-Length": len(body), **headers}.items():
+                    self.send_header(name, str(value))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_DELETE = answer
+
+        self.server = ThreadingHTTPServer((HOST, 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.admin_port = self.server.server_address[1]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()

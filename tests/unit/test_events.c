@@ -269,6 +269,13 @@ static void a_removal_takes_pins_along_and_nothing_else_does(void **state)
     fields = make_fields(words, event_write(&e, words, 0, generation, &err));
     assert_int_equal(event_read(fields, &out, &err), 0);
     assert_true(out.unpin);
+    assert_string_equal(out.unpin_id, "");
+    redis_reply_free(&fields);
+    strcpy(e.unpin_id, "1700000000000-3 0123456789abcdef");
+    fields = make_fields(words, event_write(&e, words, 0, generation, &err));
+    assert_int_equal(event_read(fields, &out, &err), 0);
+    assert_true(out.unpin);
+    assert_string_equal(out.unpin_id, e.unpin_id);
     redis_reply_free(&fields);
     e.unpin = false;
     fields = make_fields(words, event_write(&e, words, 0, generation, &err));
@@ -282,6 +289,17 @@ static void a_removal_takes_pins_along_and_nothing_else_does(void **state)
     assert_int_equal(event_read(fields, &out, &err), 0);
     assert_false(out.unpin);
     redis_reply_free(&fields);
+}
+
+static void an_id_tells_when_it_was_sent(void **state)
+{
+    (void)state;
+    assert_int_equal(event_id_ms("1700000000000-3 0123456789abcdef"), 1700000000000);
+    assert_int_equal(event_id_ms("1700000000000-0"), 1700000000000);
+    assert_int_equal(event_id_ms(""), 0);
+    assert_int_equal(event_id_ms("1"), 0);
+    assert_int_equal(event_id_ms("-1-0"), 0);
+    assert_int_equal(event_id_ms("9999999999999999999999-0"), 0);
 }
 
 static void what_lacks_something_is_not_sent(void **state)
@@ -845,6 +863,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(a_removal_takes_pins_along_and_nothing_else_does),
+        cmocka_unit_test(an_id_tells_when_it_was_sent),
         cmocka_unit_test(what_lacks_something_is_not_sent),
         cmocka_unit_test(a_scope_of_later_versions_is_everything),
         cmocka_unit_test(ids_are_compared_as_numbers),

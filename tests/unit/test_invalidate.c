@@ -171,7 +171,8 @@ static void a_pin_goes_only_when_that_is_said(void **state)
     assert_int_equal(local_pin(f->cache.local, REPO_A, 5, &err), 0);
     invalidate(f, SCOPE_REPOSITORY, REPO_A, "");
     invalidate(f, SCOPE_EVERYTHING, "", "");
-    what.unpin = what.dry_run = true;
+    what.unpin_s = 5;
+    what.dry_run = true;
     assert_int_equal(cache_invalidate(&f->cache, &what, &out, &err), 0);
     assert_true(local_is_pinned(f->cache.local, REPO_A, &since_s));
     what.dry_run = false;
@@ -179,6 +180,24 @@ static void a_pin_goes_only_when_that_is_said(void **state)
     assert_false(local_is_pinned(f->cache.local, REPO_A, &since_s));
     /* It was not pinned: that is no trouble. */
     assert_int_equal(cache_invalidate(&f->cache, &what, &out, &err), 0);
+}
+
+/* It is told twice, and again after a restart. */
+static void a_pin_that_is_newer_than_the_removal_stays(void **state)
+{
+    struct fixture *f = *state;
+    const struct invalidation what = {
+        .scope = SCOPE_REPOSITORY, .repo_id = REPO_A, .object = "", .unpin_s = 5};
+    struct invalidated out;
+    struct err err;
+    int64_t since_s;
+
+    keep(f, 1, REPO_A);
+    assert_int_equal(local_pin(f->cache.local, REPO_A, 6, &err), 0);
+    assert_int_equal(cache_invalidate(&f->cache, &what, &out, &err), 0);
+    assert_false(have(f, 1));
+    assert_true(local_is_pinned(f->cache.local, REPO_A, &since_s));
+    assert_int_equal(since_s, 6);
 }
 
 /* Nobody finds it in the index, but who makes it has a handle.  Who invalidates may know no more
@@ -310,6 +329,7 @@ int main(void)
         TEST(a_ref_takes_nothing_that_is_kept_by_ids),
         TEST(everything_goes),
         TEST(a_pin_goes_only_when_that_is_said),
+        TEST(a_pin_that_is_newer_than_the_removal_stays),
         TEST(a_mirror_that_is_being_made_is_not_published),
         TEST(a_mirror_without_the_object_stays),
     };

@@ -108,6 +108,60 @@ static void a_note_tells_about_what_and_which_event_it_was(void **state)
     assert_string_equal(b->ids[2], "1700000000007-0");
 }
 
+static void a_note_tells_whether_pins_go(void **state)
+{
+    struct bench *b = *state;
+    struct event e = {.kind = EVENT_INVALIDATE,
+                      .repo_id = "1111111111111111111111111111111111111111111111111111111111111111",
+                      .repo = "origin/r",
+                      .name = "",
+                      .reason = "",
+                      .node = "n",
+                      .unpin = true};
+    struct err err;
+
+    assert_int_equal(invalidations_note(b->store, &e, "1700000000000-0", 1700000000001, &err), 0);
+    e.unpin = false;
+    assert_int_equal(invalidations_note(b->store, &e, "1700000000002-0", 1700000000003, &err), 0);
+    assert_int_equal(invalidations_each(b->store, NULL, take_event, b, &err), 0);
+    assert_int_equal(b->count, 2);
+    assert_true(b->events[0].unpin);
+    assert_false(b->events[1].unpin);
+}
+
+static ssize_t read_words(void *ctx, void *buf, size_t len, struct err *err)
+{
+    const char **words = ctx;
+    size_t n = strlen(*words) < len ? strlen(*words) : len;
+
+    (void)err;
+    memcpy(buf, *words, n);
+    *words += n;
+    return (ssize_t)n;
+}
+
+/* As versions wrote it that let go of no pin by a note. */
+static void a_note_without_a_word_on_pins_is_read(void **state)
+{
+    const char *words = "{\"scope\":0,\"repo_id\":\"11111111111111111111111111111111111111111111"
+                        "11111111111111111111\",\"repo\":\"origin/r\",\"name\":\"\","
+                        "\"reason\":\"\",\"node\":\"n\"}";
+    const struct object_source source = {.fd = -1, .read = read_words, .ctx = &words};
+    struct bench *b = *state;
+    struct err err;
+
+    assert_int_equal(
+        object_put(b->store,
+                   "invalidations/1700000000000-0123456789abcdef-1111111111111111111111"
+                   "111111111111111111111111111111111111111111-1700000000000-0.json",
+                   &source, NULL, NULL, &err),
+        0);
+    assert_int_equal(invalidations_each(b->store, NULL, take_event, b, &err), 0);
+    assert_int_equal(b->count, 1);
+    assert_int_equal(b->events[0].scope, SCOPE_REPOSITORY);
+    assert_false(b->events[0].unpin);
+}
+
 static void old_ones_go_with_the_next(void **state)
 {
     const int64_t then = 1700000000000, kept_ms = (int64_t)INVALIDATIONS_KEPT_S * 1000;
@@ -160,6 +214,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_note_tells_about_what_and_which_event_it_was, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(a_note_tells_whether_pins_go, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_note_without_a_word_on_pins_is_read, set_up, tear_down),
         cmocka_unit_test_setup_teardown(old_ones_go_with_the_next, set_up, tear_down),
         cmocka_unit_test_setup_teardown(other_objects_are_none, set_up, tear_down),
     };

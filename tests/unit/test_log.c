@@ -113,8 +113,9 @@ static void numbers_and_milliseconds_and_absent_strings_have_their_form(void **s
     (void)state;
     capture_begin(&c);
     log_set(LOG_TEXT, LOG_INFO);
-    log_line(LOG_WARN, "two words", "n", LOG_U64, UINT64_MAX, "none", LOG_STR, NULL, "t", LOG_MS,
-             UINT64_C(12345), "u", LOG_MS, UINT64_C(99), NULL);
+    log_line(LOG_WARN, "two words", "n", LOG_U64, UINT64_MAX, "none", LOG_STR, NULL, "no",
+             LOG_NO_U64, UINT64_C(7), "t", LOG_MS, UINT64_C(12345), "u", LOG_MS, UINT64_C(99),
+             NULL);
     log_set(LOG_JSON, LOG_INFO);
     log_line(LOG_ERROR, "bad \"event\"", "none", LOG_STR, NULL, "n", LOG_U64, UINT64_C(0), NULL);
     text = capture_end(&c);

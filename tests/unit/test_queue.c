@@ -163,7 +163,7 @@ static void check_bound(struct member *a, struct member *b)
     add(a, QUEUE_LOW, "1", "");
     add(b, QUEUE_LOW, "2", "");
     assert_int_equal(queue_add(a->queue, QUEUE_LOW, "3", "", &err), -1);
-    assert_int_equal(err.kind, ERR_BUSY);
+    assert_int_equal(err.kind, ERR_LIMIT);
     add(a, QUEUE_LOW, "2", ""); /* that one waits already */
     add(a, QUEUE_HIGH, "3", "");
     job = take(a, "3");
