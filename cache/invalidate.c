@@ -52,10 +52,12 @@ static int remove_one(struct cache *c, const struct invalidation *what, const st
 /* Mirrors that are not there yet. */
 static void remove_unborn(struct cache *c, const struct invalidation *what)
 {
+    struct key repo_id;
+
     if (what->scope == SCOPE_EVERYTHING)
         mirrors_remove_all(c->mirrors);
-    else if (what->repo[0] != '\0')
-        mirrors_remove_unborn(c->mirrors, what->repo);
+    else if (key_from_hex(what->repo_id, &repo_id))
+        mirrors_remove_unborn(c->mirrors, &repo_id);
 }
 
 static int unpin(struct cache *c, const struct invalidation *what, struct err *err)

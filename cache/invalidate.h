@@ -22,8 +22,7 @@
 struct invalidation {
     enum event_scope scope;
     const char *repo_id; /* hex; "" with SCOPE_EVERYTHING */
-    const char *repo; /* "<upstream>/<path>", for a mirror that is only being made; "": not known */
-    const char *object; /* SCOPE_OBJECT: its id in hex */
+    const char *object;  /* SCOPE_OBJECT: its id in hex */
     /* SCOPE_REPOSITORY: its pin goes first, if it was set by then (seconds since 1970): what is
      * told again takes no pin that was set since.  0: it stays. */
     int64_t unpin_s;

@@ -1,6 +1,7 @@
 #include "proxy/fleet.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -53,15 +54,13 @@ struct fleet {
 
 /* ---- events ---- */
 
-/* id: of the event; NULL: it couldn't be sent, and is of now. */
+/* id: of the event, or where it couldn't be sent clock_id(). */
 static void describe(const struct event *e, const char *id, struct invalidation *out)
 {
-    int64_t unpin_s = id == NULL ? (int64_t)time(NULL)
-                                 : event_id_ms(e->unpin_id[0] != '\0' ? e->unpin_id : id) / 1000;
+    int64_t unpin_s = event_id_ms(e->unpin_id[0] != '\0' ? e->unpin_id : id) / 1000;
 
     *out = (struct invalidation){.scope = e->scope,
                                  .repo_id = e->repo_id,
-                                 .repo = e->repo,
                                  .object = e->name,
                                  .unpin_s = e->unpin ? unpin_s : 0};
 }
@@ -147,8 +146,7 @@ static int apply_event(void *ctx, const char *id, const struct event *e, struct 
 static int take_for_invalidated(void *ctx, const char *why, struct err *err)
 {
     struct fleet *f = ctx;
-    const struct invalidation everything = {
-        .scope = SCOPE_EVERYTHING, .repo_id = "", .repo = "", .object = ""};
+    const struct invalidation everything = {.scope = SCOPE_EVERYTHING, .repo_id = "", .object = ""};
     struct invalidated gone = {.answers = 0};
     uint64_t count = 0;
     int rc;
@@ -623,6 +621,15 @@ static int wait_told(struct fleet *f, const char *id, struct fleet_invalidated *
     return -1;
 }
 
+/* Of what can't be sent now. */
+static void clock_id(char out[EVENT_ID_SIZE])
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    snprintf(out, EVENT_ID_SIZE, "%lld%03ld-0", (long long)t.tv_sec, t.tv_nsec / 1000000);
+}
+
 static int tell(struct fleet *f, const struct event *e, char id[EVENT_ID_SIZE], struct err *err)
 {
     return events_send(cluster_events(f->cluster), e, id, err);
@@ -650,14 +657,17 @@ int fleet_invalidate(struct fleet *f, const struct fleet_invalidation *what,
     /* First, as it has effect at once, and the shared tier may take its time. */
     told = tell(f, &e, id, &why);
     if (told != 0) { /* here at least */
+        clock_id(id);
         forget_refs(f, &e);
         forget_seen(f, &e);
-        describe(&e, NULL, &here);
+        if (f->proxy->cache.shared != NULL && what->scope != SCOPE_REF)
+            shared_refuse_older(f->proxy->cache.shared, e.repo_id, id);
+        describe(&e, id, &here);
         cache_invalidate(&f->proxy->cache, &here, &gone, err);
     }
     /* A node that has missed the event finds it written down. */
     if (f->proxy->cache.shared != NULL && what->scope != SCOPE_REF)
-        rc = shared_invalidation_note(f->proxy->cache.shared, &e, told == 0 ? id : NULL, err);
+        rc = shared_invalidation_note(f->proxy->cache.shared, &e, id, err);
     if (told == 0)
         told = wait_told(f, id, out, &why);
     if (rc == 0)

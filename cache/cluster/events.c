@@ -718,6 +718,16 @@ void events_applied(struct events *e, char out[EVENT_ID_SIZE])
     lock_drop(&e->lock);
 }
 
+void events_raise(struct events *e, const char *id)
+{
+    uint64_t number = strtoull(id, NULL, 10);
+
+    lock_take(&e->lock);
+    if (e->redis == NULL && number > e->local_sent)
+        e->local_sent = number;
+    lock_drop(&e->lock);
+}
+
 void events_count(struct events *e, struct events_counts *out)
 {
     lock_take(&e->lock);

@@ -86,6 +86,9 @@ bool events_are_seen(struct events *e, const char *begun);
 /* The last event that this node has applied; "" where there is none.  What it kept before this
  * call, and has still, none of the events up to that one has invalidated.  Any thread. */
 void events_applied(struct events *e, char out[EVENT_ID_SIZE]);
+/* Without Redis ids are of this node's clock, which may have been set back since it, or an earlier
+ * start, gave this one: those to come are newer.  Redis sees to that by itself.  Any thread. */
+void events_raise(struct events *e, const char *id);
 
 struct events_counts {
     uint64_t sent, applied;

@@ -94,8 +94,8 @@ int mirror_copy_in_create(struct mirror_copy_in *c, const char *name, int *fd, s
 int mirror_copy_in_close(struct mirror_copy_in *c, const char *name, int fd, struct err *err);
 void mirror_copy_in_remove(struct mirror_copy_in *c, const char *name);
 /* All files of content are there, and are read once more.  tick (may be NULL) is called all the
- * while; -1 gives it up.  -1: ERR_CORRUPT: together they make no whole mirror; what tick said;
- * others as mirror_intake_commit(). */
+ * while, and once more before the mirror appears; -1 gives it up.  -1: ERR_CORRUPT: together they
+ * make no whole mirror; what tick said; others as mirror_intake_commit(). */
 int mirror_copy_in_commit(struct mirror_copy_in **c, const struct mirror_content *content,
                           mirror_idle_fn *tick, void *ctx, struct err *err);
 void mirror_copy_in_abort(struct mirror_copy_in **c); /* NULL is fine */

@@ -271,6 +271,8 @@ int mirror_copy_in_commit(struct mirror_copy_in **cp, const struct mirror_conten
         rc = check_together(c, content, &packs, &tips, err);
     if (rc == 0)
         rc = sync_folders(c, err);
+    if (rc == 0 && tick != NULL)
+        rc = tick(ctx, err);
     if (rc == 0 && mirror_doomed(c->mirror))
         rc = err_set(err, ERR_CANCELLED, "the mirror was removed meanwhile");
     if (rc == 0)

@@ -7,6 +7,7 @@
 #include <utlist.h>
 
 #include "cache/mirror/internal.h"
+#include "protocol/smart_http.h"
 
 enum { SEGMENT_MAX = 240 }; /* NAME_MAX less ".git" and some room */
 
@@ -240,34 +241,64 @@ static void doom(struct mirror *m)
     remove_doomed(m);
 }
 
-void mirrors_remove_unborn(struct mirrors *all, const char *name)
-{
-    struct mirror *m;
-
-    lock_take(&all->lock);
-    HASH_FIND_STR(all->by_name, name, m); /* who makes it has a handle */
-    if (m != NULL)
-        m->refs++;
-    lock_drop(&all->lock);
-    if (m != NULL && access(m->path, F_OK) != 0)
-        doom(m);
-    mirror_unref(&m);
-}
-
-void mirrors_remove_all(struct mirrors *all)
+/* All that have a handle, as who makes one does.  Yours to unref and free. */
+static struct mirror **hold_all(struct mirrors *all, size_t *count)
 {
     struct mirror *m, *next;
     struct mirror **held;
-    size_t count = 0;
 
+    *count = 0;
     lock_take(&all->lock);
     held = xcalloc(HASH_COUNT(all->by_name) + 1, sizeof(struct mirror *));
     HASH_ITER(hh, all->by_name, m, next)
     {
         m->refs++;
-        held[count++] = m;
+        held[(*count)++] = m;
     }
     lock_drop(&all->lock);
+    return held;
+}
+
+static bool is_of(const struct mirror *m, const struct key *repo_id)
+{
+    const char *slash = strchr(m->name, '/');
+    char *upstream = xstrndup(m->name, (size_t)(slash - m->name));
+    struct key id;
+
+    repo_id_of(upstream, slash + 1, &id);
+    free(upstream);
+    return key_equal(&id, repo_id);
+}
+
+static bool is_written(struct mirror *m)
+{
+    bool writing;
+
+    lock_take(&m->all->lock);
+    writing = m->writing;
+    lock_drop(&m->all->lock);
+    return writing;
+}
+
+void mirrors_remove_unborn(struct mirrors *all, const struct key *repo_id)
+{
+    size_t count;
+    struct mirror **held = hold_all(all, &count);
+
+    for (size_t i = 0; i < count; i++) {
+        /* One whose folder is there already may be a step away from the index. */
+        if (is_of(held[i], repo_id) && (is_written(held[i]) || access(held[i]->path, F_OK) != 0))
+            doom(held[i]);
+        mirror_unref(&held[i]);
+    }
+    free(held);
+}
+
+void mirrors_remove_all(struct mirrors *all)
+{
+    size_t count;
+    struct mirror **held = hold_all(all, &count);
+
     for (size_t i = 0; i < count; i++) {
         doom(held[i]);
         mirror_unref(&held[i]);

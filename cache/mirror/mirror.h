@@ -149,10 +149,10 @@ int mirror_read_entry(const char *mirror_path, struct entry *out, struct err *er
 int mirror_verify(struct mirror *m, struct err *err);
 
 /* As by force: nobody new gets any of them, and they go with their last users; one that is being
- * made isn't published.  All; or the one of this name ("<upstream>/<path>") if it isn't there yet.
- */
+ * made isn't published.  All; or that of this repository (repo_id_of()) if it isn't in the index
+ * yet, or takes something in just now. */
 void mirrors_remove_all(struct mirrors *all);
-void mirrors_remove_unborn(struct mirrors *all, const char *name);
+void mirrors_remove_unborn(struct mirrors *all, const struct key *repo_id);
 
 /* The mirror at an entry's path ("mirrors/<upstream>/<repo>.git"); NULL when that is none. */
 struct mirror *mirrors_at(struct mirrors *all, const char *path);

@@ -132,6 +132,7 @@ struct keeper {
     struct object_store *store;
     struct local *local;
     struct keeper_mirrors mirrors;
+    struct cutoffs *cutoffs;
     char *node;
     struct orphans *orphans;
 
@@ -141,14 +142,15 @@ struct keeper {
 };
 
 struct keeper *keeper_new(struct object_store *store, struct local *local,
-                          const struct keeper_mirrors *mirrors, const char *node,
-                          const struct keeper_limits *limits)
+                          const struct keeper_mirrors *mirrors, struct cutoffs *cutoffs,
+                          const char *node, const struct keeper_limits *limits)
 {
     struct keeper *k = xcalloc(1, sizeof(*k));
 
     k->store = store;
     k->local = local;
     k->mirrors = *mirrors;
+    k->cutoffs = cutoffs;
     k->node = xstrdup(node);
     k->orphans = orphans_new();
     k->limits = *limits;
@@ -597,22 +599,14 @@ static int collect_large(void *ctx, const struct entry *e)
     return 0;
 }
 
-/* An object is whole or not there, so a look at it is enough; what has no room for a head is none
- * of ours. */
 static int store_has_answer(struct keeper *k, const struct entry *e, bool *has, struct err *err)
 {
-    struct object_info info;
-    char key[OBJECT_KEY_MAX + 1];
     struct thing thing;
 
     *has = false;
-    if (!thing_of_entry(e, &thing))
-        return 0;
-    answer_object_key(&thing.repo_id, &thing.key, key);
-    if (object_head(k->store, key, &info, err) != 0)
-        return err->kind == ERR_NOT_FOUND || err->kind == ERR_CORRUPT ? 0 : -1;
-    *has = info.size > SHARED_ANSWER_FIXED;
-    return 0;
+    return thing_of_entry(e, &thing)
+               ? shared_answer_has(k->store, k->cutoffs, e->repo_id, &thing.key, has, err)
+               : 0;
 }
 
 /* Another version of pannier put it, or it went or turned out damaged meanwhile: that keeps nothing

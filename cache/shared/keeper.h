@@ -24,6 +24,7 @@
 
 #include "cache/local/local.h"
 #include "cache/local/policy.h"
+#include "cache/shared/cutoffs.h"
 #include "cache/shared/object_store.h"
 
 struct keeper;
@@ -48,9 +49,10 @@ struct keeper_mirrors {
     void *ctx;
 };
 
+/* cutoffs (may be NULL): an answer that was put too late doesn't let the one here go. */
 struct keeper *keeper_new(struct object_store *store, struct local *local,
-                          const struct keeper_mirrors *mirrors, const char *node,
-                          const struct keeper_limits *limits);
+                          const struct keeper_mirrors *mirrors, struct cutoffs *cutoffs,
+                          const char *node, const struct keeper_limits *limits);
 void keeper_free(struct keeper **k);
 void keeper_configure(struct keeper *k, const struct keeper_limits *limits); /* any thread */
 

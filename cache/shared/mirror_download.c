@@ -22,8 +22,20 @@ static uint64_t stored_size(const struct manifest_file *file)
     return file->stored_size != 0 ? file->stored_size : file->size;
 }
 
+/* It may have been invalidated since its manifest was read. */
+static int check_not_late(struct mirror_download *d, struct err *err)
+{
+    if (!d->there.usable || d->cutoffs == NULL ||
+        !cutoffs_refuse(d->cutoffs, d->repo_id, d->there.manifest.applied))
+        return 0;
+    d->ours = d->there.late = true;
+    return err_set(err, ERR_CANCELLED, "the mirror was invalidated while it was fetched");
+}
+
 static int tick(struct mirror_download *d, struct err *err)
 {
+    if (check_not_late(d, err) != 0)
+        return -1;
     d->ticked_ms = now_ms();
     if (d->tick == NULL || d->tick(d->ctx, d->done, d->total, err) == 0)
         return 0;
@@ -38,7 +50,7 @@ static int tick_if_due(struct mirror_download *d, struct err *err)
 
 int mirror_download_idle(void *ctx, struct err *err)
 {
-    return tick_if_due(ctx, err);
+    return check_not_late(ctx, err) == 0 ? tick_if_due(ctx, err) : -1;
 }
 
 /* ---- one file ---- */
@@ -340,7 +352,7 @@ static void remove_damaged(struct mirror_download *d)
 
     if (stored_manifest_is_same(d->store, d->repo_id, &d->there)) {
         manifest_key(d->repo_id, key);
-        object_remove(d->store, key, &none);
+        d->got->removed = object_remove(d->store, key, &none) == 0;
     }
     if (d->broken != NULL) {
         manifest_file_key(d->repo_id, d->broken, key);

@@ -2,12 +2,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include <utlist.h>
 
 #include "cache/answer_file.h"
 #include "cache/invalidate.h"
@@ -32,6 +33,11 @@ enum {
     /* Removals that uploads under way can still meet; of more at once the oldest is forgotten, and
      * an upload that began before it may stay. */
     REMOVALS_MAX = 64,
+    HELD_MAX = 4096, /* uploads that wait for events; of more the new ones are forgotten */
+    /* An invalidation that could not be told is told by whoever knows of it, when Redis has had
+     * time to tell it itself. */
+    UNHEARD_MS = 3000,
+    UNHEARD_MAX = 1024, /* of more at once everything is taken for invalidated */
 };
 
 struct lack {
@@ -65,14 +71,17 @@ struct shared {
     bool learning, knows; /* of the invalidations before this start */
     struct lack lacks[LACKS_MAX];
     size_t lacks_next;
+    struct held *held; /* uploads that wait for events */
+    size_t held_count;
     struct key removals[REMOVALS_MAX]; /* of repositories; number n lies at n % REMOVALS_MAX */
     uint64_t removals_count;
     struct keeper_round round;
     uint64_t removed, removed_bytes; /* in all rounds */
 
     /* The clock's own. */
-    uint64_t tidy_ms, demote_ms;
-    uint64_t missing_ms; /* the chores' own */
+    uint64_t tidy_ms, demote_ms, unheard_ms;
+    uint64_t missing_ms; /* the chores' own, as is */
+    uint64_t told_ms;    /* the newest invalidation of those that were told once more */
 
     atomic_uint_fast64_t hits, misses, restored, caught_up, damaged, demoted;
 };
@@ -94,6 +103,7 @@ static void note_cutoff(void *ctx, const struct key *repo_id, const char *id)
 {
     struct shared *s = ctx;
 
+    events_raise(s->events, id);
     cutoffs_note(s->cutoffs, repo_id, id);
 }
 
@@ -205,11 +215,71 @@ static int take_back(struct shared *s, const struct key *repo_id, struct err *er
     return shared_remove(s->store, repo_id, &s->stop, &gone, err);
 }
 
+/* ---- uploads that wait for events ---- */
+
+/* What this node has may be from before an invalidation that it has yet to hear of.  Others would
+ * refuse it there, and it would be in the way of what is good. */
+struct held {
+    struct held *prev, *next;
+    enum entry_kind kind;
+    char needed[EVENT_ID_SIZE];
+    char path[];
+};
+
+static void hold_back(struct shared *s, enum entry_kind kind, const char *path, const char *needed)
+{
+    struct held *h = xcalloc(1, sizeof(*h) + strlen(path) + 1);
+    bool full;
+
+    events_raise(s->events, needed); /* without Redis it is of this node's own clock */
+    h->kind = kind;
+    strcpy(h->needed, needed);
+    strcpy(h->path, path);
+    lock_take(&s->lock);
+    full = s->held_count == HELD_MAX;
+    if (!full) {
+        DL_APPEND(s->held, h);
+        s->held_count++;
+    }
+    lock_drop(&s->lock);
+    if (full)
+        free(h);
+}
+
+static struct held *take_held(struct shared *s, const char *applied)
+{
+    struct held *h;
+
+    lock_take(&s->lock);
+    DL_FOREACH(s->held, h)
+    if (event_id_compare(applied, h->needed) >= 0)
+        break;
+    if (h != NULL) {
+        DL_DELETE(s->held, h);
+        s->held_count--;
+    }
+    lock_drop(&s->lock);
+    return h;
+}
+
+static void release_held(struct shared *s)
+{
+    char applied[EVENT_ID_SIZE];
+    struct held *h;
+
+    events_applied(s->events, applied);
+    while ((h = take_held(s, applied)) != NULL) {
+        uploads_add(s->uploads, h->kind, h->path);
+        free(h);
+    }
+}
+
 /* ---- one upload ---- */
 
 struct sent {
     uint64_t bytes; /* 0: it was there */
     struct key repo_id;
+    char needed[EVENT_ID_SIZE]; /* it is to wait until that is applied here; "": it isn't */
 };
 
 /* For other nodes to know. */
@@ -236,8 +306,13 @@ static int put_file(struct shared *s, const char *path, int fd, const char *appl
     rc = answer_file_describe(fd, &entry, NULL, err);
     if (rc == 0 && !key_from_hex(entry.repo_id, &sent->repo_id))
         rc = err_set(err, ERR_CORRUPT, "an answer's record names no repository");
+    if (rc == 0 && cutoffs_refuse(s->cutoffs, &sent->repo_id, applied)) {
+        cutoffs_newest(s->cutoffs, &sent->repo_id, sent->needed);
+        rc = err_set(err, ERR_BUSY, "this node has yet to hear of an invalidation");
+    }
     if (rc == 0)
-        rc = shared_answer_put(s->store, &key, fd, applied, &s->stop, &sent->bytes, err);
+        rc =
+            shared_answer_put(s->store, s->cutoffs, &key, fd, applied, &s->stop, &sent->bytes, err);
     if (rc == 0) {
         shared_answer_key(entry.repo_id, &key, object);
         tell_put(s, &key, object, &entry, 0);
@@ -302,7 +377,8 @@ static int put_one_mirror(struct shared *s, struct mirror *m, struct entry *e, c
     int rc = shared_mirror_put(s->store, m, &options, &what, err);
 
     lease_release(&lease);
-    *sent = (struct sent){what.bytes, what.repo_id};
+    *sent = (struct sent){.bytes = what.bytes, .repo_id = what.repo_id};
+    strcpy(sent->needed, what.needed);
     if (rc == 0) {
         /* What was put over one that has nothing more is no more than ours either. */
         if (what.bytes > 0 && what.generation == mirror_generation(m) + 1)
@@ -328,8 +404,6 @@ static int put_mirror(struct shared *s, const char *path, const char *applied, s
     else
         rc = mirror_read_entry(full, &e, err);
     if (rc == 0)
-        rc = learn(s, err);
-    if (rc == 0)
         rc = put_one_mirror(s, m, &e, applied, sent, err);
     entry_clear(&e);
     free(full);
@@ -349,16 +423,21 @@ static enum uploads_result upload(void *ctx, enum entry_kind kind, const char *p
 
     if (guard_open(s->guard, NULL)) /* who found that out is about to pause the queue */
         return UPLOADS_NOT_TRIED;
+    rc = learn(s, &why);
     events_applied(s->events, applied); /* before a look at what lies here */
     applied[strcspn(applied, " ")] = '\0';
-    if (kind == ENTRY_ANSWER)
+    if (rc == 0 && kind == ENTRY_ANSWER)
         rc = put_answer(s, path, applied, &sent, &why);
-    else
+    else if (rc == 0)
         rc = put_mirror(s, path, applied, &sent, &why);
     if (rc == 0 && sent.bytes > 0)
         s->listener.uploaded(s->listener.ctx, path, sent.bytes, now_us() - started);
     if (sent.bytes > 0 && was_removed(s, &sent.repo_id, removals))
         rc = take_back(s, &sent.repo_id, &why); /* also what there is of one that failed */
+    if (rc != 0 && sent.needed[0] != '\0') {
+        hold_back(s, kind, path, sent.needed);
+        return UPLOADS_DONE;
+    }
     /* The store knows no conditions, which shows with the first: again, without. */
     if (rc != 0 && why.kind == ERR_REFUSED && conditions && !object_store_has_conditions(s->store))
         return UPLOADS_FAILED;
@@ -470,11 +549,14 @@ int shared_restore(struct shared *s, struct mirror *m, const struct key *repo_id
 {
     int rc;
 
+    *out = (struct shared_mirror_got){0};
     if (!shared_may_restore(s, repo_id))
         return err_set(err, ERR_NOT_FOUND, "the shared tier has no mirror");
     rc = learn(s, err);
     if (rc == 0)
         rc = shared_mirror_restore(s->store, s->cutoffs, m, repo_id, tick, ctx, out, err);
+    if (rc != 0 && out->removed)
+        on_removed(s, ENTRY_MIRROR, repo_id);
     if (rc == 0)
         atomic_fetch_add(&s->restored, 1);
     note_result(s, repo_id, rc, err);
@@ -493,6 +575,8 @@ int shared_catch_up(struct shared *s, struct mirror *m, const struct key *repo_i
     rc = learn(s, err);
     if (rc == 0)
         rc = shared_mirror_catch_up(s->store, s->cutoffs, m, repo_id, tick, ctx, out, err);
+    if (rc != 0 && out->removed)
+        on_removed(s, ENTRY_MIRROR, repo_id);
     if (rc == 0 && out->bytes > 0)
         atomic_fetch_add(&s->caught_up, 1);
     note_result(s, repo_id, rc, err);
@@ -519,12 +603,6 @@ int shared_remove_everything(struct shared *s, struct shared_removed *out, struc
 int shared_invalidation_note(struct shared *s, const struct event *e, const char *id,
                              struct err *err)
 {
-    char now[EVENT_ID_SIZE];
-
-    if (id == NULL) {
-        snprintf(now, sizeof(now), "%" PRId64 "000-0", now_s());
-        id = now;
-    }
     shared_refuse_older(s, e->repo_id, id);
     return invalidations_note(s->store, e, id, now_s() * 1000, err);
 }
@@ -539,7 +617,6 @@ static int apply_noted(void *ctx, const struct event *e, const char *id, struct 
     struct replay *r = ctx;
     const struct invalidation what = {.scope = e->scope,
                                       .repo_id = e->repo_id,
-                                      .repo = e->repo,
                                       .object = e->name,
                                       .unpin_s = e->unpin ? event_id_ms(id) / 1000 : 0};
     struct invalidated gone;
@@ -599,6 +676,8 @@ static void demote(void *ctx)
     struct keeper_demoted what;
     struct err ignored;
 
+    if (learn(s, &ignored) != 0)
+        return;
     if (again)
         s->missing_ms = now_ms() + MISSING_MS;
     if (keeper_demote(s->keeper, now_s(), &s->stop, again ? on_published : NULL, s, &what,
@@ -608,6 +687,78 @@ static void demote(void *ctx)
     atomic_fetch_add(&s->demoted, what.entries);
     s->listener.demoted(s->listener.ctx, &what);
 }
+
+/* ---- what could not be told ---- */
+
+static uint64_t wall_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static int tell_again(struct shared *s, const struct cutoff_seen *what)
+{
+    struct event e = {.kind = EVENT_INVALIDATE,
+                      .scope = what->all ? SCOPE_EVERYTHING : SCOPE_REPOSITORY,
+                      .repo = "",
+                      .name = "",
+                      .reason = "noted while Redis was away",
+                      .node = ""};
+    char id[EVENT_ID_SIZE];
+    struct err ignored;
+
+    if (!what->all)
+        key_to_hex(&what->repo_id, e.repo_id);
+    return events_send(s->events, &e, id, &ignored);
+}
+
+/* Those that are newer than all that was applied here, though the stream has no more; room for
+ * UNHEARD_MAX. */
+static size_t find_unheard(struct shared *s, struct cutoff_seen *out)
+{
+    char applied[EVENT_ID_SIZE], begun[EVENT_ID_SIZE], still[EVENT_ID_SIZE];
+    uint64_t until = wall_ms() - UNHEARD_MS;
+    size_t found, count = 0;
+
+    events_applied(s->events, applied);
+    found = cutoffs_behind(s->cutoffs, applied, out, UNHEARD_MAX);
+    /* One that is just being applied is noted before that. */
+    events_seen(s->events, begun, still);
+    if (!events_caught_up(s->events, now_ms()) || event_id_compare(begun, still) > 0 ||
+        event_id_compare(still, applied) != 0)
+        return 0;
+    if (found > UNHEARD_MAX) {
+        out[0] = (struct cutoff_seen){.all = true, .ms = until};
+        found = 1;
+    }
+    for (size_t i = 0; i < found; i++)
+        if (out[i].ms > s->told_ms && out[i].ms <= until)
+            out[count++] = out[i];
+    return count;
+}
+
+/* Who could not tell an invalidation, as Redis was away, has written it down.  Until some event is
+ * newer all uploads are held back that it is about, and other nodes know nothing of it. */
+static void tell_unheard(void *ctx)
+{
+    struct shared *s = ctx;
+    struct cutoff_seen *unheard = xcalloc(UNHEARD_MAX, sizeof(*unheard));
+    size_t count = find_unheard(s, unheard);
+    uint64_t newest = s->told_ms;
+    bool told = true;
+
+    for (size_t i = 0; i < count && told; i++) {
+        newest = unheard[i].ms > newest ? unheard[i].ms : newest;
+        told = tell_again(s, &unheard[i]) == 0;
+    }
+    if (told) /* once: if Redis's clock is behind, the next event will do */
+        s->told_ms = newest;
+    free(unheard);
+}
+
+/* ---- its turns ---- */
 
 /* A chore that is under way keeps the others waiting for their next time. */
 static void do_if_due(struct shared *s, uint64_t *at_ms, uint64_t interval_ms, worker_fn *fn)
@@ -667,8 +818,11 @@ static void *keep_time(void *ctx)
             break;
         lock_drop(&s->lock);
         guard_probe(s->guard, now_ms(), false);
+        release_held(s);
         do_if_due(s, &s->demote_ms, DEMOTE_MS, demote);
         do_if_due(s, &s->tidy_ms, s->tidy_interval_ms, tidy);
+        if (s->leases != NULL) /* the last, as it is due each time */
+            do_if_due(s, &s->unheard_ms, TICK_MS, tell_unheard);
         lock_take(&s->lock);
     }
     lock_drop(&s->lock);
@@ -710,7 +864,7 @@ int shared_open(struct cache *cache, const struct shared_options *options,
     s->uploads = uploads_new(options->uploads, options->upload_queue, upload, s);
     s->store = guard_new(&store, on_changed, s, &s->guard);
     s->keeper = keeper_new(s->store, cache->local, &(struct keeper_mirrors){has_all_of_mirror, s},
-                           options->node, &options->limits);
+                           s->cutoffs, options->node, &options->limits);
     s->chores = workers_new("shared", 1, 1);
     s->tidy_ms = now_ms() + s->tidy_interval_ms;
     s->demote_ms = now_ms();
@@ -746,6 +900,7 @@ void shared_join(struct shared *s)
 void shared_close(struct shared **sp)
 {
     struct shared *s = *sp;
+    struct held *h, *next;
 
     *sp = NULL;
     if (s == NULL)
@@ -754,6 +909,8 @@ void shared_close(struct shared **sp)
     keeper_free(&s->keeper);
     object_store_free(&s->store);
     cutoffs_free(&s->cutoffs);
+    DL_FOREACH_SAFE(s->held, h, next)
+    free(h);
     pthread_cond_destroy(&s->learnt);
     pthread_cond_destroy(&s->stop_wanted);
     lock_clear(&s->lock);

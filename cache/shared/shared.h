@@ -108,7 +108,8 @@ int shared_remove_everything(struct shared *s, struct shared_removed *out, struc
 void shared_refuse_older(struct shared *s, const char *repo_id, const char *id);
 
 /* As invalidations_note() and, what all nodes have noted, cache_invalidate() here; *count of them.
- * id NULL: of no event, as none could be sent; the clock says when. */
+ * Of one that could not be sent id is of the clock, in milliseconds; all nodes are told of it as
+ * soon as Redis is back. */
 int shared_invalidation_note(struct shared *s, const struct event *e, const char *id,
                              struct err *err);
 int shared_invalidations_apply(struct shared *s, uint64_t *count, struct err *err);

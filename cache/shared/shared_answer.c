@@ -302,32 +302,10 @@ static int read_and_put(struct object_store *store, const char *object_key, int 
     return rc;
 }
 
-int shared_answer_put(struct object_store *store, const struct key *key, int fd,
-                      const char *applied, const atomic_bool *stop, uint64_t *sent, struct err *err)
-{
-    char object_key[OBJECT_KEY_MAX + 1];
-    struct object_info there;
-    struct entry entry;
-    struct key repo_id;
-    int rc;
-
-    *sent = 0;
-    rc = answer_file_describe(fd, &entry, NULL, err);
-    if (rc == 0 && !key_from_hex(entry.repo_id, &repo_id))
-        rc = err_set(err, ERR_CORRUPT, "an answer's record names no repository");
-    if (rc == 0)
-        shared_answer_key(entry.repo_id, key, object_key);
-    entry_clear(&entry);
-    if (rc != 0 || object_head(store, object_key, &there, err) == 0)
-        return rc;
-    if (err->kind == ERR_CORRUPT)
-        rc = object_remove(store, object_key, err); /* or the put would find it in its way */
-    else if (err->kind != ERR_NOT_FOUND)
-        rc = -1;
-    return rc == 0 ? read_and_put(store, object_key, fd, applied, stop, sent, err) : -1;
-}
-
 /* ---- get ---- */
+
+#define HEAD_MAX                                                                                   \
+    (SHARED_ANSWER_FIXED + RECORD_MAX + shared_answer_pieces(STORED_MAX) * CHECKSUM_SIZE)
 
 struct getting {
     const char *object_key, *repo_id;
@@ -475,8 +453,7 @@ int shared_answer_get(struct object_store *store, struct cutoffs *cutoffs, const
     int rc;
 
     shared_answer_key(repo_id, key, object_key);
-    bytes_init(&g.head,
-               SHARED_ANSWER_FIXED + RECORD_MAX + shared_answer_pieces(STORED_MAX) * CHECKSUM_SIZE);
+    bytes_init(&g.head, HEAD_MAX);
     rc = object_get(store, object_key, 0, UINT64_MAX, &g.info, take, &g, err);
     if (rc == 0)
         rc = finish(&g, err);
@@ -490,4 +467,129 @@ int shared_answer_get(struct object_store *store, struct cutoffs *cutoffs, const
     bytes_clear(&g.head);
     shared_answer_head_clear(&g.h);
     return rc;
+}
+
+/* ---- what is there ---- */
+
+static int begin_nothing(void *ctx, const struct shared_answer *what, struct err *err)
+{
+    (void)ctx;
+    (void)what;
+    (void)err;
+    return 0;
+}
+
+static int take_only_head(void *ctx, const void *data, size_t len, struct err *err)
+{
+    const char *p = data;
+
+    return take_head(ctx, &p, &len, err);
+}
+
+/* 1: that was not all of it.  head_size: 0, or what is known of it. */
+static int read_head(struct object_store *store, struct getting *g, struct err *err)
+{
+    uint64_t length = g->head_size > 0 ? g->head_size : SHARED_ANSWER_FIRST;
+    int rc;
+
+    bytes_reset(&g->head);
+    g->head_size = 0;
+    rc = object_get(store, g->object_key, 0, length, &g->info, take_only_head, g, err);
+    return rc != 0 || g->begun ? rc : 1;
+}
+
+/* Was what is there put too late?  Then it is removed.  Without an invalidation of the repository
+ * nothing was, and nothing is read.  *gone: there is none any more. */
+static int remove_late(struct object_store *store, struct cutoffs *cutoffs,
+                       const struct key *repo_id, const char *repo_hex, const char *object_key,
+                       bool *gone, struct err *err)
+{
+    const struct shared_answer_sink sink = {.begin = begin_nothing};
+    struct getting g = {
+        .object_key = object_key, .repo_id = repo_hex, .sink = &sink, .cutoffs = cutoffs};
+    int rc;
+
+    *gone = false;
+    if (cutoffs == NULL || !cutoffs_refuse(cutoffs, repo_id, NULL))
+        return 0;
+    bytes_init(&g.head, HEAD_MAX);
+    rc = read_head(store, &g, err);
+    if (rc == 1)
+        rc = read_head(store, &g, err);
+    *gone = g.late || (rc == -1 && err->kind == ERR_NOT_FOUND);
+    if (*gone)
+        rc = object_remove(store, object_key, err);
+    else if (rc == 1 || (rc != 0 && (err->kind == ERR_CORRUPT || err->kind == ERR_REFUSED)))
+        rc = 0; /* whoever gets it finds out */
+    decompressor_free(&g.unpacker);
+    bytes_clear(&g.head);
+    shared_answer_head_clear(&g.h);
+    return rc;
+}
+
+int shared_answer_has(struct object_store *store, struct cutoffs *cutoffs, const char *repo_id,
+                      const struct key *key, bool *has, struct err *err)
+{
+    char object_key[OBJECT_KEY_MAX + 1];
+    struct object_info there;
+    struct key repo;
+    bool gone;
+    int rc;
+
+    *has = false;
+    if (!key_from_hex(repo_id, &repo))
+        return 0;
+    shared_answer_key(repo_id, key, object_key);
+    rc = object_head(store, object_key, &there, err);
+    if (rc == 0)
+        rc = remove_late(store, cutoffs, &repo, repo_id, object_key, &gone, err);
+    if (rc != 0)
+        return err->kind == ERR_NOT_FOUND || err->kind == ERR_CORRUPT ? 0 : -1;
+    /* An object is whole or not there; what has no room for a head is none of ours. */
+    *has = !gone && there.size > SHARED_ANSWER_FIXED;
+    return 0;
+}
+
+/* 0: *there says whether one is there already; what is damaged or was put too late is not, and not
+ * in the way either. */
+static int make_way(struct object_store *store, struct cutoffs *cutoffs, const struct key *repo_id,
+                    const char *repo_hex, const char *object_key, bool *there, struct err *err)
+{
+    struct object_info info;
+    bool gone;
+
+    *there = false;
+    if (object_head(store, object_key, &info, err) == 0) {
+        if (remove_late(store, cutoffs, repo_id, repo_hex, object_key, &gone, err) != 0)
+            return -1;
+        *there = !gone;
+        return 0;
+    }
+    if (err->kind == ERR_CORRUPT)
+        return object_remove(store, object_key, err);
+    return err->kind == ERR_NOT_FOUND ? 0 : -1;
+}
+
+int shared_answer_put(struct object_store *store, struct cutoffs *cutoffs, const struct key *key,
+                      int fd, const char *applied, const atomic_bool *stop, uint64_t *sent,
+                      struct err *err)
+{
+    char object_key[OBJECT_KEY_MAX + 1];
+    struct entry entry;
+    struct key repo_id;
+    bool there = false;
+    int rc;
+
+    *sent = 0;
+    rc = answer_file_describe(fd, &entry, NULL, err);
+    if (rc == 0 && !key_from_hex(entry.repo_id, &repo_id))
+        rc = err_set(err, ERR_CORRUPT, "an answer's record names no repository");
+    if (rc == 0) {
+        shared_answer_key(entry.repo_id, key, object_key);
+        rc = make_way(store, cutoffs, &repo_id, entry.repo_id, object_key, &there, err);
+    }
+    entry_clear(&entry);
+    if (rc != 0 || there)
+        return rc;
+    return read_and_put(store, object_key, fd, applied, stop, sent, err);
 }

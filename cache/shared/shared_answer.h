@@ -45,14 +45,19 @@ struct shared_answer {
  * goes out; but first it is asked for, and where there is one nothing is read.  0: it is there;
  * *sent is the bytes of the object, or 0 where one with that key was there already.  One that a
  * glance shows to be damaged there is replaced; of another whoever gets it finds out, and removes
- * it.  applied: the last event that was applied here before fd was opened (cutoffs.h); NULL: none.
+ * it; one that was put too late (cutoffs, which may be NULL) is replaced, too.  applied: the last
+ * event that was applied here before fd was opened (cutoffs.h); NULL: none.
  *
  * -1: as answer_file_verify(), object_put(), ERR_INPUT (too long for the format), or ERR_CANCELLED
  * when *stop (may be NULL) has become true before it goes out; then object_store_stop() ends it.
  * Worker threads. */
-int shared_answer_put(struct object_store *store, const struct key *key, int fd,
-                      const char *applied, const atomic_bool *stop, uint64_t *sent,
+int shared_answer_put(struct object_store *store, struct cutoffs *cutoffs, const struct key *key,
+                      int fd, const char *applied, const atomic_bool *stop, uint64_t *sent,
                       struct err *err);
+/* A glance: is there one, and wasn't it put too late (cutoffs, which may be NULL)?  Such a one is
+ * removed now.  0: *has says so; what is damaged is none.  -1: as object_get(). */
+int shared_answer_has(struct object_store *store, struct cutoffs *cutoffs, const char *repo_id,
+                      const struct key *key, bool *has, struct err *err);
 
 struct shared_answer_sink {
     /* Once, before the first byte.  Borrowed. */

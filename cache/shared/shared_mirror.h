@@ -40,10 +40,12 @@ struct shared_mirror_sent {
     unsigned files; /* put */
     uint64_t bytes; /* put, the manifest included; 0: there was nothing to do */
     uint64_t generation;
-    struct key repo_id; /* of what was looked at */
+    struct key repo_id;         /* of what was looked at */
+    char needed[EVENT_ID_SIZE]; /* of ERR_BUSY: to be tried when that is applied here; else "" */
 };
 /* m is ready; serving and fetching go on.  -1: ERR_CONFLICT when others were first again and again,
- * or a newer fence is there; ERR_BUSY: the lease is over; ERR_CORRUPT: a file of the mirror is
+ * or a newer fence is there; ERR_BUSY: the lease is over, or events were not applied here that who
+ * put what is there had applied, or that refuse what is here; ERR_CORRUPT: a file of the mirror is
  * damaged (the caller drops it); ERR_NOT_FOUND: it is gone; ERR_BUSY: it changes all the time;
  * ERR_REFUSED: another version of pannier put what is there; ERR_CANCELLED: *stop; or as
  * object_put(). */
@@ -58,6 +60,7 @@ struct shared_mirror_got {
     unsigned files;
     uint64_t bytes; /* that came down */
     uint64_t generation;
+    bool removed; /* the manifest there, as damaged or put too late */
 };
 /* Make m from what the store has; between mirror_write_begin() and _end() of one that isn't ready.
  * Room is claimed of the local tier first.  tick may be NULL.

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -387,6 +388,8 @@ static int put_manifest(struct upload *u, struct err *err)
     int rc;
 
     manifest_merge(&u->mine, u->there.usable ? &u->there.manifest : NULL, u->keeps, &next);
+    /* Nodes count on, whatever became of the one before. */
+    next.generation = u->there.generation + 1;
     next.created = time(NULL);
     rc = check_lease(u, err);
     if (rc == 0)
@@ -398,6 +401,26 @@ static int put_manifest(struct upload *u, struct err *err)
     u->was_second = rc != 0 && err->kind == ERR_CONFLICT;
     manifest_merge_clear(&next);
     return rc;
+}
+
+/* Who put what is there had heard of events that we had yet to hear of: over it our mirror, which
+ * may be from before one of them, would be refused by all who have.  So would it anywhere, if one
+ * of them is known here. */
+static int check_heard(const struct upload *u, struct err *err)
+{
+    const struct shared_mirror_put_options *o = u->options;
+    const char *mine = o->applied != NULL ? o->applied : "";
+    const char *there = u->there.usable ? u->there.manifest.applied : NULL;
+    char needed[EVENT_ID_SIZE] = "";
+
+    if (there != NULL && event_id_compare(there, mine) > 0)
+        snprintf(needed, sizeof(needed), "%s", there);
+    else if (o->cutoffs != NULL && cutoffs_refuse(o->cutoffs, &u->mine.repo_id, mine))
+        cutoffs_newest(o->cutoffs, &u->mine.repo_id, needed);
+    if (needed[0] == '\0')
+        return 0;
+    strcpy(u->sent->needed, needed);
+    return err_set(err, ERR_BUSY, "this node has yet to hear of what others have");
 }
 
 static int put_once(struct upload *u, struct err *err)
@@ -414,6 +437,7 @@ static int put_once(struct upload *u, struct err *err)
         u->sent->generation = u->there.manifest.generation;
         return 0;
     }
+    rc = check_heard(u, err);
     for (size_t i = 0; i < u->files_count && rc == 0; i++)
         rc = settle_file(u, &u->files[i], err);
     for (size_t i = 0; i < u->files_count && rc == 0; i++) {

@@ -50,6 +50,7 @@ int stored_manifest_read(struct object_store *store, struct cutoffs *cutoffs,
     if (rc == 0)
         rc = manifest_read(text.data != NULL ? text.data : "", text.len, repo_id, &out->manifest,
                            err);
+    out->generation = rc == 0 ? out->manifest.generation : 0;
     if (rc == 0 && cutoffs != NULL && cutoffs_refuse(cutoffs, repo_id, out->manifest.applied)) {
         manifest_clear(&out->manifest);
         out->late = true;

@@ -16,6 +16,7 @@ struct stored_manifest {
     char etag[OBJECT_ETAG_MAX]; /* of it */
     uint64_t size;
     bool late;                /* it was put too late: see cutoffs.h */
+    uint64_t generation;      /* also of one that was; 0: not known */
     bool usable;              /* it is a manifest, and this one: */
     struct manifest manifest; /* {0} where it isn't */
 };

@@ -518,6 +518,7 @@ static const char ALL_REFS[] = "*";
 struct going {
     struct fleet_invalidation what;
     struct known known; /* the repository, for its name */
+    char *repo;         /* that, as other nodes have told it */
     char object[OID_HEX_SIZE];
     bool dry_run;
 };
@@ -558,7 +559,6 @@ static int count_here(struct exchange *x, const struct going *g, struct invalida
     const struct invalidation here = {
         .scope = g->what.scope,
         .repo_id = g->what.scope == SCOPE_EVERYTHING ? "" : call_of(x)->id,
-        .repo = g->what.repo,
         .object = g->what.name,
         .dry_run = true,
     };
@@ -591,17 +591,28 @@ static void invalidate(struct exchange *x, struct going *g)
     node_list_clear(&done.late);
 }
 
+static void going_clear(struct going *g)
+{
+    known_clear(&g->known);
+    free(g->repo);
+}
+
 /* Of what nothing is known here nothing can be said to have gone; but the shared tier may have it,
- * and other nodes. */
+ * and other nodes: what is kept goes by the repository's id.  By its name refs go that clients
+ * wrote with other capitals. */
 static bool must_be_known(struct exchange *x, struct going *g)
 {
     struct traffic_view traffic;
-    struct err why;
+    struct entry mirror;
+    struct err why, ignored;
 
     if (look_up(x, false, &g->known, &why) == 0)
         g->what.repo = json_string_value(json_object_get(g->known.repository, "repo"));
-    else if (x->proxy->cache.shared == NULL && fleet_is_alone(x->proxy->fleet) &&
-             !traffic_get(x->proxy->traffic, &g->what.repo_id, &traffic)) {
+    else if (fleet_find_mirror(x->proxy->fleet, &g->what.repo_id, &mirror, &ignored) == 0) {
+        g->what.repo = g->repo = xstrdup(mirror.repo);
+        entry_clear(&mirror);
+    } else if (x->proxy->cache.shared == NULL && fleet_is_alone(x->proxy->fleet) &&
+               !traffic_get(x->proxy->traffic, &g->what.repo_id, &traffic)) {
         reply_failure(x, &why);
         return false;
     }
@@ -616,7 +627,7 @@ void admin_remove_repository(struct exchange *x)
 
     if (names_only_a_repository(x, &g.what.repo_id) && must_be_known(x, &g))
         invalidate(x, &g);
-    known_clear(&g.known);
+    going_clear(&g);
 }
 
 static bool read_object(struct exchange *x, const char *text, struct going *g)
@@ -670,7 +681,7 @@ void admin_invalidate(struct exchange *x)
     if (call_knows(x, no_names) && call_body(x) != NULL && call_body_knows(x, names) &&
         call_repository(x, &g.what.repo_id) && read_what(x, &g) && must_be_known(x, &g))
         invalidate(x, &g);
-    known_clear(&g.known);
+    going_clear(&g);
 }
 
 void admin_invalidate_all(struct exchange *x)

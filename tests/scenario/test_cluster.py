@@ -816,6 +816,69 @@ def test_what_arrives_when_who_put_it_is_dead_is_not_even_served_by_new_nodes(cl
     assert d.packs(1) == ["hit, shared"]
 
 
+def test_a_mirror_in_the_making_goes_though_who_invalidates_knows_nothing_of_it(cluster, upstream, big):
+    """It has the repository's id and no name for it, and the mirror is in nobody's index yet."""
+    a, b = cluster.nodes_up("a", "b", upstream=upstream.url)
+    gate = upstream.on(for_a_pack, Gate(after=1 << 20), times=1)
+    first = asking(b, big.oid())
+    first.read_until(b"PACK")
+    gate.wait_held()
+    until(b.incoming, "the mirror is being made")
+    assert cluster.invalidate(a, f"origin/{BIG}").status == 0
+    gate.open()
+    assert whole(first)
+    until(lambda: not b.incoming(), "what was being made is no more")
+    assert not b.mirror(BIG).exists() and b.answers() == []
+    cluster.tier.wait_idle(b)
+    assert cluster.tier.answers() == cluster.tier.manifests() == []
+
+
+def test_a_node_that_starts_without_redis_leaves_what_is_newer_in_the_bucket(cluster, own, git):
+    """It has a mirror of before the invalidation, which others would refuse and remove."""
+    path, repo = own()
+    a, b = cluster.nodes_up("a", "b")
+    stock(cluster, (a, b), path, git)
+    a.kill()
+    cluster.link(a).cut()
+    until(lambda: "a" not in cluster.who(b), "a counts as dead", 2 * DEADLINE)
+    assert cluster.invalidate(b, f"origin/{path}").status == 0
+    repo.commit(text="more")
+    git.clone(b.url_of(path))
+    cluster.tier.wait_up(b)
+    there = {key: cluster.tier.objects.read(key) for key in cluster.tier.manifests() + cluster.tier.answers()}
+    a.start()
+    assert a.mirror(path).exists()
+    cluster.tier.wait_idle(a)
+    until(lambda: a.shared()["uploads"]["sent"] >= 2, "it has tried its mirror and its answer")
+    assert {key: cluster.tier.objects.read(key) for key in cluster.tier.manifests() + cluster.tier.answers()} == there
+    cluster.link(a).heal()
+    cluster.wait_met(a, b)
+    wait_mirror_gone(a, path)
+
+
+def test_what_was_invalidated_without_redis_is_told_and_the_bucket_gets_warm_again(cluster, own, git):
+    path, _ = own()
+    a, b = cluster.nodes_up("a", "b")
+    stock(cluster, (a, b), path, git)
+    for node in (a, b):
+        cluster.link(node).cut()
+        cluster.wait_status(node, "degraded")
+    assert command(a, "repo", "invalidate", "--all").status != 0
+    assert cluster.tier.manifests() == [] and b.mirror(path).exists()
+    git.clone(a.url_of(path))
+    for node in (a, b):
+        cluster.link(node).heal()
+    cluster.wait_met(a, b)
+    b.wait_event("invalidated", scope="everything")
+    wait_mirror_gone(b, path)
+    git.clone(a.url_of(path))
+    cluster.tier.wait_up(a)
+    c = cluster.node("c")
+    cluster.wait_met(a, b, c)
+    git.clone(c.url_of(path))
+    assert c.packs(1) == ["hit, shared"]
+
+
 def test_with_pass_nobody_follows_a_node_that_is_cut_off(cluster, upstream, big):
     """It may have what was invalidated meanwhile, and where it is reached still stands in Redis."""
     a, b, c = cluster.nodes_up("a", "b", "c", upstream=upstream.url, shared=False)

@@ -428,6 +428,27 @@ static void what_is_applied_is_older_than_what_is_to_come(void **state)
     both_ways(check_applied);
 }
 
+/* Its notes of before are of a clock that went ahead. */
+static void alone_a_clock_that_was_set_back_counts_on(void **state)
+{
+    struct member a;
+    char at[EVENT_ID_SIZE], id[EVENT_ID_SIZE];
+    const char *ahead = "99999999999999-7";
+
+    (void)state;
+    member_init(&a, NULL, "alone");
+    events_applied(a.events, at);
+    assert_true(event_id_compare(at, ahead) < 0);
+    events_raise(a.events, ahead);
+    events_raise(a.events, "1000-0");
+    events_applied(a.events, at);
+    assert_true(event_id_compare(at, ahead) > 0);
+    send_it(&a, "first", id);
+    assert_true(event_id_compare(id, at) > 0);
+    await_applied(&a, id);
+    member_stop(&a);
+}
+
 static void check_retry(struct member *a, struct member *b)
 {
     char id[EVENT_ID_SIZE];
@@ -848,6 +869,7 @@ int main(void)
         cmocka_unit_test(ids_are_compared_as_numbers),
         cmocka_unit_test(all_nodes_apply_all_events_in_one_order),
         cmocka_unit_test(what_is_applied_is_older_than_what_is_to_come),
+        cmocka_unit_test(alone_a_clock_that_was_set_back_counts_on),
         cmocka_unit_test(what_can_not_be_applied_is_tried_again_before_anything_else),
         cmocka_unit_test(the_sender_can_wait_until_all_have_applied_it),
         cmocka_unit_test(who_is_late_is_named),

@@ -9,6 +9,7 @@
 
 #include "cache/invalidate.h"
 #include "protocol/base.h"
+#include "protocol/smart_http.h"
 #include "real_git.h"
 #include "scratch.h"
 
@@ -84,8 +85,7 @@ static bool have(struct fixture *f, unsigned number)
 static struct invalidated invalidate(struct fixture *f, enum event_scope scope, const char *repo_id,
                                      const char *object)
 {
-    const struct invalidation what = {
-        .scope = scope, .repo_id = repo_id, .repo = "host/repo", .object = object};
+    const struct invalidation what = {.scope = scope, .repo_id = repo_id, .object = object};
     uint64_t before = cache_epoch(&f->cache);
     struct invalidated out;
     struct err err;
@@ -163,8 +163,7 @@ static void everything_goes(void **state)
 static void a_pin_goes_only_when_that_is_said(void **state)
 {
     struct fixture *f = *state;
-    struct invalidation what = {
-        .scope = SCOPE_REPOSITORY, .repo_id = REPO_A, .repo = "", .object = ""};
+    struct invalidation what = {.scope = SCOPE_REPOSITORY, .repo_id = REPO_A, .object = ""};
     struct invalidated out;
     struct err err;
     int64_t since_s;
@@ -188,7 +187,7 @@ static void a_pin_that_is_newer_than_the_removal_stays(void **state)
 {
     struct fixture *f = *state;
     const struct invalidation what = {
-        .scope = SCOPE_REPOSITORY, .repo_id = REPO_A, .repo = "", .object = "", .unpin_s = 5};
+        .scope = SCOPE_REPOSITORY, .repo_id = REPO_A, .object = "", .unpin_s = 5};
     struct invalidated out;
     struct err err;
     int64_t since_s;
@@ -201,10 +200,15 @@ static void a_pin_that_is_newer_than_the_removal_stays(void **state)
     assert_int_equal(since_s, 6);
 }
 
-/* Nobody finds it in the index, but who makes it has a handle. */
+/* Nobody finds it in the index, but who makes it has a handle.  Who invalidates may know no more
+ * than the repository's id. */
 static void a_mirror_that_is_being_made_is_not_published(void **state)
 {
     struct fixture *f = *state;
+    struct invalidation what = {.scope = SCOPE_REPOSITORY, .object = ""};
+    char repo_id[KEY_HEX_SIZE];
+    struct key id;
+    struct invalidated out;
     struct mirror *m = mirrors_get(f->cache.mirrors, "host", "repo");
     struct mirror_intake *in = NULL;
     struct oid_list none = {0};
@@ -212,7 +216,10 @@ static void a_mirror_that_is_being_made_is_not_published(void **state)
 
     mirror_write_begin(m);
     assert_int_equal(mirror_intake_begin(m, NULL, false, &in, &err), 0);
-    invalidate(f, SCOPE_REPOSITORY, REPO_A, "");
+    repo_id_of("host", "repo", &id);
+    key_to_hex(&id, repo_id);
+    what.repo_id = repo_id;
+    assert_int_equal(cache_invalidate(&f->cache, &what, &out, &err), 0);
     /* A pack of no objects. */
     assert_int_equal(mirror_intake_feed(in,
                                         "PACK\0\0\0\2\0\0\0\0\x02\x9d\x08\x82\x3b\xd8\xa8\xea\xb5"

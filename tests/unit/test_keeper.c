@@ -264,7 +264,7 @@ static struct keeper *new_keeper(struct bench *b, const char *node)
 {
     const struct keeper_mirrors mirrors = {has_all, b};
 
-    return keeper_new(b->store, b->local, &mirrors, node, &b->limits);
+    return keeper_new(b->store, b->local, &mirrors, NULL, node, &b->limits);
 }
 
 static struct bench *bench_new(void)

@@ -89,13 +89,13 @@ static int memory_get(void *self, const char *key, uint64_t offset, uint64_t len
                       struct object_info *info, object_sink_fn *fn, void *ctx, struct err *err)
 {
     const struct memory *m = self;
+    size_t end = m->object.len < length ? m->object.len : (size_t)length;
 
     assert_int_equal(offset, 0);
-    assert_true(length == UINT64_MAX);
     if (memory_head(self, key, info, err) != 0)
         return -1;
-    for (size_t at = 0; at < m->object.len;) {
-        size_t left = m->object.len - at, n = m->chunk > 0 && m->chunk < left ? m->chunk : left;
+    for (size_t at = 0; at < end;) {
+        size_t left = end - at, n = m->chunk > 0 && m->chunk < left ? m->chunk : left;
         char *piece = xmalloc(n); /* of its own, for the sanitizer */
         int rc;
 
@@ -298,7 +298,7 @@ static int put_answer(struct object_store *s, uint8_t n, int fd, uint64_t *sent,
 {
     struct key key = key_number(n);
 
-    return shared_answer_put(s, &key, fd, NULL, NULL, sent, err);
+    return shared_answer_put(s, NULL, &key, fd, NULL, NULL, sent, err);
 }
 
 /* The one in the file is put as number 1. */
@@ -591,7 +591,7 @@ static void one_that_was_put_too_late_is_not_there(void **state)
 
     sink.ctx = &t;
     assert_true(key_from_hex(REPO, &repo_id));
-    assert_int_equal(shared_answer_put(b->store, &key, fd, "1000-7", NULL, &sent, &err), 0);
+    assert_int_equal(shared_answer_put(b->store, NULL, &key, fd, "1000-7", NULL, &sent, &err), 0);
     cutoffs_note(cutoffs, &repo_id, "1000-7");
     assert_int_equal(shared_answer_get(b->store, cutoffs, REPO, &key, &sink, &err), 0);
     assert_int_equal(t.begun, 1);
@@ -601,10 +601,42 @@ static void one_that_was_put_too_late_is_not_there(void **state)
     assert_int_equal(t.begun, 1);
     /* Nor is it in the way of the next one. */
     assert_int_equal(b->memory->object.len, 0);
-    assert_int_equal(shared_answer_put(b->store, &key, fd, "1000-8", NULL, &sent, &err), 0);
+    assert_int_equal(shared_answer_put(b->store, NULL, &key, fd, "1000-8", NULL, &sent, &err), 0);
     assert_true(sent > 0);
     t = (struct taker){0};
     assert_int_equal(shared_answer_get(b->store, cutoffs, REPO, &key, &sink, &err), 0);
+    close(fd);
+    cutoffs_free(&cutoffs);
+}
+
+/* Who has a good one would never put it, and let it go here, too. */
+static void one_that_was_put_too_late_is_not_in_the_way(void **state)
+{
+    struct bench *b = *state;
+    struct cutoffs *cutoffs = cutoffs_new();
+    struct key key = key_number(1), repo_id;
+    uint64_t sent;
+    struct err err;
+    bool has;
+    int fd = make_answer(b, 1000, false);
+
+    assert_true(key_from_hex(REPO, &repo_id));
+    assert_int_equal(shared_answer_put(b->store, NULL, &key, fd, "1000-7", NULL, &sent, &err), 0);
+    assert_int_equal(shared_answer_has(b->store, cutoffs, REPO, &key, &has, &err), 0);
+    assert_true(has);
+    cutoffs_note(cutoffs, &repo_id, "1000-8");
+    assert_int_equal(shared_answer_put(b->store, cutoffs, &key, fd, "1000-8", NULL, &sent, &err),
+                     0);
+    assert_true(sent > 0);
+    assert_int_equal(shared_answer_put(b->store, cutoffs, &key, fd, "1000-9", NULL, &sent, &err),
+                     0);
+    assert_int_equal(sent, 0);
+    assert_int_equal(shared_answer_has(b->store, cutoffs, REPO, &key, &has, &err), 0);
+    assert_true(has);
+    cutoffs_note(cutoffs, NULL, "1000-9");
+    assert_int_equal(shared_answer_has(b->store, cutoffs, REPO, &key, &has, &err), 0);
+    assert_false(has);
+    assert_int_equal(b->memory->object.len, 0);
     close(fd);
     cutoffs_free(&cutoffs);
 }
@@ -831,7 +863,7 @@ static void a_put_that_was_stopped_sends_nothing(void **state)
     uint64_t sent;
     struct err err;
 
-    assert_int_equal(shared_answer_put(b->store, &key, fd, NULL, &stop, &sent, &err), -1);
+    assert_int_equal(shared_answer_put(b->store, NULL, &key, fd, NULL, &stop, &sent, &err), -1);
     assert_int_equal(err.kind, ERR_CANCELLED);
     assert_int_equal(b->memory->puts, 0);
     close(fd);
@@ -905,6 +937,7 @@ int main(void)
         TEST(what_was_cut_or_goes_on_is_damaged),
         TEST(no_other_object_can_stand_in),
         TEST(one_that_was_put_too_late_is_not_there),
+        TEST(one_that_was_put_too_late_is_not_in_the_way),
         TEST(another_version_is_refused),
         TEST(a_head_that_was_made_up_is_no_head),
         TEST(a_frame_of_another_length_is_damage),

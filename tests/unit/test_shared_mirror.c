@@ -210,6 +210,7 @@ static void one_that_was_put_too_late_is_not_there(void **state)
     read_manifest(b, &m);
     assert_string_equal(m.node, "b");
     assert_string_equal(m.applied, "1000-8");
+    assert_int_equal(m.generation, 2); /* nodes know of the first */
     assert_int_equal(m.tips_count, 1);
     assert_int_equal(m.packs_count, 1);
     manifest_clear(&m);
@@ -225,7 +226,103 @@ static void one_that_was_put_too_late_is_not_there(void **state)
     mirror_write_end(b->b.f.mirror);
     assert_int_equal(err.kind, ERR_NOT_FOUND);
     assert_false(store_has(b));
+    assert_true(got.removed);
     cutoffs_free(&cutoffs);
+}
+
+/* It was away, or has just started, and its mirror may be from before an invalidation: neither does
+ * it go over one from behind that, nor to where there is none. */
+static void one_of_a_node_that_has_heard_of_less_does_not_go_up(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct cutoffs *cutoffs = cutoffs_new();
+    struct shared_mirror_put_options options = options_of(b, &b->b);
+    struct shared_mirror_sent sent;
+    struct manifest m;
+    struct err err;
+
+    make_side_branch();
+    fill(&b->a.f, "main\n", false, "main");
+    fill(&b->b.f, "side\n", false, "side");
+    cutoffs_note(cutoffs, &b->repo_id, "1000-8");
+    options.cutoffs = cutoffs;
+    options.applied = "1000-7";
+    assert_int_equal(put_with(b, &b->b, &options, &sent, &err), -1);
+    assert_int_equal(err.kind, ERR_BUSY);
+    assert_string_equal(sent.needed, "1000-8");
+    assert_int_equal(sent.files, 0);
+    assert_false(store_has(b));
+    options = options_of(b, &b->a);
+    options.applied = "1000-9";
+    assert_int_equal(put_with(b, &b->a, &options, &sent, &err), 0);
+    assert_string_equal(sent.needed, "");
+    /* Nor when it knows of no invalidation. */
+    options = options_of(b, &b->b);
+    options.applied = "1000-8";
+    assert_int_equal(put_with(b, &b->b, &options, &sent, &err), -1);
+    assert_int_equal(err.kind, ERR_BUSY);
+    assert_string_equal(sent.needed, "1000-9");
+    read_manifest(b, &m);
+    assert_string_equal(m.node, "a");
+    assert_string_equal(m.applied, "1000-9");
+    manifest_clear(&m);
+    options.applied = "1000-9";
+    options.cutoffs = cutoffs;
+    assert_int_equal(put_with(b, &b->b, &options, &sent, &err), 0);
+    assert_int_equal(sent.generation, 2);
+    cutoffs_free(&cutoffs);
+}
+
+struct invalidating {
+    struct bench *bench;
+    struct cutoffs *cutoffs;
+    uint64_t at; /* when so much has come; then none of the events is left */
+};
+
+static int invalidate_at(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+    struct invalidating *i = ctx;
+
+    (void)total;
+    (void)err;
+    if (done >= i->at)
+        cutoffs_note(i->cutoffs, &i->bench->repo_id, "1000-8");
+    return 0;
+}
+
+static void one_that_is_invalidated_while_it_comes_is_not_made(void **state)
+{
+    struct bench *b = bench_of(state);
+    struct shared_mirror_put_options options = options_of(b, &b->a);
+    struct shared_mirror_sent sent;
+    struct shared_mirror_got got;
+    struct manifest m;
+    struct err err;
+    uint64_t last;
+
+    make_whole(&b->a.f);
+    options.applied = "1000-7";
+    assert_int_equal(put_with(b, &b->a, &options, &sent, &err), 0);
+    read_manifest(b, &m);
+    last = manifest_stored_bytes(&m);
+    manifest_clear(&m);
+    for (int i = 0; i < 2; i++) {
+        struct invalidating invalidating = {b, cutoffs_new(), i == 0 ? 1 : last};
+
+        if (i > 0)
+            assert_int_equal(put_with(b, &b->a, &options, &sent, &err), 0);
+        mirror_write_begin(b->b.f.mirror);
+        assert_int_equal(shared_mirror_restore(b->store, invalidating.cutoffs, b->b.f.mirror,
+                                               &b->repo_id, invalidate_at, &invalidating, &got,
+                                               &err),
+                         -1);
+        mirror_write_end(b->b.f.mirror);
+        assert_int_equal(err.kind, ERR_CANCELLED);
+        assert_false(mirror_ready(b->b.f.mirror));
+        assert_true(got.removed);
+        assert_false(store_has(b));
+        cutoffs_free(&invalidating.cutoffs);
+    }
 }
 
 static void packs_of_others_that_are_too_large_do_not_stay(void **state)
@@ -1022,6 +1119,8 @@ int main(void)
         TEST(nodes_with_other_packs_of_the_same_converge),
         TEST(tips_that_a_node_lacks_stay),
         TEST(one_that_was_put_too_late_is_not_there),
+        TEST(one_of_a_node_that_has_heard_of_less_does_not_go_up),
+        TEST(one_that_is_invalidated_while_it_comes_is_not_made),
         TEST(packs_of_others_that_are_too_large_do_not_stay),
         TEST(upkeep_and_fetches_go_on_during_a_put),
         TEST(one_that_is_removed_during_a_put_goes),
