@@ -1,9 +1,11 @@
 """Taking figures: two sides in turn, and what a process costs."""
 import os
 import statistics
+import time
 from pathlib import Path
 
 median = statistics.median
+HANDED_BACK_S = 3
 
 
 def cpu_seconds(pids):
@@ -33,8 +35,11 @@ def ratios(a, b):
 
 def settle(size):
     """What figures before left to be written is written first.  And a virtual machine that hands free
-    memory back to its host pays for each page anew, up to seconds for a GB, and by chance: so what is about to be
-    written is touched before, by somebody else."""
+    memory back to its host pays for each page anew, up to seconds for a GB: so what is about to be
+    written is touched before, by somebody else.  Linux hands back two seconds after something was freed
+    (mm/page_reporting.c), so what figures before have freed has to be gone by then, or it takes along,
+    while the next figure is taken, what was touched for that."""
     os.sync()
+    time.sleep(HANDED_BACK_S)
     pages = bytearray(b"\1") * size
     del pages
