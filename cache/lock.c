@@ -75,3 +75,11 @@ uint64_t now_ms(void)
 {
     return now_us() / 1000;
 }
+
+uint64_t wall_ms(void)
+{
+    struct timespec t;
+
+    must(clock_gettime(CLOCK_REALTIME, &t) == 0);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}

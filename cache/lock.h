@@ -36,5 +36,7 @@ bool lock_wait_until(struct lock *l, pthread_cond_t *c, uint64_t deadline_ms);
  * entries and logs. */
 uint64_t now_ms(void);
 uint64_t now_us(void);
+/* Milliseconds since 1970, for what other machines or later starts compare: this one may be set. */
+uint64_t wall_ms(void);
 
 #endif

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <utlist.h>
 
@@ -624,10 +623,7 @@ static int wait_told(struct fleet *f, const char *id, struct fleet_invalidated *
 /* Of what can't be sent now. */
 static void clock_id(char out[EVENT_ID_SIZE])
 {
-    struct timespec t;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    snprintf(out, EVENT_ID_SIZE, "%lld%03ld-0", (long long)t.tv_sec, t.tv_nsec / 1000000);
+    snprintf(out, EVENT_ID_SIZE, "%" PRIu64 "-0", wall_ms());
 }
 
 static int tell(struct fleet *f, const struct event *e, char id[EVENT_ID_SIZE], struct err *err)

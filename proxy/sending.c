@@ -120,7 +120,7 @@ static ssize_t send_step(struct server_part *p, int to, size_t wanted)
     return n;
 }
 
-/* Takes the place of libmicrohttpd's sendfile where the answer grows.  What is less than it wants
+/* Takes the place of libmicrohttpd's sendfile.  What is less than it wants
  * it takes for a full socket, which it is told of once that isn't full any more: so where it's
  * something else the connection sleeps, and is called again. */
 static ssize_t on_sendfile(void *cls, int to, size_t wanted)
@@ -159,7 +159,7 @@ static struct MHD_Response *response_by_sendfile(struct server_part *p, uint64_t
     return r;
 }
 
-/* By sendfile when the body is just the file's first bytes, or will be. */
+/* By sendfile where the body's length is known, and it lies in a file as far as it has come. */
 static struct MHD_Response *response_for_stream(struct server_part *p)
 {
     struct answer *a = p->reader.answer;

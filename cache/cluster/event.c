@@ -152,13 +152,24 @@ int64_t event_id_ms(const char *id)
     return digits > 0 && digits <= 18 && id[digits] == '-' ? strtoll(id, NULL, 10) : 0;
 }
 
+struct event_place event_place_of(const char *id)
+{
+    struct event_place p = {0};
+
+    sscanf(id, "%llu-%llu", &p.ms, &p.number);
+    return p;
+}
+
+int event_place_compare(const struct event_place *a, const struct event_place *b)
+{
+    if (a->ms != b->ms)
+        return a->ms < b->ms ? -1 : 1;
+    return a->number < b->number ? -1 : a->number > b->number;
+}
+
 int event_id_compare(const char *a, const char *b)
 {
-    unsigned long long a_ms = 0, a_n = 0, b_ms = 0, b_n = 0;
+    struct event_place one = event_place_of(a), other = event_place_of(b);
 
-    sscanf(a, "%llu-%llu", &a_ms, &a_n);
-    sscanf(b, "%llu-%llu", &b_ms, &b_n);
-    if (a_ms != b_ms)
-        return a_ms < b_ms ? -1 : 1;
-    return a_n < b_n ? -1 : a_n > b_n;
+    return event_place_compare(&one, &other);
 }

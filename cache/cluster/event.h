@@ -64,4 +64,11 @@ int64_t event_id_ms(const char *id);
 /* <0, 0, >0: which id is older.  What is no id is older than any. */
 int event_id_compare(const char *a, const char *b);
 
+/* An id's place in the one order of events, for who compares it often; {0}: it is no id. */
+struct event_place {
+    unsigned long long ms, number;
+};
+struct event_place event_place_of(const char *id);
+int event_place_compare(const struct event_place *a, const struct event_place *b);
+
 #endif

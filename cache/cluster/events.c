@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <utlist.h>
 
@@ -331,11 +330,8 @@ static void local_free(struct local_event *l)
  * those of other nodes. */
 static uint64_t next_number_locked(const struct events *e)
 {
-    struct timespec t;
-    uint64_t now;
+    uint64_t now = wall_ms();
 
-    clock_gettime(CLOCK_REALTIME, &t);
-    now = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
     return now > e->local_sent ? now : e->local_sent + 1;
 }
 

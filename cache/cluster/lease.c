@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <utlist.h>
 
@@ -82,11 +81,8 @@ static struct lease *find_locked(struct leases *all, const char *name)
 /* As large as one from Redis would be, for who turns to Redis later, or away from it. */
 static uint64_t next_fence_locked(struct leases *all)
 {
-    struct timespec t;
-    uint64_t now;
+    uint64_t now = wall_ms();
 
-    must(clock_gettime(CLOCK_REALTIME, &t) == 0);
-    now = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
     all->last_fence = now > all->last_fence ? now : all->last_fence + 1;
     return all->last_fence;
 }

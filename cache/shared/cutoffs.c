@@ -10,21 +10,16 @@
 
 enum { ROOM_PART = 8 }; /* so many goes make room for the next ones: one walk for thousands */
 
-/* An event's id, as it is compared; {0}: none. */
-struct when {
-    unsigned long long ms, number;
-};
-
 struct cutoff {
     struct key repo_id;
-    struct when when;
+    struct event_place when;
     UT_hash_handle hh;
 };
 
 struct cutoffs {
     struct lock lock;
     struct cutoff *by_repo;
-    struct when all; /* what was put before this is too late */
+    struct event_place all; /* what was put before this is too late */
 };
 
 struct cutoffs *cutoffs_new(void)
@@ -52,38 +47,22 @@ void cutoffs_free(struct cutoffs **cp)
     free(c);
 }
 
-static struct when when_of(const char *id)
+static void raise_to(struct event_place *at, const struct event_place *to)
 {
-    struct when w = {0};
-
-    if (id != NULL)
-        sscanf(id, "%llu-%llu", &w.ms, &w.number);
-    return w;
-}
-
-static int compare(const struct when *a, const struct when *b)
-{
-    if (a->ms != b->ms)
-        return a->ms < b->ms ? -1 : 1;
-    return a->number < b->number ? -1 : a->number > b->number;
-}
-
-static void raise_to(struct when *at, const struct when *to)
-{
-    if (compare(to, at) > 0)
+    if (event_place_compare(to, at) > 0)
         *at = *to;
 }
 
 static int by_age(const void *a, const void *b)
 {
-    return compare(a, b);
+    return event_place_compare(a, b);
 }
 
 static void make_room_locked(struct cutoffs *c)
 {
     size_t count = HASH_COUNT(c->by_repo), i = 0;
     struct cutoff *one, *next;
-    struct when *ages, until;
+    struct event_place *ages, until;
 
     if (count < CUTOFFS_MAX)
         return;
@@ -95,7 +74,7 @@ static void make_room_locked(struct cutoffs *c)
     free(ages);
     HASH_ITER(hh, c->by_repo, one, next)
     {
-        if (compare(&one->when, &until) > 0)
+        if (event_place_compare(&one->when, &until) > 0)
             continue;
         HASH_DEL(c->by_repo, one);
         free(one);
@@ -111,7 +90,8 @@ static struct cutoff *find_locked(struct cutoffs *c, const struct key *repo_id)
     return one;
 }
 
-static void note_locked(struct cutoffs *c, const struct key *repo_id, const struct when *when)
+static void note_locked(struct cutoffs *c, const struct key *repo_id,
+                        const struct event_place *when)
 {
     struct cutoff *one = find_locked(c, repo_id);
 
@@ -126,7 +106,7 @@ static void note_locked(struct cutoffs *c, const struct key *repo_id, const stru
 
 void cutoffs_note(struct cutoffs *c, const struct key *repo_id, const char *id)
 {
-    struct when when = when_of(id);
+    struct event_place when = event_place_of(id);
 
     lock_take(&c->lock);
     if (repo_id != NULL)
@@ -138,13 +118,14 @@ void cutoffs_note(struct cutoffs *c, const struct key *repo_id, const char *id)
 
 bool cutoffs_refuse(struct cutoffs *c, const struct key *repo_id, const char *applied)
 {
-    struct when when = when_of(applied);
+    struct event_place when = event_place_of(applied != NULL ? applied : "");
     const struct cutoff *one;
     bool late;
 
     lock_take(&c->lock);
     one = find_locked(c, repo_id);
-    late = compare(&when, &c->all) < 0 || (one != NULL && compare(&when, &one->when) < 0);
+    late = event_place_compare(&when, &c->all) < 0 ||
+           (one != NULL && event_place_compare(&when, &one->when) < 0);
     lock_drop(&c->lock);
     return late;
 }
@@ -152,7 +133,7 @@ bool cutoffs_refuse(struct cutoffs *c, const struct key *repo_id, const char *ap
 void cutoffs_newest(struct cutoffs *c, const struct key *repo_id, char out[EVENT_ID_SIZE])
 {
     const struct cutoff *one;
-    struct when when;
+    struct event_place when;
 
     lock_take(&c->lock);
     one = find_locked(c, repo_id);
@@ -165,19 +146,19 @@ void cutoffs_newest(struct cutoffs *c, const struct key *repo_id, char out[EVENT
 
 size_t cutoffs_behind(struct cutoffs *c, const char *applied, struct cutoff_seen *out, size_t room)
 {
-    struct when when = when_of(applied);
+    struct event_place when = event_place_of(applied);
     struct cutoff *one, *next;
     size_t count = 0;
 
     lock_take(&c->lock);
-    if (compare(&c->all, &when) > 0) {
+    if (event_place_compare(&c->all, &when) > 0) {
         if (count < room)
             out[count] = (struct cutoff_seen){.all = true, .ms = c->all.ms};
         count++;
     }
     HASH_ITER(hh, c->by_repo, one, next)
     {
-        if (compare(&one->when, &when) <= 0)
+        if (event_place_compare(&one->when, &when) <= 0)
             continue;
         if (count < room)
             out[count] = (struct cutoff_seen){.repo_id = one->repo_id, .ms = one->when.ms};

@@ -690,14 +690,6 @@ static void demote(void *ctx)
 
 /* ---- what could not be told ---- */
 
-static uint64_t wall_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 static int tell_again(struct shared *s, const struct cutoff_seen *what)
 {
     struct event e = {.kind = EVENT_INVALIDATE,
